@@ -1,0 +1,1 @@
+"""loadwise keeps an LLM server fast and good while its load changes."""

@@ -1,0 +1,1 @@
+"""Open-loop replay of workloads against a running server."""

@@ -1,0 +1,1 @@
+"""The life of a compiled model: build, verify, measure, promote, revert."""

@@ -1,0 +1,1 @@
+"""The pure core: facts in, decisions with reasons out. No clock, chance, logging, I/O or third party."""

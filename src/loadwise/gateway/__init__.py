@@ -1,0 +1,1 @@
+"""The ASGI data plane and the /v1/optimization control plane."""

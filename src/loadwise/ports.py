@@ -1,0 +1,346 @@
+"""Where the shells meet: protocols of at most five methods, and what passes through them.
+
+Two floors of engines. A `TokenEngine` turns token ids into token ids in this process; everything
+OpenAI-shaped around it (templates, stop strings, server-sent events, usage) is rendered once for
+all of them. An `Engine` answers OpenAI-shaped calls, whether it renders them itself or forwards
+them; the gateway knows only `Engine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol, runtime_checkable
+
+from loadwise.decision.facts import (
+    Capabilities,
+    Endpoint,
+    EngineReading,
+    HostReading,
+    Number,
+    Outcome,
+    RequestFacts,
+    StrategyName,
+)
+
+JsonObject = dict[str, Any]
+
+
+class Clock(Protocol):
+    """Time as the shells see it; simulations and tests bring their own."""
+
+    def monotonic_s(self) -> float:
+        """Seconds since an arbitrary start; never goes back."""
+        ...
+
+    def wall_s(self) -> float:
+        """Seconds since 1970-01-01 UTC."""
+        ...
+
+
+# --- token engines ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """One sequence's sampling, fully resolved. Ranges are checked before it is made."""
+
+    max_tokens: int
+    min_tokens: int = 0
+    # 0 means greedy.
+    temperature: float = 1.0
+    top_p: float = 1.0
+    # 0 means no limit.
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    # None: no logprobs; 0: the chosen token's; k: also the k most likely.
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEvent:
+    """One or more new tokens of a sequence; the last event of a stream has a finish reason."""
+
+    token_ids: tuple[int, ...]
+    # Natural logarithms, one per token; None when not asked for.
+    logprobs: tuple[float, ...] | None = None
+    # Per token: (token id, logprob), most likely first.
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = None
+    # "stop" (end-of-sequence or a stop token id, not included in token_ids), "length", or None.
+    finish_reason: str | None = None
+
+
+class TokenStream(Protocol):
+    """The tokens of one sequence as they come; raises EngineError when the engine fails."""
+
+    def __aiter__(self) -> AsyncIterator[TokenEvent]: ...
+
+    def cancel(self) -> None:
+        """Frees the place within one step; may be called twice, also after the end."""
+        ...
+
+
+class TokenEngine(Protocol):
+    """An engine in this process. Its matrix products never run on the event loop."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def submit(self, prompt_ids: Sequence[int], sampling: SamplingParams) -> TokenStream:
+        """Queues a sequence; `RequestError` with status 429 when the bounded queue is full."""
+        ...
+
+    def reading(self) -> EngineReading:
+        """Running, waiting, cache use, speeds; without waiting for a step."""
+        ...
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None:
+        """Ends what runs; streams in flight end with an EngineError."""
+        ...
+
+
+# --- engines ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """An OpenAI-shaped request on its way to an engine; the body is JSON, already edited."""
+
+    endpoint: Endpoint
+    body: bytes
+    request_id: str
+    stream: bool = False
+    # Lower-case names; what the gateway lets through to upstreams (traceparent and the like).
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is known of an answer while it is read; an engine fills it, the gateway reads it."""
+
+    prompt_tokens: int | None = None
+    cached_tokens: int = 0
+    output_tokens: int | None = None
+    # The engine's clock (monotonic) when the first token came.
+    first_token_s: float | None = None
+    finish_reason: str | None = None
+    # An error event was sent inside a stream that had already begun.
+    failed: bool = False
+
+
+@dataclass(slots=True)
+class Answer:
+    """An engine's answer. `chunks` yields the body as it comes; closing it frees the place."""
+
+    status: int
+    headers: Sequence[tuple[str, str]]
+    chunks: AsyncIterator[bytes]
+    progress: Progress = field(default_factory=Progress)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """One replica: answers OpenAI-shaped calls. Real or fake, it passes `testing.engine_contract`."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def answer(self, call: Call) -> Answer:
+        """Answers, errors of the engine included (status 4xx/5xx in OpenAI's shape).
+
+        Raises `EngineError` when nothing was sent yet and another replica may be tried. Cancelling
+        the awaiting task, or closing `chunks`, frees the engine's place within one step.
+        """
+        ...
+
+    async def count_tokens(self, call: Call) -> int | None:
+        """Exact prompt tokens of a call (templates included), or None when it cannot know."""
+        ...
+
+    async def observe(self) -> EngineReading: ...
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class HostSensor(Protocol):
+    """Reads the machine; never blocks the event loop."""
+
+    def read(self) -> HostReading: ...
+
+
+# --- what the gateway needs of the optimizer ---------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSize:
+    """Prompt length in tokens: exact where a tokenizer was at hand, and a bound never below it."""
+
+    exact: int | None
+    bound: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatch:
+    """A decided request: where it goes, what is changed, and why. Ends exactly once (`finish`)."""
+
+    request: RequestFacts
+    member_id: str
+    replica_id: str
+    engine: Engine
+    # The strategy in force, also when it was not applied.
+    strategy: StrategyName
+    # Low cardinality, for example "adaptive_high_load", "named", "conversation", "control", "off".
+    reason: str
+    propensity: float
+    # Fields to set in the body, for example {"max_tokens": 512}.
+    changes: Mapping[str, Number] = field(default_factory=dict)
+    config_version: int = 1
+    started_s: float = 0.0
+    concurrency: int = 1
+    load_score: float | None = None
+    # Served without optimisation.
+    control: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """One line of `/v1/models`."""
+
+    model_id: str
+    kind: str  # "route" or "member"
+    created_s: int
+    context_tokens: int | None = None
+    quality: float | None = None
+
+
+class Director(Protocol):
+    """Decides each request and hears how it ended. `dispatch` never waits."""
+
+    def models(self) -> Sequence[ModelCard]: ...
+
+    async def measure(self, model: str, call: Call) -> PromptSize:
+        """The prompt's length for the members that `model` names."""
+        ...
+
+    def dispatch(self, request: RequestFacts, exclude: frozenset[str] = frozenset()) -> Dispatch:
+        """Chooses member and replica, not among the replica ids in `exclude` (a retry).
+
+        Raises `RequestError`: 404 unknown model, 400 naming the field no member can serve or a
+        prompt that fits none, 429 with `retry_after_s` when full, 503 when nothing can answer.
+        """
+        ...
+
+    def finish(self, dispatch: Dispatch, outcome: Outcome) -> None:
+        """Records how it ended; a second call for the same dispatch changes nothing."""
+        ...
+
+
+class View(StrEnum):
+    """What the control plane can show."""
+
+    STATUS = "status"
+    METRICS = "metrics"
+    ENSEMBLE = "ensemble"
+    REPORT = "report"
+    DASHBOARD = "dashboard"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configure:
+    """Change settings as a whole; omitted fields keep their value."""
+
+    changes: Mapping[str, Any]
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Begin optimising; nothing happens when it already runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Stop optimising; serving goes on with the default member and nothing touched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddModel:
+    """Admit a name from the catalogue to the ensemble."""
+
+    model_id: str
+    initial_weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recompile:
+    """Start a real rebuild; None means every compiled model."""
+
+    model_id: str | None = None
+
+
+Command = Configure | Start | Stop | AddModel | Recompile
+
+
+class Control(Protocol):
+    """The control plane's way in: views are read, commands applied whole or refused."""
+
+    async def read(self, view: View, **options: Any) -> JsonObject:
+        """A view as JSON values. `REPORT` takes `export_file: bool`."""
+        ...
+
+    async def apply(self, command: Command) -> JsonObject:
+        """Raises `ConfigurationError`, `CapacityError` or `UnknownNameError`, and changes nothing then."""
+        ...
+
+
+# --- the compiler and the rest -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Availability:
+    """Whether an optional part works here; `reason` says what is missing, for example "g++"."""
+
+    ok: bool
+    reason: str = ""
+
+
+class BuildBackend(Protocol):
+    """Makes compiled forms of a module, away from the request path."""
+
+    name: str
+
+    def available(self) -> Availability: ...
+
+    def compile(self, model: Any, *, mode: str, dynamic: bool) -> Any:
+        """A callable that answers as `model` does; cost and failure may come at its first call."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """A condition that holds, with its evidence and what to do about it."""
+
+    name: str
+    severity: str  # "ticket" or "page"
+    summary: str
+    remedy: str
+    evidence: Mapping[str, Number | str | None] = field(default_factory=dict)
+    since_s: float = 0.0
+    resolved: bool = False
+
+
+class AlertSink(Protocol):
+    """Where alerts go; must not block."""
+
+    def deliver(self, alert: Alert) -> None: ...

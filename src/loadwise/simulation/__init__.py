@@ -1,0 +1,1 @@
+"""Virtual time: queueing engines, seeded workloads, trace loaders."""

@@ -1,0 +1,1 @@
+"""Continuous batching over transformers models, small and readable; knows nothing above it."""
