@@ -1,0 +1,78 @@
+# loadwise: `make serve` serves, `make test` tests, `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+# A CPU build by default. Another: make install TORCH="torch==2.13.0" TORCH_INDEX=https://download.pytorch.org/whl/cu130
+TORCH ?= torch==2.13.0+cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# More for the command: make serve ARGS="--port 8080"
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test coverage check lint types layers doctor format lock bench bench-compare bench-engines clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(STAMP) ## make .venv from locked versions
+
+$(STAMP): requirements/dev.txt pyproject.toml models/pyproject.toml
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments. Install it: sudo apt-get install python3-venv (see make doctor)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "loadwise needs Python 3.11 to 3.13; say make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Installing into $(VENV) (a few minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --require-hashes -r requirements/dev.txt
+# A CPU wheel that pip already knows wins; otherwise the index of CPU builds is asked.
+	@$(PIP) --no-deps "$(TORCH)" 2>/dev/null || $(PIP) --no-deps --extra-index-url $(TORCH_INDEX) "$(TORCH)"
+	@$(PIP) --no-deps --no-build-isolation --editable . --editable ./models
+	@touch $@
+
+serve: $(STAMP) ## serve the models that ship with loadwise on 127.0.0.1:2240
+	@exec $(BIN)/loadwise serve $(ARGS)
+
+test: $(STAMP) ## run the tests (with coverage)
+	@rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest $(ARGS)
+
+coverage: $(STAMP) ## after `make test`: hold the coverage of lines and branches against what is promised
+	@$(BIN)/python -m coverage combine --quiet 2>/dev/null || true
+	$(BIN)/python -m coverage report --include='src/loadwise/decision/*' --fail-under=98
+	$(BIN)/python -m coverage report --omit='src/loadwise/decision/*' --fail-under=85
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+layers: $(STAMP)
+	$(BIN)/lint-imports
+
+check: test coverage lint types layers ## everything CI asks for
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+doctor: ## say what this machine lacks
+	@$(PYTHON) tools/doctor.py
+
+lock: ## resolve requirements/*.in anew (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header -q requirements/dev.in -o requirements/dev.txt
+
+bench: $(STAMP) ## cost of one decision; latency and requests per second that the gateway adds
+	$(BIN)/python benchmarks/decision.py
+	$(BIN)/python benchmarks/gateway.py
+
+bench-compare: $(STAMP) ## each member fixed against loadwise: make bench-compare TRACE=file
+	$(BIN)/python benchmarks/compare_trace.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)
+
+bench-engines: $(STAMP) ## `balanced` as served beside a real vLLM: make bench-engines VLLM=path/to/venv
+	$(BIN)/python benchmarks/engine_throughput.py $(if $(VLLM),--vllm $(VLLM)) $(ARGS)
+
+clean: ## remove what was built here
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
