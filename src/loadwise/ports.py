@@ -91,7 +91,9 @@ class TokenEngine(Protocol):
     """An engine in this process. Its matrix products never run on the event loop."""
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """What it can do; fixed once it has started."""
+        ...
 
     def submit(self, prompt_ids: Sequence[int], sampling: SamplingParams) -> TokenStream:
         """Queues a sequence; `RequestError` with status 429 when the bounded queue is full."""
@@ -101,7 +103,9 @@ class TokenEngine(Protocol):
         """Running, waiting, cache use, speeds; without waiting for a step."""
         ...
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        """Loads and warms up; `EngineError` when it cannot serve."""
+        ...
 
     async def close(self) -> None:
         """Ends what runs; streams in flight end with an EngineError."""
@@ -152,7 +156,9 @@ class Engine(Protocol):
     """One replica: answers OpenAI-shaped calls. Real or fake, it passes `testing.engine_contract`."""
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """What it can do; fixed once it has started."""
+        ...
 
     async def answer(self, call: Call) -> Answer:
         """Answers, errors of the engine included (status 4xx/5xx in OpenAI's shape).
@@ -166,17 +172,25 @@ class Engine(Protocol):
         """Exact prompt tokens of a call (templates included), or None when it cannot know."""
         ...
 
-    async def observe(self) -> EngineReading: ...
+    async def observe(self) -> EngineReading:
+        """What it says of itself now; figures it cannot give are None."""
+        ...
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        """Loads and warms up; `EngineError` when it cannot serve."""
+        ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Ends what runs and frees what it holds; may be called twice."""
+        ...
 
 
 class HostSensor(Protocol):
     """Reads the machine; never blocks the event loop."""
 
-    def read(self) -> HostReading: ...
+    def read(self) -> HostReading:
+        """Utilisation since the last call; figures it cannot give are None."""
+        ...
 
 
 # --- what the gateway needs of the optimizer ---------------------------------------------------
@@ -227,7 +241,9 @@ class ModelCard:
 class Director(Protocol):
     """Decides each request and hears how it ended. `dispatch` never waits."""
 
-    def models(self) -> Sequence[ModelCard]: ...
+    def models(self) -> Sequence[ModelCard]:
+        """Routes first, then members."""
+        ...
 
     async def measure(self, model: str, call: Call) -> PromptSize:
         """The prompt's length for the members that `model` names."""
@@ -320,7 +336,9 @@ class BuildBackend(Protocol):
 
     name: str
 
-    def available(self) -> Availability: ...
+    def available(self) -> Availability:
+        """Whether it works on this machine, and what is missing otherwise."""
+        ...
 
     def compile(self, model: Any, *, mode: str, dynamic: bool) -> Any:
         """A callable that answers as `model` does; cost and failure may come at its first call."""
@@ -343,4 +361,6 @@ class Alert:
 class AlertSink(Protocol):
     """Where alerts go; must not block."""
 
-    def deliver(self, alert: Alert) -> None: ...
+    def deliver(self, alert: Alert) -> None:
+        """Takes the alert, or counts it as dropped when its queue is full."""
+        ...

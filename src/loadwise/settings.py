@@ -152,7 +152,8 @@ class OptimizationConfig(Checked):
         unknown = sorted(set(changes) - set(type(self).model_fields))
         if unknown:
             raise ConfigurationError(
-                f"Unknown setting {unknown[0]!r}. Known: {', '.join(type(self).model_fields)}.", field=unknown[0]
+                f"Unknown setting {unknown[0]!r}. Known: {', '.join(type(self).model_fields)}.",
+                field=unknown[0],
             )
         return type(self)(**{**self.model_dump(), **changes})
 
@@ -348,7 +349,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, values: dict[str, Any]) -> dict[str, Any]:
-        preset = values.get("preset")
+        preset = str(values.get("preset"))
         if preset in PRESETS and not isinstance(values.get("optimization"), OptimizationConfig):
             return {**values, "optimization": {**PRESETS[preset], **(values.get("optimization") or {})}}
         return values
@@ -375,3 +376,17 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     except ValidationError as error:
         raise ConfigurationError(describe(error), field=_first_field(error)) from None
     return loaded
+
+
+def explain_setting(name: str) -> dict[str, Any]:
+    """A setting's type, default and range, by its (dotted) name; `ConfigurationError` for an unknown one."""
+    schema = Settings.model_json_schema(mode="serialization")
+    definitions = schema.get("$defs", {})
+    candidates = {**definitions["OptimizationConfig"]["properties"], **schema["properties"]}
+    found = candidates.get(name.rsplit(".", 1)[-1])
+    if found is None:
+        raise ConfigurationError(
+            f"Unknown setting {name!r}. Known: {', '.join(sorted(candidates))}.", field=name
+        )
+    reference = found.get("$ref", "").rsplit("/", 1)[-1]
+    return {**definitions.get(reference, {}), **found}

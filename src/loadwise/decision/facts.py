@@ -47,10 +47,10 @@ class Feature(StrEnum):
     SEED = "seed"
     TOP_K = "top_k"
     MIN_P = "min_p"
-    STOP_TOKEN_IDS = "stop_token_ids"
+    STOP_TOKEN_IDS = "stop_token_ids"  # noqa: S105 - a field of requests
     IGNORE_EOS = "ignore_eos"
     MIN_TOKENS = "min_tokens"
-    TOKEN_IDS = "prompt"
+    TOKEN_IDS = "prompt"  # noqa: S105 - a field of requests
     PENALTIES = "frequency_penalty"
     REPETITION_PENALTY = "repetition_penalty"
 
