@@ -1,0 +1,78 @@
+"""What was seen of recent answers: a sliding window of bounded length in time and number."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from loadwise.decision.facts import Ending, Outcome, ServiceReading
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    finished_s: float
+    latency_s: float | None
+    failed: bool
+    first_token_s: float | None
+
+
+def is_failure(outcome: Outcome) -> bool:
+    """Whether the answer failed by the server's doing: a 4xx other than 429 is the client's."""
+    status = outcome.status
+    of_the_client = status is not None and 400 <= status < 500 and status != 429
+    return outcome.ending is Ending.FAILED and not of_the_client
+
+
+class ServiceWindow:
+    """The answers of the last `span_s` seconds, at most `size` of them."""
+
+    def __init__(self, span_s: float = 60.0, size: int = 10_000) -> None:
+        self._span_s = span_s
+        self._ended: deque[_Ended] = deque(maxlen=size)
+        self._started_s: float | None = None
+
+    def add(self, outcome: Outcome) -> None:
+        """Keeps an answer; one that its client left says nothing and is not kept."""
+        if outcome.ending is Ending.ABANDONED:
+            return
+        if self._started_s is None:
+            self._started_s = outcome.finished_s - (outcome.total_s or 0.0)
+        succeeded = outcome.ending is Ending.SUCCEEDED
+        self._ended.append(
+            _Ended(
+                outcome.finished_s,
+                outcome.total_s if succeeded else None,
+                is_failure(outcome),
+                outcome.time_to_first_token_s,
+            )
+        )
+
+    def reading(self, now_s: float, active_requests: int | None) -> ServiceReading:
+        """Averages over the window; None where nothing was seen."""
+        ended = self._ended
+        while ended and ended[0].finished_s < now_s - self._span_s:
+            ended.popleft()
+        latencies = [e.latency_s for e in ended if e.latency_s is not None]
+        firsts = [e.first_token_s for e in ended if e.first_token_s is not None]
+        latency_s = _mean(latencies)
+        return ServiceReading(
+            read_s=now_s,
+            active_requests=active_requests,
+            requests_per_s=self._rate(now_s),
+            avg_latency_ms=None if latency_s is None else 1000.0 * latency_s,
+            error_fraction=_mean([float(e.failed) for e in ended]),
+            time_to_first_token_s=_mean(firsts),
+        )
+
+    def _rate(self, now_s: float) -> float | None:
+        if self._started_s is None:
+            return None
+        # A server that started just now has not had a whole window yet; a second at least.
+        seconds = min(self._span_s, max(1.0, now_s - self._started_s))
+        if len(self._ended) == self._ended.maxlen:
+            seconds = min(seconds, max(1e-3, now_s - self._ended[0].finished_s))
+        return len(self._ended) / seconds
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

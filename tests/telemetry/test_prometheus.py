@@ -1,0 +1,118 @@
+"""What Prometheus is told: true, bounded, and nothing invented."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from loadwise.decision.facts import Ending, Objectives, Outcome
+from loadwise.telemetry import names
+from loadwise.telemetry.names import METRICS, Kind
+from loadwise.telemetry.prometheus import Telemetry, time_per_output_token_s, within_objectives
+
+
+def outcome(**changes: object) -> Outcome:
+    values: dict[str, object] = {
+        "request_id": "r1",
+        "member_id": "fast",
+        "replica_id": "fast/0",
+        "ending": Ending.SUCCEEDED,
+        "finished_s": 10.0,
+        "total_s": 1.1,
+        "time_to_first_token_s": 0.1,
+        "prompt_tokens": 7,
+        "output_tokens": 51,
+        **changes,
+    }
+    return Outcome(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_names_follow_the_rules_of_prometheus(metric: names.Metric) -> None:
+    assert metric.name.startswith("loadwise_")
+    assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER)
+    assert metric.name.endswith(metric.unit)
+    assert bool(metric.buckets) == (metric.kind is Kind.HISTOGRAM)
+    assert list(metric.buckets) == sorted(set(metric.buckets))
+
+
+def test_the_reference_names_every_metric_once() -> None:
+    page = names.reference()
+    assert all(page.count(f"`{metric.name}`") == 1 for metric in METRICS)
+
+
+def test_counters_agree_with_what_happened() -> None:
+    telemetry = Telemetry()
+    for ending in (Ending.SUCCEEDED, Ending.SUCCEEDED, Ending.FAILED, Ending.ABANDONED):
+        telemetry.ended(outcome(ending=ending))
+    labels = {"route": "auto", "member": "fast"}
+    assert telemetry.value(names.REQUESTS, {**labels, "ending": "succeeded"}) == 2
+    assert telemetry.value(names.REQUESTS, {**labels, "ending": "abandoned"}) == 1
+    assert telemetry.value(names.OUTPUT_TOKENS, {"member": "fast"}) == 204
+    assert telemetry.value(names.WITHIN_OBJECTIVES, {"member": "fast"}) == 2
+
+
+def test_an_answer_without_tokens_leaves_the_histograms_alone() -> None:
+    telemetry = Telemetry()
+    telemetry.ended(outcome(time_to_first_token_s=None, output_tokens=None, total_s=None))
+    assert b'loadwise_time_to_first_token_seconds_count{member="fast"}' not in telemetry.render()[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"time_to_first_token_s": 1.5, "total_s": 1.6}, False),
+        ({"total_s": 9.0}, False),
+        ({"ending": Ending.FAILED}, False),
+        ({"ending": Ending.ABANDONED}, None),
+        ({"time_to_first_token_s": None}, None),
+        ({"output_tokens": 1}, True),
+    ],
+)
+def test_objectives_are_met_only_when_both_were_seen_to_be(
+    changes: dict[str, object], expected: bool | None
+) -> None:
+    assert within_objectives(outcome(**changes), Objectives()) is expected
+
+
+def test_time_per_token_leaves_the_first_token_out() -> None:
+    assert time_per_output_token_s(outcome()) == pytest.approx(0.02)
+    assert time_per_output_token_s(outcome(output_tokens=1)) is None
+
+
+def test_ten_thousand_model_names_add_few_series() -> None:
+    telemetry = Telemetry(label_limit=20)
+    for number in range(10_000):
+        telemetry.count(names.OUTPUT_TOKENS, f"model-{number}")
+    families = {family.name: family for family in parse(telemetry.render()[0].decode())}
+    samples = families["loadwise_output_tokens"].samples
+    assert len(samples) == 21
+    assert sum(sample.value for sample in samples) == 10_000
+
+
+def test_what_could_not_be_read_is_absent_and_never_zero() -> None:
+    telemetry = Telemetry()
+    readings: dict[str, float | None] = {"cpu": None}
+    telemetry.gauges_from(lambda: [(names.CPU_USAGE, (), readings["cpu"])])
+    assert telemetry.value(names.CPU_USAGE) is None
+    readings["cpu"] = 0.25
+    assert telemetry.value(names.CPU_USAGE) == 0.25
+
+
+@given(st.text(max_size=20), st.floats(min_value=0, max_value=1e6))
+def test_both_formats_can_be_parsed_whatever_a_member_is_called(member: str, seconds: float) -> None:
+    telemetry = Telemetry()
+    telemetry.count(names.OUTPUT_TOKENS, member)
+    telemetry.observe(names.FIRST_TOKEN_SECONDS, member, value=seconds)
+    plain, plain_type = telemetry.render()
+    opened, opened_type = telemetry.render("application/openmetrics-text; version=1.0.0")
+    assert plain_type.startswith("text/plain; version=0.0.4")
+    assert plain.endswith(b"\n")
+    assert list(parse(plain.decode()))
+    assert opened_type.startswith("application/openmetrics-text")
+    assert opened.endswith(b"# EOF\n")
+    assert list(parse_openmetrics(opened.decode()))
