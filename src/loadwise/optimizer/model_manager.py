@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +60,7 @@ class DynamicModelManager:
         self._clock: Clock = clock or SystemClock()
         self._max_versions = max_versions
         self._versions: dict[str, dict[str, Version]] = {}
+        self._numbers: Counter[str] = Counter()
         # Per name, the versions in the order they became active; the last is active.
         self._activations: dict[str, list[str]] = {}
         self._history: History[JsonObject] = History(history_size)
@@ -66,7 +68,7 @@ class DynamicModelManager:
     def register(self, name: str, payload: Any, version: str | None = None) -> str:
         """The version's name under which `payload` is kept (v1, v2 ... unless given)."""
         versions = self._versions.setdefault(name, {})
-        version = version or self._next_name(versions)
+        version = version or self._next_name(name)
         if version in versions:
             raise ConfigurationError(
                 f"{name!r} already has a version {version!r}; versions never change. Register another name.",
@@ -81,12 +83,13 @@ class DynamicModelManager:
         self._forget_old(name, version)
         return version
 
-    @staticmethod
-    def _next_name(versions: Mapping[str, Version]) -> str:
-        number = len(versions) + 1
-        while f"v{number}" in versions:
-            number += 1
-        return f"v{number}"
+    def _next_name(self, name: str) -> str:
+        """A name never used before, also by versions since forgotten."""
+        while True:
+            self._numbers[name] += 1
+            version = f"v{self._numbers[name]}"
+            if version not in self._versions[name]:
+                return version
 
     def _forget_old(self, name: str, newest: str) -> None:
         versions = self._versions[name]
