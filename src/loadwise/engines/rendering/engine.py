@@ -1,0 +1,236 @@
+"""`RenderedEngine`: a `TokenEngine` with everything OpenAI-shaped around it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from loadwise.decision.facts import Capabilities, Endpoint, EngineReading, Feature
+from loadwise.engines.rendering.bodies import decode_chat, decode_completion
+from loadwise.engines.rendering.frames import STREAM_HEADERS, Frames, failure
+from loadwise.engines.rendering.job import Job, Prepared
+from loadwise.engines.rendering.plan import Plan, plan_chat, plan_completion, text_messages
+from loadwise.engines.rendering.template import ChatTemplate
+from loadwise.engines.tokenizer import Tokenizer
+from loadwise.errors import EngineError, RequestError
+from loadwise.ports import Answer, Call, Clock, Progress, TokenEngine
+
+# Bodies above this are read and encoded in a thread: about 2 ms of work.
+INLINE_BODY_BYTES = 4096
+
+
+class RenderedEngine:
+    """An `Engine` over a `TokenEngine` in this process: text in, text out, in OpenAI's shapes."""
+
+    def __init__(
+        self,
+        token_engine: TokenEngine,
+        tokenizer_folder: Path | Tokenizer,
+        model_id: str,
+        replica_id: str,
+        clock: Clock,
+    ) -> None:
+        tokenizer = (
+            Tokenizer.load(tokenizer_folder) if isinstance(tokenizer_folder, Path) else tokenizer_folder
+        )
+        self.tokenizer = tokenizer
+        self.model_id = model_id
+        self.replica_id = replica_id
+        self._engine = token_engine
+        self._clock = clock
+        self._template = (
+            ChatTemplate(None, {}, clock)
+            if tokenizer.folder is None
+            else ChatTemplate.load(tokenizer.folder, clock)
+        )
+        self._system_fingerprint = f"loadwise-{_version()}-{tokenizer.fingerprint[:8]}"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the token engine offers, and what rendering adds."""
+        inner = self._engine.capabilities
+        added = {Feature.N, Feature.ECHO, Feature.TOKEN_IDS}
+        if Feature.LOGPROBS in inner.features:
+            added.add(Feature.BEST_OF)
+        return replace(
+            inner,
+            features=inner.features | added,
+            tokenizer_fingerprint=self.tokenizer.fingerprint,
+            embedded=True,
+        )
+
+    async def answer(self, call: Call) -> Answer:
+        """Answers in OpenAI's shape; the first token is there when it returns.
+
+        Errors of the request are answers with their status; `EngineError` means nothing was sent.
+        """
+        try:
+            job = await self._submitted(call)
+        except RequestError as error:
+            return refusal(error)
+        if call.stream:
+            return await _streaming(job)
+        body = await job.whole()
+        return Answer(status=200, headers=_json_headers(body), chunks=_once(body), progress=job.progress)
+
+    async def count_tokens(self, call: Call) -> int | None:
+        """Tokens of the call's longest prompt; None for a body that cannot be read."""
+        try:
+            prepared = await self._prepared(call)
+        except RequestError as error:
+            known = error.code == "context_length_exceeded"
+            return getattr(error, "prompt_tokens", None) if known else None
+        return max(len(ids) for ids in prepared.prompt_ids)
+
+    async def observe(self) -> EngineReading:
+        """The token engine's reading under this replica's name."""
+        return replace(self._engine.reading(), replica_id=self.replica_id)
+
+    async def start(self) -> None:
+        """Starts the token engine."""
+        await self._engine.start()
+
+    async def close(self) -> None:
+        """Closes the token engine; streams in flight end with an error event."""
+        await self._engine.close()
+
+    async def _submitted(self, call: Call) -> Job:
+        prepared = await self._prepared(call)
+        frames = Frames(
+            endpoint=call.endpoint,
+            request_id=call.request_id,
+            model=self.model_id,
+            created_s=int(self._clock.wall_s()),
+            fingerprint=self._system_fingerprint,
+            tokenizer=self.tokenizer,
+        )
+        job = Job(prepared, frames, self.tokenizer, self._clock)
+        job.submit(self._engine, self._engine.capabilities.context_tokens)
+        return job
+
+    async def _prepared(self, call: Call) -> Prepared:
+        if len(call.body) <= INLINE_BODY_BYTES:
+            return self._prepare(call)
+        return await asyncio.to_thread(self._prepare, call)
+
+    def _prepare(self, call: Call) -> Prepared:
+        plan = self._plan(call)
+        prompt_ids = tuple(self._ids(prompt, plan.add_special) for prompt in plan.prompts)
+        for ids in prompt_ids:
+            self._check_length(len(ids), exact=True)
+        return Prepared(plan=plan, prompt_ids=prompt_ids)
+
+    def _plan(self, call: Call) -> Plan:
+        features = self.capabilities.features
+        if call.endpoint is Endpoint.COMPLETION:
+            return plan_completion(decode_completion(call.body), features)
+        body = decode_chat(call.body)
+        options = dict(body.chat_template_kwargs or {})
+        if body.add_generation_prompt is not None:
+            options["add_generation_prompt"] = body.add_generation_prompt
+        return plan_chat(body, self._template.render(text_messages(body.messages), **options), features)
+
+    def _ids(self, prompt: str | tuple[int, ...], add_special: bool) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            self._check_length(self.tokenizer.fewest_tokens(prompt), exact=False)
+            ids = self.tokenizer.encode(prompt, add_special=add_special)
+        else:
+            ids = prompt
+            if (highest := max(ids)) >= self.tokenizer.vocabulary_size:
+                raise RequestError(
+                    f"prompt: token id {highest} is outside the vocabulary (0..{self.tokenizer.vocabulary_size - 1}).",
+                    param="prompt",
+                )
+        if not ids:
+            raise RequestError("prompt: at least one token is needed.", param="prompt")
+        return ids
+
+    def _check_length(self, tokens: int, *, exact: bool) -> None:
+        """Raises unless a prompt of this many tokens leaves room for at least one more."""
+        context = self._engine.capabilities.context_tokens
+        if context is None or tokens < context:
+            return
+        amount = f"{tokens}" if exact else f"more than {tokens}"
+        raise PromptTooLong(
+            f"This model's context is {context} tokens; the prompt has {amount}. Shorten the prompt.",
+            prompt_tokens=tokens,
+        )
+
+
+class PromptTooLong(RequestError):
+    """A 400 with the code that clients know for prompts that do not fit."""
+
+    def __init__(self, message: str, *, prompt_tokens: int) -> None:
+        super().__init__(message, code="context_length_exceeded", param="prompt")
+        # Never above the truth.
+        self.prompt_tokens = prompt_tokens
+
+
+def refusal(error: RequestError) -> Answer:
+    """An error answer in OpenAI's shape, with `retry-after` where one is known."""
+    body = msgspec.json.encode(error.body())
+    headers = _json_headers(body)
+    if error.retry_after_s is not None:
+        headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
+    return Answer(status=error.status, headers=headers, chunks=_once(body))
+
+
+class StreamBody:
+    """A stream whose first chunk is there already; a failure after it becomes an error event."""
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None], progress: Progress) -> None:
+        self._first: bytes | None = first
+        self._rest = rest
+        self._progress = progress
+
+    def __aiter__(self) -> StreamBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        if self._progress.failed:
+            raise StopAsyncIteration
+        try:
+            return await self._rest.__anext__()
+        except EngineError as error:
+            self._progress.failed = True
+            return failure(RequestError(str(error), status=500, kind="server_error", code="engine_error"))
+
+    async def aclose(self) -> None:
+        """Frees the engine's place; may be called twice."""
+        await self._rest.aclose()
+
+
+async def _streaming(job: Job) -> Answer:
+    rest = cast("AsyncGenerator[bytes, None]", job.sse())
+    first = await rest.__anext__()
+    return Answer(
+        status=200,
+        headers=STREAM_HEADERS,
+        chunks=StreamBody(first, rest, job.progress),
+        progress=job.progress,
+    )
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+def _json_headers(body: bytes) -> list[tuple[str, str]]:
+    return [("content-type", "application/json"), ("content-length", str(len(body)))]
+
+
+def _version() -> str:
+    try:
+        return version("loadwise")
+    except PackageNotFoundError:
+        return "0"
