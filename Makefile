@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test coverage check lint types layers doctor format lock bench bench-compare bench-engines clean
+.PHONY: help install serve test coverage check lint types layers doctor format reference lock bench bench-compare bench-engines clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,7 @@ coverage: $(STAMP) ## after `make test`: hold the coverage of lines and branches
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/reference.py --check
 
 types: $(STAMP)
 	$(BIN)/mypy
@@ -57,6 +58,9 @@ check: test coverage lint types layers ## everything CI asks for
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: $(STAMP) ## write docs/reference anew
+	$(BIN)/python tools/reference.py
 
 doctor: ## say what this machine lacks
 	@$(PYTHON) tools/doctor.py
