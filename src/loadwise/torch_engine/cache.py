@@ -1,0 +1,62 @@
+"""The preallocated key/value cache: one row per place, static shapes [L, P, H, S, D].
+
+L layers, P places, H key/value heads, S columns (positions + 1: column 0 is scratch), D head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+# Spans grow in these steps, so that a compiled step and the allocator see few shapes.
+SPAN_STEP = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """What one position needs; keys and values may differ in head size."""
+
+    layers: int
+    heads: int
+    key_size: int
+    value_size: int
+    dtype: torch.dtype
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token over all layers."""
+        numbers = self.layers * self.heads * (self.key_size + self.value_size)
+        return numbers * int(self.dtype.itemsize)
+
+
+def columns_for(tokens: int) -> int:
+    """Columns that hold `tokens` positions and the scratch column, rounded up to the span's step."""
+    return -(-(tokens + 1) // SPAN_STEP) * SPAN_STEP
+
+
+class KeyValueCache:
+    """Owns the memory. Rows are places; a sequence's token at position p is in column p + 1."""
+
+    def __init__(self, shape: CacheShape, places: int, tokens: int, device: torch.device) -> None:
+        self.shape = shape
+        self.columns = columns_for(tokens)
+        # Compiled steps run at least two rows: torch specialises sizes of 1.
+        self.rows = max(places, 2)
+        size = (shape.layers, self.rows, shape.heads, self.columns)
+        self._keys = torch.zeros((*size, shape.key_size), dtype=shape.dtype, device=device)
+        self._values = torch.zeros((*size, shape.value_size), dtype=shape.dtype, device=device)
+        # L views of [P, H, S, D], made once.
+        self.keys: tuple[torch.Tensor, ...] = self._keys.unbind(0)
+        self.values: tuple[torch.Tensor, ...] = self._values.unbind(0)
+
+    def row(self, place: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Keys and values of one place: L views of [1, H, S, D]."""
+        pick = slice(place, place + 1)
+        return [keys[pick] for keys in self.keys], [values[pick] for values in self.values]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """The first `length` tokens of place `source` are also in place `target`."""
+        used = slice(0, length + 1)
+        self._keys[:, target, :, used] = self._keys[:, source, :, used]
+        self._values[:, target, :, used] = self._values[:, source, :, used]

@@ -1,0 +1,40 @@
+"""A tiny Llama, made here, in every form that the tests need."""
+
+from pathlib import Path
+
+import pytest
+
+CONTEXT = 96
+VOCABULARY = 61
+EOS = 2
+
+
+def make_llama(folder: Path) -> Path:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=1,
+        eos_token_id=EOS,
+        pad_token_id=0,
+    )
+    model = LlamaForCausalLM(config)
+    # Wide weights, so that the most likely token wins by more than rounding.
+    for parameter in model.parameters():
+        parameter.data.mul_(6.0 if parameter.dim() > 1 else 1.0)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("transformers")
+    return make_llama(tmp_path_factory.mktemp("llama"))
