@@ -38,7 +38,6 @@ async def test_a_completion_answers_with_text(engine):
     body = json.loads(await read(answer))
     assert answer.status == 200
     assert body["choices"][0]["text"] == "héllo"
-    print(body)
 
 
 async def test_a_chat_stream_joins_to_the_answer(engine):
@@ -52,5 +51,4 @@ async def test_a_chat_stream_joins_to_the_answer(engine):
         )
     )
     raw = await read(answer)
-    print(raw.decode())
     assert raw.endswith(b"data: [DONE]\n\n")

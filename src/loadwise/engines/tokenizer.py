@@ -61,8 +61,8 @@ class Tokenizer:
             inner = tokenizers.Tokenizer.from_str(text)
         except OSError as error:
             raise ConfigurationError(
-                f"{folder} has no readable {TOKENIZER_FILE} ({error.strerror or error}): save the model with its "
-                "fast tokenizer.",
+                f"{folder} has no readable {TOKENIZER_FILE} ({error.strerror or error}): "
+                "save the model together with its fast tokenizer.",
                 field="path",
             ) from None
         except Exception as error:  # noqa: BLE001 - the library raises bare Exception for every malformed file

@@ -71,15 +71,11 @@ class FakeStream:
         token = self.prompt_ids[(self._start + self.made) % len(self.prompt_ids)]
         stopped = ends_itself or token in sampling.stop_token_ids
         if stopped and self.made >= sampling.min_tokens:
-            self.push(TokenEvent(token_ids=(), finish_reason="stop", **self._logprobs(())))
+            self.push(self._event((), "stop"))
             return
         self.made += 1
         last = self.made >= sampling.max_tokens
-        self.push(
-            TokenEvent(
-                token_ids=(token,), finish_reason="length" if last else None, **self._logprobs((token,))
-            )
-        )
+        self.push(self._event((token,), "length" if last else None))
 
     def push(self, item: TokenEvent | EngineError) -> None:
         """Hands an event, or the failure that ends the stream, to the reader."""
@@ -108,13 +104,18 @@ class FakeStream:
             self._news.clear()
             await self._news.wait()
 
-    def _logprobs(self, tokens: tuple[int, ...]) -> dict[str, tuple[object, ...] | None]:
-        """Made-up but consistent values: the chosen token has -0.5, its k-th neighbour -0.5 - k."""
+    def _event(self, tokens: tuple[int, ...], reason: str | None) -> TokenEvent:
+        """Logprobs are made up but consistent: -0.5 for the chosen token, -0.5 - k for its k-th neighbour."""
         count = self.sampling.logprobs
         if count is None:
-            return {}
+            return TokenEvent(token_ids=tokens, finish_reason=reason)
         top = tuple(tuple((token + place, -0.5 - place) for place in range(count)) for token in tokens)
-        return {"logprobs": (-0.5,) * len(tokens), "top_logprobs": top if count else None}
+        return TokenEvent(
+            token_ids=tokens,
+            logprobs=(-0.5,) * len(tokens),
+            top_logprobs=top if count else None,
+            finish_reason=reason,
+        )
 
 
 class FakeTokenEngine:

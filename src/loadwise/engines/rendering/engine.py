@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import cast
 
 import msgspec
 
@@ -143,11 +142,9 @@ class RenderedEngine:
             ids = self.tokenizer.encode(prompt, add_special=add_special)
         else:
             ids = prompt
-            if (highest := max(ids)) >= self.tokenizer.vocabulary_size:
-                raise RequestError(
-                    f"prompt: token id {highest} is outside the vocabulary (0..{self.tokenizer.vocabulary_size - 1}).",
-                    param="prompt",
-                )
+            highest, end = max(ids), self.tokenizer.vocabulary_size
+            if highest >= end:
+                raise RequestError(f"prompt: token id {highest} is not in 0..{end - 1}.", param="prompt")
         if not ids:
             raise RequestError("prompt: at least one token is needed.", param="prompt")
         return ids
@@ -211,7 +208,7 @@ class StreamBody:
 
 
 async def _streaming(job: Job) -> Answer:
-    rest = cast("AsyncGenerator[bytes, None]", job.sse())
+    rest = job.sse()
     first = await rest.__anext__()
     return Answer(
         status=200,

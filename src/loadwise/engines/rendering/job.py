@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from loadwise.engines.rendering.choices import Choice, Piece
@@ -59,7 +60,7 @@ class Job:
         for stream in self._streams:
             stream.cancel()
 
-    async def sse(self) -> AsyncIterator[bytes]:
+    async def sse(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events from the first token to `[DONE]`; closing it frees the places."""
         plan, frames = self._plan, self._frames
         if plan.include_usage:
@@ -68,11 +69,12 @@ class Job:
             started = b"".join(self._opening(index) for index in range(len(self._choices)))
             if not self._streams:
                 yield started
-            async for index, piece in self._pieces():
-                if piece.text or piece.finish_reason or piece.logprobs or started:
-                    usage = self.usage() if plan.continuous_usage else None
-                    yield started + frames.piece(index, piece, usage)
-                    started = b""
+            async with aclosing(self._pieces()) as pieces:
+                async for index, piece in pieces:
+                    if piece.text or piece.finish_reason or piece.logprobs or started:
+                        usage = self.usage() if plan.continuous_usage else None
+                        yield started + frames.piece(index, piece, usage)
+                        started = b""
             yield (frames.usage(self.usage()) if plan.include_usage else b"") + DONE
         finally:
             self.cancel()
@@ -83,10 +85,11 @@ class Job:
         pieces = [Piece(self._echoed(index)) for index in range(len(self._choices))]
         parts: list[list[str]] = [[piece.text] for piece in pieces]
         try:
-            async for index, piece in self._pieces():
-                parts[index].append(piece.text)
-                pieces[index].logprobs.extend(piece.logprobs)
-                pieces[index].finish_reason = piece.finish_reason
+            async with aclosing(self._pieces()) as coming:
+                async for index, piece in coming:
+                    parts[index].append(piece.text)
+                    pieces[index].logprobs.extend(piece.logprobs)
+                    pieces[index].finish_reason = piece.finish_reason
         finally:
             self.cancel()
         for piece, texts in zip(pieces, parts, strict=True):
@@ -103,25 +106,26 @@ class Job:
             prompt_tokens=self._prepared.prompt_tokens, completion_tokens=self.progress.output_tokens or 0
         )
 
-    async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+    async def _pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
         unfinished = len(self._streams)
         if not unfinished:
             return
         choices, progress = self._choices, self.progress
-        async for index, event in merged(self._streams):
-            choice = choices[index]
-            if choice.finish_reason is not None:
-                continue
-            self._note(event)
-            piece = choice.add(event)
-            if piece.finish_reason is not None:
-                progress.finish_reason = piece.finish_reason
-                unfinished -= 1
-                if event.finish_reason is None:
-                    self._streams[index].cancel()
-            yield index, piece
-            if not unfinished:
-                return
+        async with aclosing(merged(self._streams)) as events:
+            async for index, event in events:
+                choice = choices[index]
+                if choice.finish_reason is not None:
+                    continue
+                self._note(event)
+                piece = choice.add(event)
+                if piece.finish_reason is not None:
+                    progress.finish_reason = piece.finish_reason
+                    unfinished -= 1
+                    if event.finish_reason is None:
+                        self._streams[index].cancel()
+                yield index, piece
+                if not unfinished:
+                    return
         raise EngineError("The engine ended a sequence without a finish reason.")
 
     def _note(self, event: TokenEvent) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from loadwise.errors import EngineError
 from loadwise.ports import TokenEvent, TokenStream
 
 
-async def merged(streams: Sequence[TokenStream]) -> AsyncIterator[tuple[int, TokenEvent]]:
+async def merged(streams: Sequence[TokenStream]) -> AsyncGenerator[tuple[int, TokenEvent], None]:
     """Events of all streams as they come, each with its stream's index; the first failure is raised."""
     if len(streams) == 1:
         async for event in streams[0]:
