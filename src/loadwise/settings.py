@@ -173,6 +173,7 @@ class OptimizationConfig(Checked):
             enable_ensemble=self.enable_ensemble,
             tune_sampling=self.tune_sampling,
             ranges={name: Range(low=r.low, high=r.high) for name, r in self.ranges.items()},
+            ceilings=dict(self.ceilings),
             belief_half_life_s=self.belief_half_life_sec,
             stale_after_s=self.stale_after_sec,
             error_rate_alert=self.alert_error_rate,

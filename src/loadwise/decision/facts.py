@@ -249,6 +249,8 @@ class Outcome:
     finish_reason: str | None = None
     # In flight on the member's pool when it was dispatched, itself included.
     concurrency: int = 1
+    # The choice's `work`: the pool's requests in flight, weighed by cost; None where no choice was made.
+    work: float | None = None
     load_score: float | None = None
     # HTTP status where there was one; a 4xx other than 429 is the client's, not the member's.
     status: int | None = None
@@ -326,6 +328,8 @@ class Policy:
     # temperature and top_k are sent to servers that are not embedded only when True, inside ranges.
     tune_sampling: bool = False
     ranges: Mapping[str, Range] = field(default_factory=dict)
+    # Operator's ceilings of explicit values for everyone; a principal's own may lie lower.
+    ceilings: Mapping[str, Number] = field(default_factory=dict)
     # Beliefs without fresh outcomes drift back to their prior with this half-life.
     belief_half_life_s: float = 300.0
     # Readings older than this count as absent.

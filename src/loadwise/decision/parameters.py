@@ -1,0 +1,184 @@
+"""3 tune: a strategy and a request become changes of the request's parameters, each with its reason.
+
+An explicit value wins unless a ceiling stands below it. What the client left out is filled from the
+strategy table on embedded members; elsewhere only `max_tokens`, and only where it can do no harm, and
+`temperature` and `top_k` only with `tune_sampling` and a range. Prompts are never cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from loadwise.decision.facts import Endpoint, Feature, Member, Number, Policy, RequestFacts
+from loadwise.decision.lengths import LengthSketch
+from loadwise.decision.strategy import Strategy
+
+# Answers that ended by themselves before their p99 says anything.
+ANSWERS_NEEDED: Final = 200
+INTEGERS: Final = frozenset(
+    {
+        "max_tokens",
+        "max_completion_tokens",
+        "min_tokens",
+        "top_k",
+        "n",
+        "best_of",
+        "seed",
+        "logprobs",
+        "top_logprobs",
+    }
+)
+# Two names of one limit; a ceiling of either binds both.
+LIMITS: Final = ("max_completion_tokens", "max_tokens")
+THINKING_BUDGETS: Final = ("thinking_token_budget", "thinking_budget", "max_thinking_tokens")
+SHAPED: Final = frozenset({Feature.TOOLS, Feature.RESPONSE_FORMAT})
+
+
+class TuningReason(StrEnum):
+    """Why parameters were changed, or were not."""
+
+    STRATEGY = "strategy"
+    CEILING = "ceiling"
+    CEILING_AND_STRATEGY = "ceiling_and_strategy"
+    EXPLICIT = "explicit"
+    OFF = "off"
+    STOPPED = "stopped"
+    NOTHING_SAFE = "nothing_safe"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """Fields to set in the body (token counts are ints), and why; `because` says it per field."""
+
+    changes: Mapping[str, Number] = field(default_factory=dict)
+    reason: TuningReason = TuningReason.EXPLICIT
+    because: Mapping[str, TuningReason] = field(default_factory=dict)
+
+
+def tune(
+    policy: Policy, strategy: Strategy | None, request: RequestFacts, member: Member, answers: LengthSketch
+) -> Tuning:
+    """What to change of a request that `member` will answer under `strategy` (None: optimisation is stopped)."""
+    lowered = _ceilings(policy, request)
+    skipped = _untouched(policy, strategy, request)
+    if skipped is not None or strategy is None:
+        return _tuning(lowered, {}, skipped or TuningReason.STOPPED)
+    supplied = _supplied(policy, strategy, request, member, answers)
+    return _tuning(
+        lowered, supplied, TuningReason.EXPLICIT if request.explicit else TuningReason.NOTHING_SAFE
+    )
+
+
+def _untouched(policy: Policy, strategy: Strategy | None, request: RequestFacts) -> TuningReason | None:
+    if request.off or not request.principal.optimize:
+        return TuningReason.OFF
+    if strategy is None or not policy.enable_dynamic_tuning:
+        return TuningReason.STOPPED
+    return None
+
+
+def _tuning(lowered: Mapping[str, Number], supplied: Mapping[str, Number], otherwise: TuningReason) -> Tuning:
+    if not lowered and not supplied:
+        return Tuning(reason=otherwise)
+    because = dict.fromkeys(lowered, TuningReason.CEILING) | dict.fromkeys(supplied, TuningReason.STRATEGY)
+    both = bool(lowered) and bool(supplied)
+    first = TuningReason.CEILING if lowered else TuningReason.STRATEGY
+    return Tuning(
+        changes={**lowered, **supplied},
+        reason=TuningReason.CEILING_AND_STRATEGY if both else first,
+        because=because,
+    )
+
+
+def _ceiling(policy: Policy, request: RequestFacts, name: str) -> Number | None:
+    own, general = request.principal.ceilings, policy.ceilings
+    if not own and not general:
+        return None
+    names = LIMITS if name in LIMITS else (name,)
+    found = [table[key] for table in (own, general) for key in names if key in table]
+    return min(found, default=None)
+
+
+def _ceilings(policy: Policy, request: RequestFacts) -> dict[str, Number]:
+    """Explicit values that lie above a ceiling, brought down to it; they bind also when tuning is off."""
+    lowered: dict[str, Number] = {}
+    if not policy.ceilings and not request.principal.ceilings:
+        return lowered
+    for name, value in request.explicit.items():
+        ceiling = _ceiling(policy, request, name)
+        if ceiling is None:
+            continue
+        unlimited = name == "top_k" and value <= 0
+        if value > ceiling or (unlimited and ceiling > 0):
+            lowered[name] = int(ceiling) if name in INTEGERS else ceiling
+    return lowered
+
+
+def _supplied(
+    policy: Policy, strategy: Strategy, request: RequestFacts, member: Member, answers: LengthSketch
+) -> dict[str, Number]:
+    supplied: dict[str, Number] = {}
+    wanted = strategy.parameters
+    embedded = member.capabilities.embedded
+    limit = _max_tokens(policy, int(wanted["max_tokens"]), request, member, answers)
+    if limit is not None:
+        supplied["max_tokens"] = limit
+    for name in ("temperature", "top_k"):
+        if name in request.explicit or (name == "top_k" and not _takes_top_k(member)):
+            continue
+        if embedded or (policy.tune_sampling and name in policy.ranges):
+            supplied[name] = _bounded(policy, request, name, wanted[name])
+    return supplied
+
+
+def _takes_top_k(member: Member) -> bool:
+    return not member.capabilities.features_known or Feature.TOP_K in member.capabilities.features
+
+
+def _bounded(policy: Policy, request: RequestFacts, name: str, value: Number) -> Number:
+    """A supplied value inside the operator's range and under the ceiling."""
+    allowed = policy.ranges.get(name)
+    if allowed is not None:
+        value = min(max(value, allowed.low), allowed.high)
+    ceiling = _ceiling(policy, request, name)
+    if ceiling is not None:
+        value = min(value, ceiling)
+    return int(value) if name in INTEGERS else value
+
+
+def _max_tokens(
+    policy: Policy, wanted: int, request: RequestFacts, member: Member, answers: LengthSketch
+) -> int | None:
+    """A limit that no answer of this kind would have met, or None where none may be supplied."""
+    if request.endpoint is not Endpoint.CHAT or "max_tokens" in request.explicit:
+        return None
+    if "max_completion_tokens" in request.explicit or not _plain_answer(request, member):
+        return None
+    known = answers.total >= ANSWERS_NEEDED and answers.p99_tokens is not None
+    left = _context_left(request, member)
+    if left is None or not (known or member.capabilities.embedded):
+        return None
+    floor = max(int(request.explicit.get("min_tokens", 1)), answers.p99_tokens or 1 if known else 1, 1)
+    value = int(_bounded(policy, request, "max_tokens", max(wanted, floor)))
+    value = min(value, left)
+    return value if value >= floor else None
+
+
+def _plain_answer(request: RequestFacts, member: Member) -> bool:
+    """Whether an answer may end early without harm: no tools, no schema, one choice, no hidden thinking."""
+    if request.n > 1 or request.features & SHAPED:
+        return False
+    thinks = (
+        Feature.REASONING_EFFORT in request.features
+        or Feature.REASONING_EFFORT in member.capabilities.features
+    )
+    return not thinks or any(name in request.explicit for name in THINKING_BUDGETS)
+
+
+def _context_left(request: RequestFacts, member: Member) -> int | None:
+    prompt = request.prompt_tokens if request.prompt_tokens is not None else request.prompt_tokens_bound
+    context = member.capabilities.context_tokens
+    return None if prompt is None or context is None else context - prompt

@@ -1,0 +1,301 @@
+"""2 choose: performance, balanced or quality, from the load score.
+
+Rules, in order:
+
+1. Without a score the strategy holds; after `stale_after_s` it becomes balanced at middle load, which
+   claims neither quiet nor overload. The first score, and the first after that, decides at once.
+2. The level is the mean of the scores since load last moved. It moved when a short mean lies further
+   from the level than noise explains (four standard errors of the noise seen so far).
+3. A threshold is passed upward at its value and downward by `hysteresis` below it for performance, and
+   mirrored for quality; within one level, also by the level's standard error.
+4. A change waits `dwell_s` after the last one. A jump (`policy.jump` or more within a second, beyond
+   noise) skips that once in each direction until a whole dwell has passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from math import exp, isfinite, sqrt
+from types import MappingProxyType
+from typing import Any, Final
+
+from loadwise.decision.facts import (
+    PERFORMANCE_TARGET,
+    QUALITY_TARGET,
+    Number,
+    Policy,
+    SamplingTarget,
+    StrategyName,
+)
+
+# Standard errors by which a short mean must leave the level for load to have moved.
+MOVED: Final = 4.0
+# What is assumed of noise before it is seen: 10 % of the level, evenly spread, as 2 observations.
+NOISE_PRIOR: Final = 0.058
+NOISE_PRIOR_WEIGHT: Final = 2.0
+NOISE_FLOOR: Final = 0.005
+
+
+class StrategyReason(StrEnum):
+    """Why a strategy is in force."""
+
+    FIRST = "first_observation"
+    LOAD = "load"
+    JUMP = "jump"
+    HOLDING = "holding"
+    DWELLING = "dwelling"
+    UNKNOWN_LOAD = "unknown_load"
+    STALE_LOAD = "stale_load"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strategy(Mapping[str, Any]):
+    """How a pool is run now; reads like a mapping too (`strategy["name"]`)."""
+
+    name: StrategyName
+    # max_tokens (int), temperature, top_k (int)
+    parameters: Mapping[str, Number]
+    compile_mode: str
+    # The score that was measured; None when it could not be.
+    load_score: float | None
+    reason: StrategyReason
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in KEYS:
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(KEYS)
+
+    def __len__(self) -> int:
+        return len(KEYS)
+
+
+KEYS: Final = ("name", "parameters", "compile_mode", "load_score", "reason")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrategyState:
+    """What one pool's choice remembers between observations."""
+
+    name: StrategyName | None = None
+    changed_s: float = 0.0
+    # When a score was last there, and its level: mean, observations in it, variance of single scores.
+    scored_s: float | None = None
+    level: float = 0.0
+    count: float = 0.0
+    variance: float = 0.0
+    variance_weight: float = 0.0
+    # A short mean and the observations in it.
+    short: float = 0.0
+    short_count: float = 0.0
+    # A score about a second old, to see jumps by.
+    anchor: float = 0.0
+    anchor_s: float = 0.0
+    # Jumps that skipped the dwell since a whole dwell passed.
+    skipped_up: bool = False
+    skipped_down: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the strategy table."""
+
+    name: StrategyName
+    # The load at which its parameters are read off: None means that they follow the level.
+    load: float | None
+    compile_mode: str | None
+
+
+# In order of load. Balanced takes the configured compile mode.
+TABLE: Final[Mapping[StrategyName, Row]] = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            Row(name=StrategyName.QUALITY, load=0.0, compile_mode=QUALITY_TARGET.compile_mode),
+            Row(name=StrategyName.BALANCED, load=None, compile_mode=None),
+            Row(name=StrategyName.PERFORMANCE, load=1.0, compile_mode=PERFORMANCE_TARGET.compile_mode),
+        )
+    }
+)
+_ORDER: Final = {name: place for place, name in enumerate(TABLE)}
+
+
+def choose(
+    policy: Policy, state: StrategyState, score: float | None, now_s: float
+) -> tuple[StrategyState, Strategy]:
+    """The strategy for a score in 0..1 (None: load could not be read) observed at `now_s`."""
+    if score is None or not isfinite(score):
+        return _without_score(policy, state, now_s)
+    score = min(1.0, max(0.0, score))
+    if state.name is None or state.scored_s is None:
+        return _first(policy, score, now_s)
+    now_s = max(now_s, state.scored_s)
+    seen, moved, jumped = _observe(policy, state, score, now_s)
+    margin = 0.0 if moved else sqrt(seen.variance / max(seen.count, 1.0))
+    wanted = _wanted(policy, state.name, seen.level, margin)
+    if wanted is state.name:
+        return seen, _strategy(policy, wanted, seen.level, score, StrategyReason.HOLDING)
+    return _change(policy, seen, wanted, score, now_s, jumped)
+
+
+def interpolated(policy: Policy, name: StrategyName, load: float) -> SamplingTarget:
+    """The target of a strategy; balanced lies between the origin's columns by load between thresholds."""
+    row = TABLE[name]
+    span = policy.load_threshold_high - policy.load_threshold_low
+    share = (
+        row.load if row.load is not None else min(1.0, max(0.0, (load - policy.load_threshold_low) / span))
+    )
+    low, high = QUALITY_TARGET, PERFORMANCE_TARGET
+    return SamplingTarget(
+        max_tokens=round(low.max_tokens + (high.max_tokens - low.max_tokens) * share),
+        temperature=round(low.temperature + (high.temperature - low.temperature) * share, 4),
+        top_k=round(low.top_k + (high.top_k - low.top_k) * share),
+        compile_mode=row.compile_mode or policy.compile_mode,
+    )
+
+
+def _strategy(
+    policy: Policy, name: StrategyName, level: float, score: float | None, reason: StrategyReason
+) -> Strategy:
+    target = interpolated(policy, name, level)
+    return Strategy(
+        name=name,
+        parameters={
+            "max_tokens": target.max_tokens,
+            "temperature": target.temperature,
+            "top_k": target.top_k,
+        },
+        compile_mode=target.compile_mode,
+        load_score=score,
+        reason=reason,
+    )
+
+
+def _first(policy: Policy, score: float, now_s: float) -> tuple[StrategyState, Strategy]:
+    name = _plain(policy, score)
+    state = StrategyState(
+        name=name,
+        changed_s=now_s,
+        scored_s=now_s,
+        level=score,
+        count=1.0,
+        variance=_prior_variance(score),
+        short=score,
+        short_count=1.0,
+        anchor=score,
+        anchor_s=now_s,
+    )
+    return state, _strategy(policy, name, score, score, StrategyReason.FIRST)
+
+
+def _without_score(policy: Policy, state: StrategyState, now_s: float) -> tuple[StrategyState, Strategy]:
+    middle = (policy.load_threshold_low + policy.load_threshold_high) / 2.0
+    known = state.name is not None and state.scored_s is not None
+    if known and now_s - (state.scored_s or 0.0) <= policy.stale_after_s:
+        name = state.name or StrategyName.BALANCED
+        return state, _strategy(policy, name, state.level, None, StrategyReason.UNKNOWN_LOAD)
+    reason = StrategyReason.STALE_LOAD if state.name is not None else StrategyReason.UNKNOWN_LOAD
+    fresh = StrategyState(name=StrategyName.BALANCED if state.name is not None else None, changed_s=now_s)
+    return fresh, _strategy(policy, StrategyName.BALANCED, middle, None, reason)
+
+
+def _observe(
+    policy: Policy, state: StrategyState, score: float, now_s: float
+) -> tuple[StrategyState, bool, bool]:
+    """The state with the score in it, whether load moved, and whether it jumped."""
+    elapsed = now_s - (state.scored_s or now_s)
+    follow_s = max(10.0, policy.tuning_interval_s)
+    # A short mean over about a quarter of the time within which a step must be followed.
+    kept = exp(-elapsed / (follow_s / 4.0))
+    short_count = state.short_count * kept + 1.0
+    short = state.short + (score - state.short) / short_count
+    noise = sqrt(max(state.variance, NOISE_FLOOR**2))
+    jumped = _jumped(policy, state, score, now_s, noise)
+    error = noise * sqrt(1.0 / short_count + 1.0 / max(state.count, 1.0))
+    moved = jumped or abs(short - state.level) > MOVED * error
+    anchored = moved or now_s - state.anchor_s >= 1.0
+    seen = replace(
+        state,
+        scored_s=now_s,
+        short=score if moved else short,
+        short_count=1.0 if moved else short_count,
+        anchor=score if anchored else state.anchor,
+        anchor_s=now_s if anchored else state.anchor_s,
+    )
+    return (_restarted(seen, score) if moved else _averaged(policy, seen, score, elapsed)), moved, jumped
+
+
+def _jumped(policy: Policy, state: StrategyState, score: float, now_s: float, noise: float) -> bool:
+    recent = now_s - state.anchor_s <= 2.0
+    far = abs(score - state.anchor) >= policy.jump - 1e-9
+    return recent and far and abs(score - state.level) > MOVED * noise
+
+
+def _restarted(state: StrategyState, score: float) -> StrategyState:
+    return replace(state, level=score, count=1.0)
+
+
+def _averaged(policy: Policy, state: StrategyState, score: float, elapsed: float) -> StrategyState:
+    remember_s = max(300.0, 20.0 * policy.tuning_interval_s)
+    count = state.count * exp(-elapsed / remember_s) + 1.0
+    off = score - state.level
+    # Noise is measured against the level before this score, which is a little too far: hence the factor.
+    weight = state.variance_weight * exp(-elapsed / remember_s) + 1.0
+    squared = off * off * state.count / (state.count + 1.0)
+    prior = _prior_variance(state.level) * NOISE_PRIOR_WEIGHT
+    total = (
+        (state.variance * (state.variance_weight + NOISE_PRIOR_WEIGHT)) if state.variance_weight else prior
+    )
+    old = max(0.0, total - prior) if state.variance_weight else 0.0
+    kept = old * exp(-elapsed / remember_s) + squared
+    return replace(
+        state,
+        level=state.level + off / count,
+        count=count,
+        variance_weight=weight,
+        variance=(prior + kept) / (NOISE_PRIOR_WEIGHT + weight),
+    )
+
+
+def _prior_variance(level: float) -> float:
+    return max(NOISE_FLOOR, NOISE_PRIOR * level) ** 2
+
+
+def _plain(policy: Policy, score: float) -> StrategyName:
+    if score >= policy.load_threshold_high:
+        return StrategyName.PERFORMANCE
+    return StrategyName.QUALITY if score < policy.load_threshold_low else StrategyName.BALANCED
+
+
+def _wanted(policy: Policy, name: StrategyName, level: float, margin: float) -> StrategyName:
+    """The strategy that a level asks for, given the one in force."""
+    back = policy.hysteresis + margin
+    high = policy.load_threshold_high + (-back if name is StrategyName.PERFORMANCE else margin)
+    low = policy.load_threshold_low + (back if name is StrategyName.QUALITY else -margin)
+    if level >= high:
+        return StrategyName.PERFORMANCE
+    return StrategyName.QUALITY if level < low else StrategyName.BALANCED
+
+
+def _change(
+    policy: Policy, state: StrategyState, wanted: StrategyName, score: float, now_s: float, jumped: bool
+) -> tuple[StrategyState, Strategy]:
+    held = state.name or wanted
+    up = _ORDER[wanted] > _ORDER[held]
+    rested = now_s - state.changed_s >= policy.dwell_s
+    skips = jumped and not (state.skipped_up if up else state.skipped_down)
+    if not rested and not skips:
+        return state, _strategy(policy, held, state.level, score, StrategyReason.DWELLING)
+    changed = replace(
+        state,
+        name=wanted,
+        changed_s=now_s,
+        skipped_up=not rested and (up or state.skipped_up),
+        skipped_down=not rested and (not up or state.skipped_down),
+    )
+    reason = StrategyReason.JUMP if jumped else StrategyReason.LOAD
+    return changed, _strategy(policy, wanted, state.level, score, reason)
