@@ -1,0 +1,1 @@
+"""Trains the model family that ships with loadwise: corpus, tokenizer, trainer, exporter, card."""
