@@ -131,6 +131,8 @@ class OptimizationConfig(Checked):
     alert_error_rate: Fraction = 0.05
     alert_latency_ms: Positive = 500.0
     alert_improvement: Fraction = 0.10
+    # Share of time, in blocks of ten seconds, in which nothing is optimised, to measure what it gains.
+    control_fraction: Annotated[float, Field(ge=0.0, le=0.5, allow_inf_nan=False)] = 0.02
     # Seconds a build may take, and how much memory its process may use.
     build_timeout_sec: Positive = 600.0
     build_memory_bytes: Annotated[int, Field(ge=1)] = 8 * 1024**3

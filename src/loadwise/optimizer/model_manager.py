@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from loadwise.clock import SystemClock, iso_utc
+from loadwise.decision.facts import Number
 from loadwise.errors import ConfigurationError, UnknownNameError
 from loadwise.ports import Clock, JsonObject
 from loadwise.telemetry.history import History
@@ -64,6 +65,8 @@ class DynamicModelManager:
         # Per name, the versions in the order they became active; the last is active.
         self._activations: dict[str, list[str]] = {}
         self._history: History[JsonObject] = History(history_size)
+        # Generation parameters in force (max_tokens, temperature, top_k); empty before the first strategy.
+        self.parameters: dict[str, Number] = {}
 
     def register(self, name: str, payload: Any, version: str | None = None) -> str:
         """The version's name under which `payload` is kept (v1, v2 ... unless given)."""
@@ -176,6 +179,13 @@ class DynamicModelManager:
         """All versions of a name, oldest first, without their payloads."""
         active = self.active(name).version
         return [v.as_json(active=v.version == active) for v in self._versions[name].values()]
+
+    def apply_parameters(self, parameters: Mapping[str, Number]) -> None:
+        """The generation parameters in force are these; a change is kept in the history."""
+        if dict(parameters) != self.parameters:
+            self.parameters = dict(parameters)
+            shown = {name: str(value) for name, value in parameters.items()}
+            self._record("parameters", "generation", "", **shown)
 
     def names(self) -> list[str]:
         """Everything that has versions."""

@@ -1,0 +1,73 @@
+"""Readings of the engines and the machine, kept so that nobody waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from loadwise.decision.facts import EngineReading
+from loadwise.ports import Engine
+
+log = structlog.get_logger(__name__)
+# An engine that does not say how it is within this time is unread this time.
+OBSERVE_TIMEOUT_S = 2.0
+
+
+class EngineReadings:
+    """The latest reading of each replica; one that cannot be read keeps its last one, which grows stale."""
+
+    def __init__(
+        self, engines: Callable[[], Mapping[str, Engine]], on_error: Callable[[str, Exception], None]
+    ) -> None:
+        self._engines = engines
+        self._on_error = on_error
+        self._latest: dict[str, EngineReading] = {}
+
+    async def refresh(self) -> None:
+        """Every engine has been asked once, at the same time, each for at most two seconds."""
+        engines = self._engines()
+        self._latest = {name: reading for name, reading in self._latest.items() if name in engines}
+        await asyncio.gather(*(self._observe(name, engine) for name, engine in engines.items()))
+
+    async def _observe(self, replica_id: str, engine: Engine) -> None:
+        try:
+            async with asyncio.timeout(OBSERVE_TIMEOUT_S):
+                reading = await engine.observe()
+        except Exception as error:  # noqa: BLE001 - an engine of any making may fail in any way; it is told on
+            self._on_error(f"observe:{replica_id}", error)
+            return
+        self._latest[replica_id] = replace(reading, replica_id=replica_id)
+
+    def keep(self, reading: EngineReading) -> None:
+        """The reading is the latest of its replica."""
+        self._latest[reading.replica_id] = reading
+
+    def latest(self, replica_ids: Iterable[str] | None = None) -> list[EngineReading]:
+        """The latest readings, of all replicas or of those named."""
+        names = self._latest if replica_ids is None else replica_ids
+        return [self._latest[name] for name in names if name in self._latest]
+
+    def __getitem__(self, replica_id: str) -> EngineReading | None:
+        return self._latest.get(replica_id)
+
+
+def reader_of(engine_client: Any) -> Callable[[], Sequence[EngineReading]] | None:
+    """How to read an engine client without waiting, or None when it offers nothing of the kind.
+
+    A client offers itself by a method `reading()` that returns an `EngineReading` or a sequence of them.
+    """
+    method = getattr(engine_client, "reading", None)
+    if not callable(method):
+        return None
+
+    def read() -> Sequence[EngineReading]:
+        found = method()
+        if isinstance(found, EngineReading):
+            return [found]
+        return [item for item in found or () if isinstance(item, EngineReading)]
+
+    return read
