@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from loadwise.decision.facts import Ending, Objectives, Outcome
+from loadwise.decision.facts import Ending, Outcome
 from loadwise.telemetry import names
 from loadwise.telemetry.names import METRICS, Kind
-from loadwise.telemetry.prometheus import Telemetry, time_per_output_token_s, within_objectives
+from loadwise.telemetry.prometheus import Telemetry, time_per_output_token_s
 
 
 def outcome(**changes: object) -> Outcome:
@@ -59,24 +59,6 @@ def test_an_answer_without_tokens_leaves_the_histograms_alone() -> None:
     telemetry = Telemetry()
     telemetry.ended(outcome(time_to_first_token_s=None, output_tokens=None, total_s=None))
     assert b'loadwise_time_to_first_token_seconds_count{member="fast"}' not in telemetry.render()[0]
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, True),
-        ({"time_to_first_token_s": 1.5, "total_s": 1.6}, False),
-        ({"total_s": 9.0}, False),
-        ({"ending": Ending.FAILED}, False),
-        ({"ending": Ending.ABANDONED}, None),
-        ({"time_to_first_token_s": None}, None),
-        ({"output_tokens": 1}, True),
-    ],
-)
-def test_objectives_are_met_only_when_both_were_seen_to_be(
-    changes: dict[str, object], expected: bool | None
-) -> None:
-    assert within_objectives(outcome(**changes), Objectives()) is expected
 
 
 def test_time_per_token_leaves_the_first_token_out() -> None:

@@ -12,6 +12,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric as Family
 
 from loadwise.decision.facts import Ending, Objectives, Outcome
+from loadwise.decision.outcome import within_objectives
 from loadwise.ports import Dispatch
 from loadwise.telemetry import names
 from loadwise.telemetry.names import METRICS, Kind, Metric
@@ -27,19 +28,6 @@ def time_per_output_token_s(outcome: Outcome) -> float | None:
     if tokens is None or tokens < 2 or total is None or first is None:
         return None
     return max(0.0, total - first) / (tokens - 1)
-
-
-def within_objectives(outcome: Outcome, objectives: Objectives) -> bool | None:
-    """Whether a request met both objectives; None when the client left or no first token was seen."""
-    if outcome.ending is Ending.ABANDONED:
-        return None
-    if outcome.ending is Ending.FAILED:
-        return False
-    if outcome.time_to_first_token_s is None:
-        return None
-    per_token = time_per_output_token_s(outcome)
-    in_time = outcome.time_to_first_token_s <= objectives.time_to_first_token_s
-    return in_time and (per_token is None or per_token <= objectives.time_per_output_token_s)
 
 
 class _Gauges:
@@ -143,7 +131,7 @@ class Telemetry:
             self.observe(names.REQUEST_SECONDS, member, value=outcome.total_s)
             self.observe(names.FIRST_TOKEN_SECONDS, member, value=outcome.time_to_first_token_s)
             self.observe(names.OUTPUT_TOKEN_SECONDS, member, value=time_per_output_token_s(outcome))
-        if within_objectives(outcome, objectives or self.objectives):
+        if within_objectives(objectives or self.objectives, outcome):
             self.count(names.WITHIN_OBJECTIVES, member)
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:

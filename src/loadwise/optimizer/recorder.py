@@ -1,0 +1,129 @@
+"""What became of requests: the history, the recent window, the counters, the comparison of blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loadwise.clock import SystemClock, iso_utc
+from loadwise.decision import grading
+from loadwise.decision.facts import Ending, Objectives, Outcome, ServiceReading, StrategyName
+from loadwise.decision.improvement import Improvement
+from loadwise.decision.outcome import within_objectives
+from loadwise.optimizer.switchback import Switchback
+from loadwise.optimizer.window import ServiceWindow, is_failure
+from loadwise.ports import Clock, JsonObject
+from loadwise.settings import OptimizationConfig
+from loadwise.telemetry.history import History
+from loadwise.telemetry.prometheus import Telemetry, time_per_output_token_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The history's figures; None while there is nothing to judge."""
+
+    requests: int
+    success_rate: float | None = None
+    avg_latency_ms: float | None = None
+    within_objectives_fraction: float | None = None
+    grade: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One request of the history."""
+
+    wall_s: float
+    outcome: Outcome
+    strategy: StrategyName | None
+    within: bool | None
+
+    def as_json(self) -> JsonObject:
+        """The entry as the report shows it."""
+        outcome = self.outcome
+        total_s, first_s = outcome.total_s, outcome.time_to_first_token_s
+        return {
+            "time": iso_utc(self.wall_s),
+            "model": outcome.member_id,
+            "latency_ms": None if total_s is None else 1000.0 * total_s,
+            "success": outcome.ending is Ending.SUCCEEDED,
+            "ending": outcome.ending.value,
+            "within_objectives": self.within,
+            "time_to_first_token_s": first_s,
+            "time_per_output_token_s": time_per_output_token_s(outcome),
+            "output_tokens": outcome.output_tokens,
+            "strategy": None if self.strategy is None else self.strategy.value,
+            "load_score": outcome.load_score,
+            "control": outcome.control,
+        }
+
+
+class Recorder:
+    """Hears each outcome once and keeps what reports, grades, alerts and scrapes need."""
+
+    def __init__(
+        self, config: OptimizationConfig, telemetry: Telemetry | None = None, clock: Clock | None = None
+    ) -> None:
+        self._clock: Clock = clock or SystemClock()
+        self.telemetry = telemetry or Telemetry(Objectives(**config.objectives.model_dump()))
+        self.window = ServiceWindow()
+        self.history: History[Entry] = History(
+            config.metrics_history_size, enabled=config.enable_performance_tracking
+        )
+        self._objectives = Objectives(**config.objectives.model_dump())
+        self._fraction = config.control_fraction
+        self.switchback = Switchback(self._fraction)
+
+    def configure(self, config: OptimizationConfig) -> None:
+        """Keeps as much history as the configuration says, and judges by its objectives."""
+        self.history.resize(config.metrics_history_size, enabled=config.enable_performance_tracking)
+        self._objectives = Objectives(**config.objectives.model_dump())
+        if config.control_fraction != self._fraction:
+            self._fraction = config.control_fraction
+            self.switchback = Switchback(self._fraction)
+
+    def record(
+        self,
+        outcome: Outcome,
+        *,
+        strategy: StrategyName | None = None,
+        objectives: Objectives | None = None,
+        compared_s: float | None = None,
+    ) -> None:
+        """Keeps the outcome; `compared_s` is the dispatch time of a request that blocks may compare."""
+        objectives = objectives or self._objectives
+        within = within_objectives(objectives, outcome)
+        self.window.add(outcome)
+        self.telemetry.ended(outcome, objectives)
+        self.history.add(Entry(self._clock.wall_s(), outcome, strategy, within))
+        if compared_s is not None:
+            self.switchback.note(compared_s, within)
+
+    def service(self, active_requests: int | None = None) -> ServiceReading:
+        """Recent averages."""
+        return self.window.reading(self._clock.monotonic_s(), active_requests)
+
+    def improvement(self) -> Improvement | None:
+        """What optimisation gained; None without enough evidence."""
+        return self.switchback.measured(self._clock.monotonic_s())
+
+    def summary(self) -> Summary:
+        """Success rate, latency, objectives and the origin's grade over the history."""
+        judged = [e for e in self.history if e.outcome.ending is not Ending.ABANDONED]
+        if not judged:
+            return Summary(requests=len(self.history))
+        failed = sum(is_failure(entry.outcome) for entry in judged)
+        latencies = [
+            1000.0 * e.outcome.total_s
+            for e in judged
+            if e.outcome.total_s is not None and e.outcome.ending is Ending.SUCCEEDED
+        ]
+        timed = [entry.within for entry in judged if entry.within is not None]
+        success = 1.0 - failed / len(judged)
+        latency = sum(latencies) / len(latencies) if latencies else None
+        return Summary(
+            requests=len(self.history),
+            success_rate=success,
+            avg_latency_ms=latency,
+            within_objectives_fraction=sum(timed) / len(timed) if timed else None,
+            grade=grading.grade(success, latency),
+        )
