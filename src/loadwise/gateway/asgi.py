@@ -1,0 +1,102 @@
+"""The few ASGI pieces that the data plane needs: types, headers, and answers that are sent whole."""
+
+from __future__ import annotations
+
+import math
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from loadwise.decision.facts import ANONYMOUS, Principal
+from loadwise.errors import RequestError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+RawHeaders = list[tuple[bytes, bytes]]
+
+JSON = b"application/json"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of that lower-case name, or None."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value).decode("latin-1")
+    return None
+
+
+def request_id(scope: Scope) -> str:
+    """The client's `x-request-id` where it is a plain token of at most 128 characters, else a new one."""
+    for key, value in scope["headers"]:
+        if key == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return bytes(value).decode("ascii")
+    return "req-" + uuid.uuid4().hex
+
+
+class MethodNotAllowedError(RequestError):
+    """The path exists, but not for this method; `allowed` lists those it takes."""
+
+    def __init__(self, method: str, allowed: str) -> None:
+        message = f"{method:.20} is not allowed here; allowed: {allowed}."
+        super().__init__(message, status=405, code="method_not_allowed")
+        self.allowed = allowed
+
+
+def error_headers(error: RequestError) -> RawHeaders:
+    """What an error says in headers: `retry-after` in whole seconds, `www-authenticate` for 401."""
+    fields: RawHeaders = []
+    if error.retry_after_s is not None:
+        fields.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+    if error.status == 401:
+        fields.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, MethodNotAllowedError):
+        fields.append((b"allow", error.allowed.encode("ascii")))
+    if error.status in (408, 413):
+        # What is left of the body is not worth reading.
+        fields.append((b"connection", b"close"))
+    return fields
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and the way to answer it; every answer carries its request id."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    request_id: str
+    principal: Principal = ANONYMOUS
+
+    @property
+    def headers(self) -> RawHeaders:
+        """What every answer carries."""
+        return [(b"x-request-id", self.request_id.encode("ascii"))]
+
+    async def reply(
+        self,
+        status: int,
+        body: bytes,
+        content_type: bytes = JSON,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+    ) -> None:
+        """A whole answer is on its way."""
+        length = b"%d" % len(body)
+        fields = [(b"content-type", content_type), (b"content-length", length), *self.headers, *headers]
+        await self.send({"type": "http.response.start", "status": status, "headers": fields})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def reply_json(self, status: int, value: Any) -> None:
+        """A value is sent as JSON; NaN and infinity become null."""
+        await self.reply(status, msgspec.json.encode(value))
+
+    async def reply_error(self, error: RequestError, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """An error is sent in OpenAI's shape."""
+        body = msgspec.json.encode(error.body())
+        await self.reply(error.status, body, headers=[*error_headers(error), *headers])

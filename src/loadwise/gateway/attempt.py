@@ -1,0 +1,69 @@
+"""One attempt at an answer: it ends exactly once, and its outcome is told exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+from loadwise.decision.facts import Ending, Outcome
+from loadwise.errors import RequestError
+from loadwise.ports import Answer, Clock, Director, Dispatch
+
+
+class Attempt:
+    """Inside `with Attempt(...)` a dispatched request is served; leaving the block records how it went.
+
+    No exception: succeeded, unless the answer is an error (status 400 or more, or failed inside its
+    stream). Cancelled: abandoned. Any other exception: failed.
+    """
+
+    __slots__ = ("_began_s", "_clock", "_director", "answer", "dispatch")
+
+    def __init__(self, director: Director, clock: Clock, dispatch: Dispatch) -> None:
+        self._director = director
+        self._clock = clock
+        self.dispatch = dispatch
+        self.answer: Answer | None = None
+
+    def __enter__(self) -> Attempt:
+        self._began_s = self._clock.monotonic_s()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            ending = Ending.FAILED if self._answered_badly() else Ending.SUCCEEDED
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+            ending = Ending.ABANDONED
+        else:
+            ending = Ending.FAILED
+        self._director.finish(self.dispatch, self._outcome(ending, error))
+
+    def _answered_badly(self) -> bool:
+        return self.answer is None or self.answer.status >= 400 or self.answer.progress.failed
+
+    def _outcome(self, ending: Ending, error: BaseException | None) -> Outcome:
+        now_s = self._clock.monotonic_s()
+        dispatch, answer = self.dispatch, self.answer
+        progress = None if answer is None else answer.progress
+        first_s = None if progress is None else progress.first_token_s
+        status = error.status if isinstance(error, RequestError) else None
+        return Outcome(
+            request_id=dispatch.request.request_id,
+            member_id=dispatch.member_id,
+            replica_id=dispatch.replica_id,
+            ending=ending,
+            finished_s=now_s,
+            route=dispatch.request.model,
+            total_s=now_s - self._began_s,
+            time_to_first_token_s=None if first_s is None else max(0.0, first_s - self._began_s),
+            prompt_tokens=None if progress is None else progress.prompt_tokens,
+            cached_tokens=0 if progress is None else progress.cached_tokens,
+            output_tokens=None if progress is None else progress.output_tokens,
+            finish_reason=None if progress is None else progress.finish_reason,
+            concurrency=dispatch.concurrency,
+            load_score=dispatch.load_score,
+            status=status if answer is None else answer.status,
+            control=dispatch.control,
+        )

@@ -1,0 +1,100 @@
+"""Joins routes, handlers and guard into the gateway's ASGI applications."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import msgspec
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from loadwise.gateway.asgi import Exchange, Message
+from loadwise.gateway.auth import Guard
+from loadwise.gateway.control_plane import include_control_plane
+from loadwise.gateway.data_plane import DataPlane, Readiness, Telemetry
+from loadwise.gateway.description import PAGE_HEADERS, described, page
+from loadwise.gateway.gateway import Gateway, Handler
+from loadwise.gateway.routes import CONTROL_ROUTES, DATA_ROUTES, Plane
+from loadwise.gateway.serving import OptimizationServingMixin
+from loadwise.ports import Clock, Control, Director
+from loadwise.settings import Settings
+
+ALL = frozenset(Plane)
+DATA_ONLY = frozenset({Plane.DATA, Plane.BOTH})
+CONTROL_ONLY = frozenset({Plane.CONTROL, Plane.BOTH})
+
+
+def build_gateway(
+    settings: Settings,
+    director: Director,
+    control: Control,
+    telemetry: Telemetry,
+    clock: Clock,
+    planes: frozenset[Plane] | None = None,
+    readiness: Readiness | None = None,
+) -> Gateway:
+    """The application for `settings.port`: everything, or with an admin port the data plane only."""
+    if planes is None:
+        planes = ALL if settings.admin_port is None else DATA_ONLY
+    readiness = readiness or Readiness()
+    guard = Guard.for_server(settings)
+    data = DataPlane(settings, director, telemetry, clock, readiness)
+    app = control_app(OptimizationServingMixin(control), guard)
+    table: dict[str, dict[str, tuple[Handler, str | None]]] = {}
+    for route in DATA_ROUTES:
+        if route.plane in planes:
+            handler = _documentation(app, route.name) or getattr(data, route.name)
+            table.setdefault(route.path, {})[route.method] = (handler, route.scope)
+    for route in CONTROL_ROUTES:
+        if route.plane in planes:
+            # The application's own dependency asks for the scope, as it does in a plugin.
+            table.setdefault(route.path, {})[route.method] = (_mounted(app), None)
+    return Gateway(table, guard, readiness)
+
+
+def build_admin_gateway(
+    settings: Settings,
+    director: Director,
+    control: Control,
+    telemetry: Telemetry,
+    clock: Clock,
+    readiness: Readiness | None = None,
+) -> Gateway:
+    """The application for `settings.admin_port`: control plane, metrics, documentation, health."""
+    return build_gateway(settings, director, control, telemetry, clock, CONTROL_ONLY, readiness)
+
+
+def control_app(mixin: OptimizationServingMixin, guard: Guard) -> FastAPI:
+    """A FastAPI application with nothing but the control plane."""
+    app = FastAPI(
+        title="loadwise",
+        version=version("loadwise"),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    include_control_plane(app, mixin, guard)
+    return app
+
+
+def _mounted(app: ASGIApp) -> Handler:
+    async def handle(exchange: Exchange) -> None:
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *exchange.headers]
+            await exchange.send(message)
+
+        await app(exchange.scope, exchange.receive, send)
+
+    return handle
+
+
+def _documentation(app: FastAPI, name: str) -> Handler | None:
+    async def docs(exchange: Exchange) -> None:
+        await exchange.reply(200, page(described(app)), b"text/html; charset=utf-8", PAGE_HEADERS)
+
+    async def openapi(exchange: Exchange) -> None:
+        await exchange.reply(200, msgspec.json.encode(described(app)))
+
+    return {"docs": docs, "openapi": openapi}.get(name)

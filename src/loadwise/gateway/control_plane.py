@@ -1,0 +1,176 @@
+"""`/v1/optimization/*` as FastAPI routes over the mixin; they can join any FastAPI application."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+
+from loadwise.errors import (
+    CapacityError,
+    ConfigurationError,
+    LoadwiseError,
+    RequestError,
+    UnknownNameError,
+)
+from loadwise.gateway.asgi import error_headers
+from loadwise.gateway.auth import Guard
+from loadwise.gateway.body import check_text, not_an_object, read_body
+from loadwise.gateway.routes import CONTROL_ROUTES, Route
+from loadwise.gateway.serving import OptimizationServingMixin
+from loadwise.gateway.shapes import Dashboard, EnsembleStatus, ErrorBody, LoadMetrics, Shape, Status
+from loadwise.ports import JsonObject
+from loadwise.settings import OptimizationConfig
+
+BODY_LIMIT_BYTES = 1024**2
+BODY_TIMEOUT_S = 60.0
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
+ModelId = Annotated[str, Query(min_length=1, max_length=256, description="A name of the catalogue.")]
+Weight = Annotated[float, Query(gt=0, le=1000, allow_inf_nan=False, description="Its first weight.")]
+
+SHAPES = {
+    "status": Status,
+    "metrics": LoadMetrics,
+    "ensemble": EnsembleStatus,
+    "dashboard": Dashboard,
+}
+
+
+def error_of(error: Exception) -> RequestError:
+    """An error of the control plane as its answer: 400 wrong values, 404 unknown names, 409 no room."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, RequestValidationError):
+        problem = error.errors()[0]
+        where = str(problem["loc"][-1])
+        return RequestError(f"{where}: {problem['msg']}, not {problem.get('input')!r:.80}.", param=where)
+    if isinstance(error, ConfigurationError):
+        return RequestError(str(error), param=error.field, code="invalid_configuration")
+    if isinstance(error, UnknownNameError):
+        return RequestError(str(error), status=404, code="not_found")
+    if isinstance(error, CapacityError):
+        return RequestError(str(error), status=409, code="no_capacity")
+    return RequestError(str(error), status=500, kind="server_error", code="internal_error")
+
+
+def answer(value: Any, status: int = 200) -> Response:
+    """A value as JSON; NaN and infinity become null."""
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+class ControlRoute(APIRoute):
+    """A route that answers loadwise's errors in OpenAI's shape, whatever application it joins."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        """The handler with its errors turned into answers."""
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (LoadwiseError, RequestValidationError) as error:
+                said = error_of(error)
+                response = answer(said.body(), said.status)
+                for name, value in error_headers(said):
+                    response.headers[name.decode("ascii")] = value.decode("ascii")
+                return response
+
+        return handled
+
+
+async def _changes(request: Request) -> dict[str, Any]:
+    body = await read_body(request.scope, request.receive, BODY_LIMIT_BYTES, BODY_TIMEOUT_S)
+    await check_text(body)
+    try:
+        return _OBJECT.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise not_an_object(error) from None
+
+
+def _endpoints(mixin: OptimizationServingMixin) -> dict[str, Callable[..., Awaitable[Response]]]:
+    """The routes' functions by name; their parameters are the routes' query parameters."""
+
+    async def configure(request: Request, dry_run: bool = False) -> Response:
+        return answer(await mixin.configure_optimization(await _changes(request), dry_run))
+
+    async def report(export_file: bool = False) -> Response:
+        return answer(await mixin.get_performance_report(export_file))
+
+    async def add_model(model_id: ModelId, initial_weight: Weight = 1.0) -> Response:
+        return answer(await mixin.add_model_to_ensemble(model_id, initial_weight))
+
+    async def force_recompile(model_id: ModelId | None = None) -> Response:
+        return answer(await mixin.force_recompile(model_id))
+
+    return {
+        "configure": configure,
+        "start": _plain(mixin.start_optimization),
+        "stop": _plain(mixin.stop_optimization),
+        "status": _plain(mixin.get_optimization_status),
+        "metrics": _plain(mixin.get_load_metrics),
+        "ensemble": _plain(mixin.get_ensemble_status),
+        "dashboard": _plain(mixin.get_dashboard),
+        "report": report,
+        "add_model": add_model,
+        "force_recompile": force_recompile,
+    }
+
+
+def _plain(method: Callable[[], Awaitable[JsonObject]]) -> Callable[[], Awaitable[Response]]:
+    async def endpoint() -> Response:
+        return answer(await method())
+
+    return endpoint
+
+
+def _guarded(guard: Guard, route: Route) -> Any:
+    async def check(request: Request) -> None:
+        guard.authorize(request.scope["headers"], route.scope)
+
+    return Depends(check)
+
+
+def _configure_body() -> dict[str, Any]:
+    schema = inlined(OptimizationConfig.model_json_schema())
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema with its `$defs` put where they are used."""
+    definitions = schema.get("$defs", {})
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, list):
+            return [inline(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            rest = {key: value for key, value in node.items() if key != "$ref"}
+            return {**inline(definitions[node["$ref"].rsplit("/", 1)[-1]]), **inline(rest)}
+        return {key: inline(value) for key, value in node.items() if key != "$defs"}
+
+    result: dict[str, Any] = inline(schema)
+    return result
+
+
+def include_control_plane(app: FastAPI, mixin: OptimizationServingMixin, guard: Guard) -> None:
+    """The application serves `/v1/optimization/*` for those whom `guard` lets through."""
+    router = APIRouter(route_class=ControlRoute, tags=["optimization"])
+    endpoints = _endpoints(mixin)
+    for route in CONTROL_ROUTES:
+        router.add_api_route(
+            route.path,
+            endpoints[route.name],
+            methods=[route.method],
+            name=f"optimization_{route.name}",
+            operation_id=f"optimization_{route.name}",
+            summary=route.summary,
+            dependencies=[_guarded(guard, route)],
+            responses={200: {"model": SHAPES.get(route.name, Shape)}, "4XX": {"model": ErrorBody}},
+            openapi_extra=_configure_body() if route.name == "configure" else None,
+        )
+    app.include_router(router)

@@ -1,0 +1,134 @@
+"""The handlers of the data plane: completions, models, health, metrics, version."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Protocol
+
+from loadwise.decision.facts import Endpoint
+from loadwise.errors import RequestError
+from loadwise.gateway.asgi import Exchange, header
+from loadwise.gateway.body import check_text, read_body
+from loadwise.gateway.departure import Departure
+from loadwise.gateway.fields import decode
+from loadwise.gateway.headers import to_engine
+from loadwise.gateway.reading import read_facts
+from loadwise.gateway.relay import Relay
+from loadwise.gateway.retries import RetryBudget
+from loadwise.ports import Call, Clock, Director, ModelCard
+from loadwise.settings import Settings
+
+
+class Telemetry(Protocol):
+    """Where `/metrics` comes from."""
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The metrics and their content type, in the form that the Accept header asks for."""
+        ...
+
+
+class Readiness:
+    """Whether new requests are welcome; set to draining once, when the server stops."""
+
+    def __init__(self) -> None:
+        self.draining = False
+
+
+class DataPlane:
+    """The handlers; each answers one exchange, or raises `RequestError`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        director: Director,
+        telemetry: Telemetry,
+        clock: Clock,
+        readiness: Readiness,
+    ) -> None:
+        self._settings = settings
+        self._director = director
+        self._telemetry = telemetry
+        self._readiness = readiness
+        self._relay = Relay(director, clock, RetryBudget())
+        self._version = version("loadwise")
+
+    async def chat(self, exchange: Exchange) -> None:
+        """POST /v1/chat/completions."""
+        await self._complete(Endpoint.CHAT, exchange)
+
+    async def completion(self, exchange: Exchange) -> None:
+        """POST /v1/completions."""
+        await self._complete(Endpoint.COMPLETION, exchange)
+
+    async def _complete(self, endpoint: Endpoint, exchange: Exchange) -> None:
+        settings = self._settings
+        scope, receive = exchange.scope, exchange.receive
+        body = await read_body(scope, receive, settings.body_limit_bytes, settings.timeouts.idle_s)
+        await check_text(body)
+        fields = decode(endpoint, body)
+        facts = read_facts(endpoint, fields, exchange)
+        call = Call(
+            endpoint=endpoint,
+            body=body,
+            request_id=exchange.request_id,
+            stream=facts.stream,
+            headers=to_engine(scope),
+        )
+        async with Departure(receive):
+            size = await self._director.measure(facts.model, call)
+            facts = replace(facts, prompt_tokens=size.exact, prompt_tokens_bound=size.bound)
+            await self._relay.serve(exchange, facts, call, fields)
+
+    async def models(self, exchange: Exchange) -> None:
+        """GET /v1/models."""
+        cards = [_card(card) for card in self._director.models()]
+        await exchange.reply_json(200, {"object": "list", "data": cards})
+
+    async def model(self, exchange: Exchange) -> None:
+        """GET /v1/models/{model}; names may hold slashes."""
+        name = exchange.scope["path"].removeprefix("/v1/models/")
+        for card in self._director.models():
+            if card.model_id == name:
+                return await exchange.reply_json(200, _card(card))
+        raise RequestError(
+            f"The model {name!r:.200} does not exist.", status=404, param="model", code="model_not_found"
+        )
+
+    async def health(self, exchange: Exchange) -> None:
+        """GET /health: the process answers."""
+        await exchange.reply_json(200, {"status": "ok"})
+
+    async def ready(self, exchange: Exchange) -> None:
+        """GET /health/readiness: 200 when requests are welcome, else 503 with the reason."""
+        if self._readiness.draining:
+            await exchange.reply_json(503, {"status": "draining"})
+        elif not self._director.models():
+            await exchange.reply_json(503, {"status": "no models"})
+        else:
+            await exchange.reply_json(200, {"status": "ready"})
+
+    async def metrics(self, exchange: Exchange) -> None:
+        """GET /metrics: the exposition format of Prometheus, or OpenMetrics where it is asked for."""
+        body, content_type = self._telemetry.render(header(exchange.scope, b"accept") or "")
+        await exchange.reply(200, body, content_type.encode("ascii"))
+
+    async def version(self, exchange: Exchange) -> None:
+        """GET /version."""
+        await exchange.reply_json(200, {"version": self._version})
+
+
+def _card(card: ModelCard) -> dict[str, object]:
+    shown: dict[str, object] = {
+        "id": card.model_id,
+        "object": "model",
+        "created": card.created_s,
+        "owned_by": "loadwise",
+        "kind": card.kind,
+    }
+    # vLLM's name for the context's length; what is not known is left out.
+    if card.context_tokens is not None:
+        shown["max_model_len"] = card.context_tokens
+    if card.quality is not None:
+        shown["quality"] = card.quality
+    return shown

@@ -1,0 +1,52 @@
+"""Notices that a client left, while something else is awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+from loadwise.errors import LoadwiseError
+from loadwise.gateway.asgi import Receive
+
+
+class ClientLeft(LoadwiseError):
+    """The client closed its connection before its answer was complete."""
+
+
+class Departure:
+    """Inside `async with Departure(receive):` the client's leaving cancels the block.
+
+    The block then ends with `ClientLeft`. A cancellation from elsewhere stays a `CancelledError`.
+    The request's body must have been read: `receive` then reports nothing but the leaving.
+    """
+
+    __slots__ = ("_inside", "_receive", "_task", "_watcher", "left")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._inside = False
+        self.left = False
+
+    async def __aenter__(self) -> Departure:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a departure is watched from inside a task")
+        self._task = task
+        self._inside = True
+        self._watcher = asyncio.create_task(self._watch())
+        return self
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            continue
+        if self._inside:
+            self.left = True
+            self._task.cancel()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inside = False
+        self._watcher.cancel()
+        if self.left and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise ClientLeft("the client left") from None

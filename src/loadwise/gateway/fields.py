@@ -1,0 +1,180 @@
+"""The request fields that decisions need, with their types and ranges as data; all others pass unread."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from loadwise.decision.facts import Endpoint, Number
+from loadwise.errors import RequestError
+
+Flag = bool | None
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)] | None | UnsetType
+CountOrNone = Annotated[int, Meta(ge=0, le=2**31 - 1)] | None | UnsetType
+Penalty = Annotated[float, Meta(ge=-2, le=2)] | None | UnsetType
+Share = Annotated[float, Meta(ge=0, le=1)] | None | UnsetType
+
+# Numbers that the client chose itself: a decision may clamp them to a ceiling, never replace them.
+EXPLICIT = (
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "seed",
+    "min_tokens",
+    "n",
+    "best_of",
+    "thinking_token_budget",
+    "thinking_budget",
+    "max_thinking_tokens",
+)
+# How grammars are asked for outside OpenAI's `response_format`.
+GRAMMARS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+
+
+class Turn(Struct, gc=False):
+    """One message; its content stays as the client wrote it."""
+
+    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
+    content: Raw = Raw()
+
+
+class Part(Struct, gc=False):
+    """One part of a message's content."""
+
+    type: str = "text"
+
+
+class Format(Struct, gc=False):
+    """The kind of a `response_format`."""
+
+    type: str
+
+
+class StreamOptions(Struct, gc=False):
+    """What a client may ask of its stream."""
+
+    include_usage: Flag = None
+
+
+class CommonFields(Struct, kw_only=True, gc=False):
+    """Fields that chat and text completions share. `Raw()` means absent."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=512)]
+    stream: Flag = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | UnsetType | None = UNSET
+    max_completion_tokens: Count = UNSET
+    temperature: Annotated[float, Meta(ge=0, le=2)] | UnsetType | None = UNSET
+    top_p: Share = UNSET
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | UnsetType | None = UNSET
+    min_p: Share = UNSET
+    presence_penalty: Penalty = UNSET
+    frequency_penalty: Penalty = UNSET
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | UnsetType | None = UNSET
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | UnsetType | None = UNSET
+    min_tokens: CountOrNone = UNSET
+    thinking_token_budget: CountOrNone = UNSET
+    thinking_budget: CountOrNone = UNSET
+    max_thinking_tokens: CountOrNone = UNSET
+    ignore_eos: Flag = None
+    session_id: str | None = None
+    logit_bias: Raw = Raw()
+    stop_token_ids: Raw = Raw()
+    response_format: Raw = Raw()
+    structured_outputs: Raw = Raw()
+    guided_json: Raw = Raw()
+    guided_regex: Raw = Raw()
+    guided_choice: Raw = Raw()
+    guided_grammar: Raw = Raw()
+
+
+class ChatFields(CommonFields, kw_only=True, gc=False):
+    """What is read of a chat completion."""
+
+    messages: Annotated[list[Turn], Meta(min_length=1)]
+    max_tokens: Count = UNSET
+    logprobs: Flag = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: Raw = Raw()
+    functions: Raw = Raw()
+    function_call: Raw = Raw()
+    reasoning_effort: Raw = Raw()
+    audio: Raw = Raw()
+
+
+class CompletionFields(CommonFields, kw_only=True, gc=False):
+    """What is read of a text completion."""
+
+    prompt: Raw
+    # 0 asks for the prompt's own logprobs, with `echo`.
+    max_tokens: CountOrNone = UNSET
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    best_of: Annotated[int, Meta(ge=0, le=20)] | UnsetType | None = UNSET
+    echo: Flag = None
+    suffix: str | None = None
+
+
+Fields = ChatFields | CompletionFields
+_DECODERS: Mapping[Endpoint, msgspec.json.Decoder[Fields]] = {
+    Endpoint.CHAT: msgspec.json.Decoder(ChatFields),
+    Endpoint.COMPLETION: msgspec.json.Decoder(CompletionFields),
+}
+_WHERE = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(?P<where>[^`]+)`")
+
+
+def decode(endpoint: Endpoint, body: bytes) -> Fields:
+    """The fields that decisions need; `RequestError` 400 names the field that is wrong, and its range."""
+    try:
+        return _DECODERS[endpoint].decode(body)
+    except msgspec.ValidationError as error:
+        raise wrong_field(error) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RequestError(f"The request's body is no valid JSON: {error}.", code="invalid_json") from None
+
+
+def wrong_field(error: Exception, prefix: str = "") -> RequestError:
+    """The answer to a field of a wrong type or outside its range."""
+    text = str(error)
+    place = _WHERE.match(text)
+    if place is not None and place["where"]:
+        where = prefix + place["where"]
+        return RequestError(f"{where}: {place['what']}.", param=where)
+    missing = _MISSING.search(text)
+    if missing is not None:
+        return RequestError(f"The field {missing['where']!r} is required.", param=missing["where"])
+    if prefix:
+        return RequestError(f"{prefix}: {text}.", param=prefix)
+    return RequestError(f"The request's body must be a JSON object: {text}.", code="invalid_json")
+
+
+def said(raw: Raw) -> bool:
+    """Whether a field is there and says something: not null, not empty."""
+    return bytes(raw) not in (b"", b"null", b"[]", b"{}", b'""')
+
+
+def explicit(fields: Fields) -> dict[str, Number]:
+    """The numbers that the client set itself."""
+    values = ((name, getattr(fields, name, None)) for name in EXPLICIT)
+    return {name: value for name, value in values if value is not None and value is not UNSET}
+
+
+def number(fields: Fields, name: str) -> Number | None:
+    """A number that the client set, or None."""
+    value = getattr(fields, name, None)
+    return value if isinstance(value, int | float) else None
+
+
+def present(fields: Fields, names: Mapping[str, Number]) -> frozenset[str]:
+    """Those of the names that stand in the body, null included."""
+    return frozenset(name for name in names if getattr(fields, name, None) is not UNSET)

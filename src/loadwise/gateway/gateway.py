@@ -1,0 +1,92 @@
+"""The ASGI application: finds the route, says who asks, and answers errors in OpenAI's shape."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from loadwise.errors import RequestError
+from loadwise.gateway.asgi import Exchange, Message, MethodNotAllowedError, Receive, Scope, Send, request_id
+from loadwise.gateway.auth import Guard
+from loadwise.gateway.data_plane import Readiness
+from loadwise.gateway.departure import ClientLeft
+from loadwise.gateway.routes import MODEL_PREFIX
+
+_log = logging.getLogger("loadwise.gateway")
+Handler = Callable[[Exchange], Awaitable[None]]
+# Method -> (handler, scope that it needs).
+Methods = Mapping[str, tuple[Handler, str | None]]
+
+
+class Gateway:
+    """Serves `table`: exact path -> method -> handler. What is not in it does not exist."""
+
+    def __init__(self, table: Mapping[str, Methods], guard: Guard, readiness: Readiness) -> None:
+        self.readiness = readiness
+        self._table = table
+        self._models = table.get(MODEL_PREFIX + "{model}")
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One ASGI connection is served."""
+        if scope["type"] == "http":
+            await self._http(Exchange(scope, receive, send, request_id(scope)))
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _http(self, exchange: Exchange) -> None:
+        started = False
+        sent = exchange.send
+
+        async def send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await sent(message)
+
+        exchange.send = send
+        try:
+            handler, scope = self._route(exchange.scope["path"], exchange.scope["method"])
+            exchange.principal = self._guard.authorize(exchange.scope["headers"], scope)
+            await handler(exchange)
+        except ClientLeft:
+            _log.debug("%s: the client left", exchange.request_id)
+        except RequestError as error:
+            if started:
+                raise
+            await exchange.reply_error(error)
+        except Exception:
+            _log.exception("%s: unexpected error", exchange.request_id)
+            if started:
+                raise
+            await exchange.reply_error(_unexpected(exchange.request_id))
+
+    def _route(self, path: str, method: str) -> tuple[Handler, str | None]:
+        methods = self._table.get(path)
+        if methods is None and path.startswith(MODEL_PREFIX) and len(path) > len(MODEL_PREFIX):
+            methods = self._models
+        if methods is None:
+            raise RequestError(f"There is nothing at {path!r:.200}.", status=404, code="not_found")
+        found = methods.get(method)
+        if found is None:
+            allowed = ", ".join(sorted(methods))
+            raise MethodNotAllowedError(method, allowed)
+        return found
+
+
+def _unexpected(request_id: str) -> RequestError:
+    return RequestError(
+        f"Something went wrong inside loadwise; its log says more under {request_id}.",
+        status=500,
+        kind="server_error",
+        code="internal_error",
+    )
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

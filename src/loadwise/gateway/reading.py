@@ -1,0 +1,175 @@
+"""From a request's body and headers to the facts that decisions need; nothing of what it says is kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import msgspec
+
+from loadwise.decision.facts import Endpoint, Feature, Principal, RequestFacts
+from loadwise.errors import RequestError
+from loadwise.gateway.asgi import Exchange, Scope, header
+from loadwise.gateway.fields import (
+    GRAMMARS,
+    ChatFields,
+    CompletionFields,
+    Fields,
+    Format,
+    Part,
+    Turn,
+    explicit,
+    number,
+    said,
+    wrong_field,
+)
+from loadwise.gateway.preferences import preference
+
+_PARTS = msgspec.json.Decoder(list[Part])
+_FORMAT = msgspec.json.Decoder(Format | None)
+
+
+def read_facts(endpoint: Endpoint, fields: Fields, exchange: Exchange) -> RequestFacts:
+    """The facts of a request; prompt lengths are not yet in it. `RequestError` 400 names a wrong field."""
+    scope, principal = exchange.scope, exchange.principal
+    conversation_id, continues = conversation(fields, header(scope, b"x-session-id"), principal)
+    return RequestFacts(
+        request_id=exchange.request_id,
+        endpoint=endpoint,
+        model=fields.model,
+        explicit=explicit(fields),
+        features=features(fields),
+        stream=bool(fields.stream),
+        n=int(number(fields, "n") or 1),
+        conversation_id=conversation_id,
+        continues=continues,
+        principal=principal,
+        off=_switched_off(header(scope, b"x-loadwise")),
+        quality_preference=_preference(scope, b"x-loadwise-quality"),
+        speed_preference=_preference(scope, b"x-loadwise-speed"),
+    )
+
+
+def _switched_off(value: str | None) -> bool:
+    if value is None or value in {"on", "off"}:
+        return value == "off"
+    raise RequestError(f"The header x-loadwise is 'off' or 'on', not {value!r:.80}.", param="x-loadwise")
+
+
+def _preference(scope: Scope, name: bytes) -> float | None:
+    value = header(scope, name)
+    return None if value is None else preference(value, name.decode())
+
+
+def features(fields: Fields) -> frozenset[Feature]:
+    """What the request needs of an engine, beyond plain text."""
+    found = set(_shared(fields))
+    found.update(_of_chat(fields) if isinstance(fields, ChatFields) else _of_completion(fields))
+    return frozenset(found)
+
+
+def _shared(fields: Fields) -> Iterator[Feature]:
+    for feature in (Feature.N, Feature.BEST_OF):
+        if (number(fields, feature.value) or 1) > 1:
+            yield feature
+    if number(fields, "seed") is not None:
+        yield Feature.SEED
+    for feature in (Feature.TOP_K, Feature.MIN_P, Feature.MIN_TOKENS):
+        if (number(fields, feature.value) or 0) > 0:
+            yield feature
+    if number(fields, "presence_penalty") or number(fields, "frequency_penalty"):
+        yield Feature.PENALTIES
+    if number(fields, "repetition_penalty") not in (None, 1.0):
+        yield Feature.REPETITION_PENALTY
+    if fields.ignore_eos:
+        yield Feature.IGNORE_EOS
+    if said(fields.logit_bias):
+        yield Feature.LOGIT_BIAS
+    if said(fields.stop_token_ids):
+        yield Feature.STOP_TOKEN_IDS
+    if _structured(fields):
+        yield Feature.RESPONSE_FORMAT
+
+
+def _structured(fields: Fields) -> bool:
+    if any(said(getattr(fields, name)) for name in GRAMMARS):
+        return True
+    if not bytes(fields.response_format):
+        return False
+    try:
+        form = _FORMAT.decode(fields.response_format)
+    except msgspec.ValidationError as error:
+        raise wrong_field(error, "response_format.") from None
+    return form is not None and form.type != "text"
+
+
+def _of_chat(fields: ChatFields) -> Iterator[Feature]:
+    for name in ("functions", "function_call"):
+        if said(getattr(fields, name)):
+            raise RequestError(f"The field {name!r} is no longer supported; use 'tools'.", param=name)
+    if said(fields.tools):
+        yield Feature.TOOLS
+    if said(fields.reasoning_effort):
+        yield Feature.REASONING_EFFORT
+    if fields.top_logprobs and not fields.logprobs:
+        raise RequestError("top_logprobs needs logprobs: true.", param="top_logprobs")
+    if fields.logprobs:
+        yield Feature.LOGPROBS
+    if fields.top_logprobs:
+        yield Feature.TOP_LOGPROBS
+    if said(fields.audio) or any(map(_has_media, enumerate(fields.messages))):
+        yield Feature.MEDIA
+
+
+def _has_media(numbered: tuple[int, Turn]) -> bool:
+    at, turn = numbered
+    content = memoryview(turn.content)
+    if bytes(content[:1]) != b"[":
+        return False
+    try:
+        parts = _PARTS.decode(content)
+    except msgspec.ValidationError as error:
+        raise wrong_field(error, f"messages[{at}].content") from None
+    return any(part.type not in {"text", "refusal"} for part in parts)
+
+
+def _of_completion(fields: CompletionFields) -> Iterator[Feature]:
+    prompt = bytes(memoryview(fields.prompt)[:64]).translate(None, b" \t\r\n")[:2]
+    if prompt[:1] not in {b'"', b"["} or prompt == b"[]":
+        raise RequestError("prompt: expected a string, strings or token ids, not nothing.", param="prompt")
+    if prompt[:1] == b"[" and prompt != b'["':
+        yield Feature.TOKEN_IDS
+    if fields.echo:
+        yield Feature.ECHO
+    if fields.suffix:
+        yield Feature.SUFFIX
+    if fields.logprobs is not None:
+        yield Feature.LOGPROBS
+        # The most likely tokens are listed beside the chosen one.
+        if fields.logprobs > 1:
+            yield Feature.TOP_LOGPROBS
+
+
+def conversation(fields: Fields, session: str | None, principal: Principal) -> tuple[str | None, bool]:
+    """(id, continues): the session's, or a hash of all turns before the first answer.
+
+    A first turn has its opening's id already, so that the next turn finds the member that answered it.
+    """
+    session = session or fields.session_id
+    if session:
+        return _digest(principal, b"session", session.encode()), True
+    if not isinstance(fields, ChatFields):
+        return None, False
+    roles = [turn.role for turn in fields.messages]
+    answered = roles.index("assistant") if "assistant" in roles else len(roles)
+    opening = (part for turn in fields.messages[:answered] for part in (turn.role.encode(), turn.content))
+    return _digest(principal, b"opening", *opening), answered < len(roles)
+
+
+def _digest(principal: Principal, *parts: bytes | msgspec.Raw) -> str:
+    digest = hashlib.blake2b(principal.key_id.encode(), digest_size=16)
+    for part in parts:
+        # The separator is in no UTF-8 text, so that parts cannot run into one another.
+        digest.update(b"\xff")
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,64 @@
+"""Every route, its scope and its listener: the one table that dispatch, authentication and tests read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from loadwise.gateway.auth import ADMIN_READ, ADMIN_WRITE, INFER, METRICS
+
+
+class Plane(StrEnum):
+    """Which listener serves a route when the control plane has a port of its own."""
+
+    DATA = "data"
+    CONTROL = "control"
+    BOTH = "both"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route by its exact path; `scope` None is open to all. `name` is its handler's."""
+
+    method: str
+    path: str
+    scope: str | None
+    plane: Plane
+    name: str
+    summary: str
+
+
+OPTIMIZATION = "/v1/optimization"
+MODEL_PREFIX = "/v1/models/"
+
+DATA_ROUTES = (
+    Route("POST", "/v1/chat/completions", INFER, Plane.DATA, "chat", "Answer a chat"),
+    Route("POST", "/v1/completions", INFER, Plane.DATA, "completion", "Complete a text"),
+    Route("GET", "/v1/models", INFER, Plane.DATA, "models", "List routes and members"),
+    Route("GET", "/v1/models/{model}", INFER, Plane.DATA, "model", "Show one route or member"),
+    Route("GET", "/health", None, Plane.BOTH, "health", "Whether the process answers"),
+    Route("GET", "/health/readiness", None, Plane.BOTH, "ready", "Whether new requests are welcome"),
+    Route("GET", "/version", INFER, Plane.DATA, "version", "The version of loadwise"),
+    Route("GET", "/metrics", METRICS, Plane.CONTROL, "metrics", "Metrics for Prometheus"),
+    Route("GET", "/docs", ADMIN_READ, Plane.CONTROL, "docs", "This interface, for people"),
+    Route("GET", "/openapi.json", ADMIN_READ, Plane.CONTROL, "openapi", "This interface, for programs"),
+)
+
+
+def _control(method: str, path: str, name: str, summary: str) -> Route:
+    scope = ADMIN_READ if method == "GET" else ADMIN_WRITE
+    return Route(method, OPTIMIZATION + path, scope, Plane.CONTROL, name, summary)
+
+
+CONTROL_ROUTES = (
+    _control("POST", "/configure", "configure", "Change settings as a whole"),
+    _control("POST", "/start", "start", "Begin optimising"),
+    _control("POST", "/stop", "stop", "Stop optimising; serving goes on untouched"),
+    _control("GET", "/status", "status", "What runs, with its configuration"),
+    _control("GET", "/metrics", "metrics", "The server's load, measured now"),
+    _control("GET", "/ensemble", "ensemble", "Members, weights and performance"),
+    _control("GET", "/report", "report", "Performance report with grade and recommendations"),
+    _control("GET", "/dashboard", "dashboard", "The dashboard's live values"),
+    _control("POST", "/ensemble/add_model", "add_model", "Admit a model of the catalogue"),
+    _control("POST", "/force_recompile", "force_recompile", "Start a rebuild now"),
+)

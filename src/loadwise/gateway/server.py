@@ -1,0 +1,132 @@
+"""Runs the gateway's applications on their sockets, and stops them without breaking answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from typing import Any
+
+import uvicorn
+
+from loadwise.errors import ConfigurationError
+from loadwise.gateway.gateway import Gateway
+
+# How long answers in flight may go on after a stop was asked for.
+DRAIN_S = 30.0
+KEEP_ALIVE_S = 75
+BACKLOG = 2048
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves signals to its owner, who may run two."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+class Listener:
+    """One application on one bound socket; `port` is the real one, also where 0 was asked for."""
+
+    def __init__(self, app: Gateway, host: str, port: int, drain_s: float = DRAIN_S) -> None:
+        self.app = app
+        self._socket = bind(host, port)
+        self.host = host
+        self.port: int = self._socket.getsockname()[1]
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                loop="none",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=max(1, round(drain_s)),
+                backlog=BACKLOG,
+            )
+        )
+
+    async def run(self) -> None:
+        """Serves until `stop`; answers in flight then finish, at most for the drain time."""
+        await self._server.serve(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Readiness is false at once, and the listener closes within a tenth of a second."""
+        self.app.readiness.draining = True
+        self._server.should_exit = True
+
+    def close(self) -> None:
+        """Frees the socket of a listener that never ran."""
+        self._socket.close()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket; `ConfigurationError` in one line when the port is taken or the address is not here."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            message = f"Port {port} on {host} is in use. Choose another with --port, or 0 for any free one."
+            raise ConfigurationError(message, field="port") from None
+        reason = error.strerror or str(error)
+        raise ConfigurationError(f"Cannot listen on {host}, port {port}: {reason}.", field="host") from None
+
+
+async def serve(
+    listeners: Sequence[Listener], on_ready: Callable[[], Awaitable[None] | None] | None = None
+) -> None:
+    """Serves all listeners until SIGINT, SIGTERM, or until one of them ends."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        for listener in listeners:
+            listener.stop()
+
+    with _signals(loop, stop):
+        tasks = [asyncio.create_task(listener.run()) for listener in listeners]
+        try:
+            if on_ready is not None:
+                said = on_ready()
+                if said is not None:
+                    await said
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop()
+            await asyncio.gather(*tasks)
+
+
+@contextlib.contextmanager
+def _signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Generator[None, None, None]:
+    handled = (signal.SIGINT, signal.SIGTERM)
+    try:
+        for number in handled:
+            loop.add_signal_handler(number, stop)
+    except (NotImplementedError, ValueError, RuntimeError):
+        # Not the main thread, or a system without signals: the owner stops the listeners itself.
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Runs a coroutine to its end on the fastest event loop that is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+        return
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
