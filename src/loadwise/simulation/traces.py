@@ -96,7 +96,7 @@ def _read_csv(path: Path, lines: TextIO) -> Iterator[Arrival]:
         columns = _columns(path, reader.fieldnames or [])
         rows = [_csv_arrival(path, reader.line_num, row, columns) for row in reader]
     except csv.Error as error:
-        raise TraceError(f"{path}, line {reader.line_num}: {error}.") from None
+        raise TraceError(f"{path}, line {reader.reader.line_num}: {error}.") from None
     start_s = min((row.t_s for row in rows), default=0.0) if columns.dated else 0.0
     for row in rows:
         if row.output_tokens > 0:
