@@ -1,4 +1,4 @@
-"""The preallocated key/value cache: one row per place, static shapes [L, P, H, S, D].
+"""The preallocated key/value cache: one row per place, static shapes: L of [P, H, S, D].
 
 L layers, P places, H key/value heads, S columns (positions + 1: column 0 is scratch), D head size.
 """
@@ -11,6 +11,7 @@ import torch
 
 # Spans grow in these steps, so that a compiled step and the allocator see few shapes.
 SPAN_STEP = 64
+_SPARE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +41,27 @@ class KeyValueCache:
 
     def __init__(self, shape: CacheShape, places: int, tokens: int, device: torch.device) -> None:
         self.shape = shape
+        # The widest span that attention may see.
         self.columns = columns_for(tokens)
         # Compiled steps run at least two rows: torch specialises sizes of 1.
         self.rows = max(places, 2)
-        size = (shape.layers, self.rows, shape.heads, self.columns)
-        self._keys = torch.zeros((*size, shape.key_size), dtype=shape.dtype, device=device)
-        self._values = torch.zeros((*size, shape.value_size), dtype=shape.dtype, device=device)
-        # L views of [P, H, S, D], made once.
-        self.keys: tuple[torch.Tensor, ...] = self._keys.unbind(0)
-        self.values: tuple[torch.Tensor, ...] = self._values.unbind(0)
+        # A span of all columns would be contiguous, one layout more for compilers to tell apart.
+        size = (self.rows, shape.heads, self.columns + _SPARE)
+        # L tensors of [P, H, S, D], each its own memory: views of one would drag the whole into every trace.
+        self.keys = self._layers((*size, shape.key_size), device)
+        self.values = self._layers((*size, shape.value_size), device)
+
+    def _layers(self, size: tuple[int, ...], device: torch.device) -> tuple[torch.Tensor, ...]:
+        dtype = self.shape.dtype
+        return tuple(torch.zeros(size, dtype=dtype, device=device) for _ in range(self.shape.layers))
 
     def row(self, place: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Keys and values of one place: L views of [1, H, S, D]."""
+        """Keys and values of one place: L views of [1, H, S, D] each."""
         pick = slice(place, place + 1)
         return [keys[pick] for keys in self.keys], [values[pick] for values in self.values]
 
     def move(self, source: int, target: int, length: int) -> None:
         """The first `length` tokens of place `source` are also in place `target`."""
         used = slice(0, length + 1)
-        self._keys[:, target, :, used] = self._keys[:, source, :, used]
-        self._values[:, target, :, used] = self._values[:, source, :, used]
+        for layer in (*self.keys, *self.values):
+            layer[target, :, used] = layer[source, :, used]

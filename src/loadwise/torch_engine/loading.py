@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.utils.logging import disable_progress_bar
 
 from loadwise.errors import ConfigurationError
 from loadwise.torch_engine.cache import CacheShape, KeyValueCache
@@ -44,6 +45,8 @@ def load(folder: Path, *, device: str = "cpu", dtype: str | None = None) -> Load
     """
     refuse_unsafe(folder)
     place = _device(device)
+    # Bars of transformers would cut through a server's log.
+    disable_progress_bar()
     kind = dtype or ("float32" if place.type == "cpu" else "auto")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from loadwise.torch_engine.cache import KeyValueCache, columns_for
+from loadwise.torch_engine.cache import SPAN_STEP, KeyValueCache, columns_for
 from loadwise.torch_engine.loading import LoadedModel
 from loadwise.torch_engine.sampler import Sampler
 from loadwise.torch_engine.scheduler import Chunk, Plan
@@ -51,14 +51,28 @@ class Runner:
         """The sampler keeps nothing of the sequence."""
         self.sampler.forget(sequence)
 
-    def decode_example(self, rows: int, length: int) -> tuple[Any, ...]:
-        """Inputs of a decode of `rows` idle rows at `length` tokens, over a cache of their own."""
+    def decode_examples(self) -> list[tuple[Any, ...]]:
+        """Inputs of two typical decodes over a cache of their own: few rows and short, many and long."""
         cache = KeyValueCache(self.loaded.shape, self.cache.rows, self.cache.columns - 1, self.loaded.device)
-        span = min(columns_for(length), cache.columns)
-        tokens = torch.zeros((rows, 1), dtype=torch.long, device=self.loaded.device)
-        columns = torch.full_like(tokens, length)
-        mask = attention_mask(columns, span, self.loaded.shape.dtype)
-        return tokens, columns - 1, mask, cache.keys, cache.values, columns
+        shapes = {(2, cache.columns // 2 - 1), (self.cache.rows, cache.columns - 1)}
+        return [self._example(cache, rows, length) for rows, length in sorted(shapes)]
+
+    def decode_dynamic_shapes(self) -> tuple[Any, ...]:
+        """Which sizes of those inputs vary: rows B and span S; the cache itself never does."""
+        batch = self._dimension("rows", 2, self.cache.rows)
+        span = self._dimension("span", SPAN_STEP, self.cache.columns)
+        layers = (None,) * self.loaded.shape.layers
+        return {0: batch}, {0: batch}, {0: batch, 3: span}, layers, layers, {0: batch}
+
+    @staticmethod
+    def _dimension(name: str, low: int, high: int) -> Any:
+        """A size that varies, or None where there is only one."""
+        return torch.export.Dim(name, min=low, max=high) if low < high else None
+
+    def _example(self, cache: KeyValueCache, rows: int, length: int) -> tuple[Any, ...]:
+        columns = self._long([[length]] * rows)  # [B, 1]
+        mask = attention_mask(columns, columns_for(length), self.loaded.shape.dtype)
+        return torch.zeros_like(columns), columns - 1, mask, cache.keys, cache.values, columns
 
     def _prefill(self, chunk: Chunk) -> list[tuple[Sequence, Sampled]]:
         """Reads a piece of one prompt; the first token comes with the last piece."""
