@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from loadwise.decision.facts import Member, Objectives
+from loadwise.decision.facts import Member, Objectives, Route
 from loadwise.decision.lengths import LengthSketch
 
 # What a first token costs beside its prompt, as if the prompt were this much longer.
@@ -29,8 +29,19 @@ class Health(StrEnum):
     RAMPING = "ramping"
 
 
+class Fit(NamedTuple):
+    """A line's value at no work, and its growth per unit of work; both at least 0."""
+
+    base: float
+    slope: float
+
+    def at(self, work: float) -> float:
+        """The value at `work`."""
+        return self.base + self.slope * work
+
+
 class Line(NamedTuple):
-    """Decayed sums of a straight line y = a + b x through weighted points, with a prior worth `PRIOR_WEIGHT`."""
+    """Decayed sums of weighted points (x, y) that a straight line is fitted through."""
 
     weight: float = 0.0
     x: float = 0.0
@@ -49,24 +60,36 @@ class Line(NamedTuple):
             self.xy * kept + wx * y,
         )
 
+    def fit(self, start: float, end_x: float, end: float) -> Fit:
+        """The line through these points and two of the prior's: (0, `start`) and (`end_x`, `end`)."""
+        weight = self.weight + 2.0
+        x, y = self.x + end_x, self.y + start + end
+        xx, xy = self.xx + end_x * end_x, self.xy + end_x * end
+        slope = (weight * xy - x * y) / (weight * xx - x * x)
+        base = (y - slope * x) / weight
+        if slope < 0.0:
+            return Fit(y / weight, 0.0)
+        return Fit(base, slope) if base > 0.0 else Fit(0.0, xy / xx)
 
-class Fit(NamedTuple):
-    """A line's value at no work, and its growth per unit of work; both at least 0."""
 
-    base: float
-    slope: float
-
-    def at(self, work: float) -> float:
-        """The value at `work`."""
-        return self.base + self.slope * work
+NO_LINE: Final = Line()
+NO_ANSWERS: Final = LengthSketch()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prior:
-    """What is assumed of a member before it is measured, and again when nothing was heard for long."""
+    """What is assumed of a member before it is measured, and again when nothing was heard for long.
 
-    time_per_output_token_s: float
-    first_token_s_per_token: float
+    An idle member takes a tenth of the objectives; with all its places taken, six tenths.
+    """
+
+    # Work at which all places are taken.
+    full_work: float
+    output_idle_s: float
+    output_full_s: float
+    # Per uncached prompt token (and `FIRST_TOKEN_OVERHEAD_TOKENS` more).
+    first_idle_s: float
+    first_full_s: float
     answer_tokens: float = 128.0
 
 
@@ -76,40 +99,42 @@ class Belief:
 
     member_id: str
     prior: Prior
+    # A request is within its objectives when both its times are.
+    objectives: Objectives
     # 0..1, None when unknown.
     quality: float | None = None
-    # Price of one of its requests in units of work (1: the cheapest member's).
+    # What one of its requests weighs in `work` (1: the cheapest member's).
     cost: float = 1.0
     updated_s: float = 0.0
-    # Outcomes ever heard, and the decayed weight of those that still count.
+    # Outcomes ever heard, the decayed weight of those that still count, and of failures among them.
     outcomes: int = 0
     weight: float = 0.0
-    # Decayed weight of failures: error rate is failures / weight.
     failures: float = 0.0
-    # Decayed weight of answers within the objectives, of those whose times were seen.
-    timed: float = 0.0
-    within: float = 0.0
-    output_line: Line = Line()
-    first_line: Line = Line()
-    # Fits of the lines, ready for use at each request.
+    # The same within the last half minute or so; faults are failures that are not refusals (429).
+    recent: float = 0.0
+    recent_faults: float = 0.0
+    output_line: Line = NO_LINE
+    first_line: Line = NO_LINE
+    # Fits of the lines, ready for use at each request: seconds over work.
     output_fit: Fit
     first_fit: Fit
-    # Recent observed over predicted times (half-life 30 s): above 1 it is getting slower.
+    # Recent observed over predicted times: above 1 it is getting slower.
     trend: float = 1.0
-    # Decayed mean of output tokens per answer, and of whole latencies in ms.
+    # Decayed means: output tokens per answer, and whole latency in ms (None before the first).
     answer_tokens: float
     latency_ms: float | None = None
-    # (timed, within) at low, middle and high load of the pool.
+    # Decayed (answers whose times were seen, those within objectives) at low, middle and high load.
     by_load: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
-    answers: LengthSketch = LengthSketch()
+    # Lengths of answers that ended by themselves.
+    answers: LengthSketch = NO_ANSWERS
     health: Health = Health.HEALTHY
-    # When it was taken out or its ramp began, and when it may be probed.
+    # When its health last changed, and when it may be probed while it is out.
     health_since_s: float = 0.0
     probe_at_s: float = 0.0
-    # Times in a row that it was taken out, consecutive failures, and successes since it was taken out.
+    # Removals without a full return between them, faults in a row, and successes since its health changed.
     removals: int = 0
-    failed_in_a_row: int = 0
-    probes_passed: int = 0
+    faults_in_a_row: int = 0
+    passed: int = 0
 
     @property
     def error_rate(self) -> float:
@@ -118,24 +143,53 @@ class Belief:
 
     @property
     def measured(self) -> bool:
-        """Whether enough outcomes were heard to prefer it to its prior."""
+        """Whether enough outcomes were heard to trust it with more than a small share."""
         return self.outcomes >= MEASURED_OUTCOMES
 
+    @property
+    def within_fraction(self) -> float | None:
+        """The decayed share of its answers within objectives; None before the first."""
+        timed = sum(seen for seen, _ in self.by_load)
+        return sum(within for _, within in self.by_load) / timed if timed > 0 else None
 
-def initial(member: Member, objectives: Objectives, now_s: float) -> Belief:
+
+def initial(member: Member, objectives: Objectives, now_s: float, cost: float = 1.0) -> Belief:
     """The belief of a member that nobody has measured: its prior, quality as declared."""
-    cost = max(1e-6, member.relative_cost if member.relative_cost is not None else 1.0)
-    prior = Prior(
-        time_per_output_token_s=objectives.time_per_output_token_s * 0.25,
-        first_token_s_per_token=objectives.time_to_first_token_s * 0.25 / 512.0,
-    )
+    prior = prior_of(member, objectives, cost)
     return Belief(
         member_id=member.member_id,
         prior=prior,
+        objectives=objectives,
         quality=member.quality,
         cost=cost,
         updated_s=now_s,
-        output_fit=Fit(prior.time_per_output_token_s, 0.0),
-        first_fit=Fit(prior.first_token_s_per_token, 0.0),
+        output_fit=NO_LINE.fit(prior.output_idle_s, prior.full_work, prior.output_full_s),
+        first_fit=NO_LINE.fit(prior.first_idle_s, prior.full_work, prior.first_full_s),
         answer_tokens=prior.answer_tokens,
     )
+
+
+def prior_of(member: Member, objectives: Objectives, cost: float) -> Prior:
+    """What is assumed of a member from its places and cost alone."""
+    places = sum(replica.capacity_requests or 8 for replica in member.replicas) or 8
+    first_s = objectives.time_to_first_token_s / (512.0 + FIRST_TOKEN_OVERHEAD_TOKENS)
+    return Prior(
+        full_work=places * cost,
+        output_idle_s=0.1 * objectives.time_per_output_token_s,
+        output_full_s=0.6 * objectives.time_per_output_token_s,
+        first_idle_s=0.1 * first_s,
+        first_full_s=0.6 * first_s,
+    )
+
+
+def initial_beliefs(route: Route, now_s: float) -> dict[str, Belief]:
+    """First beliefs of a route's members; costs are relative to the cheapest where all declare one."""
+    declared = [member.relative_cost for member in route.members]
+    known = [cost for cost in declared if cost is not None and cost > 0]
+    unit = min(known) if known and len(known) == len(declared) else None
+    return {
+        member.member_id: initial(
+            member, route.objectives, now_s, (member.relative_cost or 1.0) / unit if unit else 1.0
+        )
+        for member in route.members
+    }

@@ -126,8 +126,8 @@ RULES: Final = (
         value=_latency,
         limit=lambda policy: policy.latency_alert_ms,
         message="Answers took {value:.0f} ms on average (limit {limit:.0f} ms).",
-        remedy="Compare with the share within objectives: long answers take long. If that is low, add capacity "
-        "or let faster members answer.",
+        remedy="Compare with the share within objectives: long answers take long. If that is low, add "
+        "capacity or let faster members answer.",
     ),
     Rule(
         name="low_optimization_effectiveness",

@@ -61,7 +61,7 @@ class Tuning:
 def tune(
     policy: Policy, strategy: Strategy | None, request: RequestFacts, member: Member, answers: LengthSketch
 ) -> Tuning:
-    """What to change of a request that `member` will answer under `strategy` (None: optimisation is stopped)."""
+    """What to change of a request that `member` will answer under `strategy` (None: stopped)."""
     lowered = _ceilings(policy, request)
     skipped = _untouched(policy, strategy, request)
     if skipped is not None or strategy is None:

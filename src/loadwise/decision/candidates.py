@@ -1,0 +1,150 @@
+"""Who can answer a request at all: named, capable, fitting, allowed; or a refusal that names the field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from loadwise.decision.facts import Endpoint, Feature, Member, RequestFacts, Route
+
+_EMPTY: frozenset[str] = frozenset()
+
+
+class RefusalReason(StrEnum):
+    """Why no member can answer."""
+
+    UNKNOWN_MODEL = "unknown_model"
+    UNSUPPORTED = "unsupported"
+    TOO_LONG = "too_long"
+    QUALITY_FLOOR = "quality_floor"
+    NONE_LEFT = "none_left"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A request that nobody can answer; the fields become an error in OpenAI's shape."""
+
+    reason: RefusalReason
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+
+
+def candidates(
+    route: Route, request: RequestFacts, excluded: frozenset[str] = _EMPTY
+) -> Sequence[Member] | Refusal:
+    """The members that can answer, in the route's order; never empty unless it is a refusal."""
+    named = request.model != route.name
+    members: Sequence[Member] = route.members
+    if named:
+        members = [member for member in members if member.member_id == request.model]
+        if not members:
+            return _unknown(route, request)
+    elif route.quality_floor > 0.0:
+        members = [m for m in members if m.quality is None or m.quality >= route.quality_floor]
+        if not members:
+            return _below_floor(route)
+    if request.features:
+        able = [member for member in members if _has_features(member, request.features)]
+        if not able:
+            return _unsupported(members, request)
+        members = able
+    fitting = _fitting(members, request)
+    if not fitting:
+        return _too_long(members, request)
+    if excluded:
+        fitting = [m for m in fitting if not all(r.replica_id in excluded for r in m.replicas)]
+    return fitting or _none_left(request)
+
+
+def _has_features(member: Member, features: frozenset[Feature]) -> bool:
+    capabilities = member.capabilities
+    return not capabilities.features_known or features <= capabilities.features
+
+
+def _fitting(members: Sequence[Member], request: RequestFacts) -> Sequence[Member]:
+    """Those that hold the prompt and one token; if any, only those that hold the explicit limit too."""
+    exact = request.prompt_tokens
+    prompt = exact if exact is not None else request.prompt_tokens_bound
+    if prompt is None:
+        return members
+    explicit = request.explicit
+    limit = explicit.get("max_completion_tokens", explicit.get("max_tokens", 1)) if explicit else 1
+    whole = _holding(members, prompt + max(1, limit))
+    if whole:
+        return whole
+    held = _holding(members, prompt + 1)
+    if held or exact is not None:
+        return held
+    # Only a bound is known: the roomiest member may well hold the prompt, and says so itself if not.
+    return [max(members, key=lambda member: member.capabilities.context_tokens or 0)]
+
+
+def _holding(members: Sequence[Member], tokens: float) -> Sequence[Member]:
+    found = []
+    for member in members:
+        context = member.capabilities.context_tokens
+        if context is None or tokens <= context:
+            found.append(member)
+    return found
+
+
+def _unknown(route: Route, request: RequestFacts) -> Refusal:
+    known = ", ".join([route.name, *(member.member_id for member in route.members)])
+    return Refusal(
+        reason=RefusalReason.UNKNOWN_MODEL,
+        status=404,
+        message=f"The model {request.model!r} does not exist. Known models: {known}.",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def _below_floor(route: Route) -> Refusal:
+    return Refusal(
+        reason=RefusalReason.QUALITY_FLOOR,
+        status=503,
+        message=f"No member of {route.name!r} reaches its quality_floor of {route.quality_floor:g}. "
+        "Name a member, or ask the operator to lower it.",
+        param="model",
+        code="quality_floor",
+    )
+
+
+def _unsupported(members: Sequence[Member], request: RequestFacts) -> Refusal:
+    """Names a field that no member serves, or else one that the first member lacks."""
+    wanted = sorted(request.features)
+    nowhere = [name for name in wanted if not any(_has_features(m, frozenset({name})) for m in members)]
+    first = nowhere[0] if nowhere else sorted(request.features - members[0].capabilities.features)[0]
+    together = "" if nowhere else f" together with {', '.join(name for name in wanted if name != first)}"
+    return Refusal(
+        reason=RefusalReason.UNSUPPORTED,
+        status=400,
+        message=f"{first.value!r} is not supported by the models behind {request.model!r}{together}. "
+        "Leave it out.",
+        param=first.value,
+        code="unsupported_parameter",
+    )
+
+
+def _too_long(members: Sequence[Member], request: RequestFacts) -> Refusal:
+    longest = max(member.capabilities.context_tokens or 0 for member in members)
+    return Refusal(
+        reason=RefusalReason.TOO_LONG,
+        status=400,
+        message=f"The prompt has {request.prompt_tokens} tokens, and at most {longest - 1} fit the context "
+        f"of {longest} with room for an answer. Shorten it.",
+        param="messages" if request.endpoint is Endpoint.CHAT else "prompt",
+        code="context_length_exceeded",
+    )
+
+
+def _none_left(request: RequestFacts) -> Refusal:
+    return Refusal(
+        reason=RefusalReason.NONE_LEFT,
+        status=503,
+        message=f"Every engine that could answer {request.model!r} failed just now. Try again.",
+        code="no_engine_available",
+    )

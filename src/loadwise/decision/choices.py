@@ -1,0 +1,122 @@
+"""A choice of a member: its propensity, its reason, and what its conversation remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from loadwise.decision.facts import RequestFacts
+from loadwise.decision.views import View
+
+# Share of requests for measuring one member again, and for all such members together.
+EXPLORE_SHARE: Final = 0.01
+EXPLORE_MOST: Final = 0.03
+
+
+class ChoiceReason(StrEnum):
+    """Why this member answers."""
+
+    NAMED = "named"
+    OFF = "off"
+    CONTROL = "control"
+    STOPPED = "stopped"
+    DEFAULT_ONLY = "default_only"
+    ONLY_CANDIDATE = "only_candidate"
+    CONVERSATION = "conversation"
+    CONVERSATION_RETURNED = "conversation_returned"
+    WEIGHTED_VOTING = "weighted_voting"
+    BEST_OF_N = "best_of_n"
+    ADAPTIVE_LOW_LOAD = "adaptive_low_load"
+    ADAPTIVE_HIGH_LOAD = "adaptive_high_load"
+    EXPLORING = "exploring"
+    PROBING = "probing"
+    PANIC = "panic"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """What a conversation remembers: its member, the one it had to leave, and whether it went back."""
+
+    member_id: str
+    left: str | None = None
+    returned: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The member that answers; `candidates` holds every (member id, propensity), which add up to 1."""
+
+    member_id: str
+    propensity: float
+    reason: ChoiceReason
+    candidates: tuple[tuple[str, float], ...]
+    # The pool's weighed requests in flight with this one, for `Outcome.work`.
+    work: float
+    # What is expected of it now.
+    time_to_first_token_s: float | None = None
+    time_per_output_token_s: float | None = None
+    # What the conversation should remember; None outside conversations.
+    conversation: Remembered | None = None
+
+
+def memory(request: RequestFacts, remembered: Remembered | None, member_id: str) -> Remembered | None:
+    """What a conversation remembers after `member_id` answered."""
+    if request.conversation_id is None:
+        return None
+    if remembered is None:
+        return Remembered(member_id=member_id)
+    if remembered.member_id == member_id:
+        return remembered
+    # The first member stays home; going back there is possible once.
+    home = remembered.left or remembered.member_id
+    back = member_id == home
+    return Remembered(member_id=member_id, left=None if back else home, returned=remembered.returned or back)
+
+
+def drawn(
+    views: Sequence[View],
+    shares: Sequence[float],
+    reason: ChoiceReason,
+    top: int,
+    draw: float,
+    request: RequestFacts,
+    remembered: Remembered | None,
+) -> Choice:
+    """The view at `draw` of the cumulated shares; rounding never selects one without a share."""
+    at, reached = top, 0.0
+    for place, share in enumerate(shares):
+        if share <= 0.0:
+            continue
+        at = place
+        reached += share
+        if draw < reached:
+            break
+    view = views[at]
+    if reason is not ChoiceReason.PANIC and view.probe_due:
+        reason = ChoiceReason.PROBING
+    elif at != top and shares[at] <= EXPLORE_MOST and view.stale:
+        reason = ChoiceReason.EXPLORING
+    return choice_of(views, shares, at, reason, request, remembered)
+
+
+def choice_of(
+    views: Sequence[View],
+    shares: Sequence[float],
+    at: int,
+    reason: ChoiceReason,
+    request: RequestFacts,
+    remembered: Remembered | None,
+) -> Choice:
+    view = views[at]
+    return Choice(
+        member_id=view.member_id,
+        propensity=shares[at],
+        reason=reason,
+        candidates=tuple([(other.member_id, share) for other, share in zip(views, shares, strict=True)]),
+        work=view.work,
+        time_to_first_token_s=view.first_s,
+        time_per_output_token_s=view.each_s,
+        conversation=memory(request, remembered, view.member_id),
+    )

@@ -1,0 +1,329 @@
+"""7 learn: how a request ended becomes a new belief; beliefs become removals and returns.
+
+- An abandoned request says nothing of a model; a 4xx other than 429 is the client's doing.
+- Speed is compared like with like: per output token and per uncached prompt token, over the work on the
+  pool at dispatch. A whole latency without token counts counts a fifth.
+- A refusal for lack of room (429) is an error but no fault: overload never removes a member.
+- A faulty member goes out, is probed after a while that doubles, and returns on a ramp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from math import exp, isfinite, log
+from typing import Final
+
+from loadwise.decision.beliefs import FIRST_TOKEN_OVERHEAD_TOKENS, Belief, Fit, Health
+from loadwise.decision.facts import Ending, Objectives, Outcome, Policy
+
+TREND_HALF_LIFE_S: Final = 30.0
+# How far one outcome moves the trend.
+TREND_STEP: Final = 0.1
+# Weight of a whole latency of unknown length, and of a time per token that includes the first.
+UNKNOWN_LENGTH_WEIGHT: Final = 0.2
+UNKNOWN_FIRST_TOKEN_WEIGHT: Final = 0.5
+FAULTS_IN_A_ROW: Final = 5
+FAULT_FRACTION: Final = 0.5
+FAULTS_NEEDED: Final = 5.0
+PROBE_AFTER_S: Final = 5.0
+PROBE_AFTER_MOST_S: Final = 120.0
+PROBES_NEEDED: Final = 3
+RAMP_S: Final = 30.0
+_LN2: Final = log(2.0)
+
+
+class HealthReason(StrEnum):
+    """Why a member's health changed."""
+
+    FAULTS_IN_A_ROW = "faults_in_a_row"
+    FAULT_FRACTION = "fault_fraction"
+    RAMP_FAILED = "ramp_failed"
+    PROBES_PASSED = "probes_passed"
+    RAMP_COMPLETE = "ramp_complete"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthChange:
+    """A member leaves, begins its ramp or is back; `belief` is the one to keep."""
+
+    member_id: str
+    health: Health
+    reason: HealthReason
+    belief: Belief
+
+
+def learn(policy: Policy, belief: Belief, outcome: Outcome) -> Belief:
+    """The belief after one more outcome; the very same object where the outcome teaches nothing."""
+    if outcome.ending is Ending.ABANDONED or _clients_fault(outcome):
+        return belief
+    elapsed = max(0.0, outcome.finished_s - belief.updated_s)
+    kept = exp(-_LN2 * elapsed / policy.belief_half_life_s)
+    if outcome.ending is Ending.FAILED:
+        return _failed(policy, belief, outcome, elapsed, kept)
+    return _succeeded(policy, belief, outcome, elapsed, kept)
+
+
+def within_objectives(objectives: Objectives, outcome: Outcome) -> bool | None:
+    """Whether an answer met both objectives; a failure did not, and None where times are not known."""
+    if outcome.ending is not Ending.SUCCEEDED:
+        return False if outcome.ending is Ending.FAILED and not _clients_fault(outcome) else None
+    first, total, tokens = outcome.time_to_first_token_s, outcome.total_s, outcome.output_tokens
+    if total is None or tokens is None:
+        return None
+    if first is None:
+        # Nobody saw the first token: the whole must fit what both objectives allow together.
+        allowed = objectives.time_to_first_token_s + objectives.time_per_output_token_s * max(0, tokens - 1)
+        return total <= allowed
+    if first > objectives.time_to_first_token_s:
+        return False
+    return tokens <= 1 or (total - first) / (tokens - 1) <= objectives.time_per_output_token_s
+
+
+def load_level(policy: Policy, load_score: float) -> int:
+    """0, 1 or 2: low, middle or high load."""
+    if load_score >= policy.load_threshold_high:
+        return 2
+    return 0 if load_score < policy.load_threshold_low else 1
+
+
+def drifted(policy: Policy, belief: Belief, now_s: float) -> Belief:
+    """The belief at `now_s` without news: weights halve every half-life and fits near their priors."""
+    elapsed = now_s - belief.updated_s
+    if elapsed <= 0.0:
+        return belief
+    kept = exp(-_LN2 * elapsed / policy.belief_half_life_s)
+    prior = belief.prior
+    output = belief.output_line.add(kept, 0.0, 0.0, 0.0)
+    first = belief.first_line.add(kept, 0.0, 0.0, 0.0)
+    recent = exp(-_LN2 * elapsed / TREND_HALF_LIFE_S)
+    return replace(
+        belief,
+        updated_s=now_s,
+        weight=belief.weight * kept,
+        failures=belief.failures * kept,
+        recent=belief.recent * recent,
+        recent_faults=belief.recent_faults * recent,
+        output_line=output,
+        first_line=first,
+        output_fit=output.fit(prior.output_idle_s, prior.full_work, prior.output_full_s),
+        first_fit=first.fit(prior.first_idle_s, prior.full_work, prior.first_full_s),
+        trend=1.0 + (belief.trend - 1.0) * recent,
+        by_load=tuple((timed * kept, within * kept) for timed, within in belief.by_load),
+    )
+
+
+def review(policy: Policy, beliefs: Mapping[str, Belief], now_s: float) -> tuple[HealthChange, ...]:
+    """Members of one route to take out or bring back; at most half are out at once, never the last."""
+    changes = [change for belief in beliefs.values() if (change := _returning(belief, now_s)) is not None]
+    out = sum(belief.health is Health.OUT for belief in beliefs.values())
+    out -= sum(change.health is Health.RAMPING for change in changes)
+    room = len(beliefs) // 2 - out
+    suspects = [(b, why) for b in beliefs.values() if (why := _faulty(b)) is not None]
+    suspects.sort(key=lambda pair: (-_fault_fraction(pair[0]), pair[0].member_id))
+    changes += [_removed(belief, why, now_s) for belief, why in suspects[: max(0, room)]]
+    return tuple(changes)
+
+
+def ramp(belief: Belief, now_s: float) -> float:
+    """The share of its usual traffic that a member takes: 1 healthy, 0 out, 0.1 to 1 on the ramp."""
+    if belief.health is Health.HEALTHY:
+        return 1.0
+    if belief.health is Health.OUT:
+        return 0.0
+    return min(1.0, 0.1 + 0.9 * max(0.0, now_s - belief.health_since_s) / RAMP_S)
+
+
+def _clients_fault(outcome: Outcome) -> bool:
+    status = outcome.status
+    return status is not None and 400 <= status < 500 and status != 429
+
+
+def _failed(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float, kept: float) -> Belief:
+    recent = exp(-_LN2 * elapsed / TREND_HALF_LIFE_S)
+    fault = 0.0 if outcome.status == 429 else 1.0
+    out = belief.health is Health.OUT
+    return replace(
+        belief,
+        updated_s=max(belief.updated_s, outcome.finished_s),
+        outcomes=belief.outcomes + 1,
+        weight=belief.weight * kept + 1.0,
+        failures=belief.failures * kept + 1.0,
+        recent=belief.recent * recent + 1.0,
+        recent_faults=belief.recent_faults * recent + fault,
+        output_line=belief.output_line.add(kept, 0.0, 0.0, 0.0),
+        first_line=belief.first_line.add(kept, 0.0, 0.0, 0.0),
+        by_load=_by_load(policy, belief, outcome, kept, within=False),
+        faults_in_a_row=belief.faults_in_a_row + int(fault),
+        passed=0 if fault else belief.passed,
+        probe_at_s=outcome.finished_s + probe_after_s(belief.removals)
+        if out and fault
+        else belief.probe_at_s,
+    )
+
+
+def _succeeded(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float, kept: float) -> Belief:
+    recent = exp(-_LN2 * elapsed / TREND_HALF_LIFE_S)
+    prior, work = belief.prior, _work(belief, outcome)
+    each, each_weight = _per_output_token(belief, outcome)
+    first, first_weight = _per_prompt_token(outcome)
+    output_line = belief.output_line.add(kept, each_weight, work, each)
+    first_line = belief.first_line.add(kept, first_weight, work, first)
+    tokens, total_s = outcome.output_tokens, outcome.total_s
+    answers = belief.answers
+    if outcome.finish_reason == "stop" and tokens is not None and tokens > 0:
+        answers = answers.add(tokens)
+    length = belief.answer_tokens
+    if tokens is not None:
+        length += (tokens - length) / min(50.0, belief.weight * kept + 4.0)
+    latency = belief.latency_ms
+    if total_s is not None:
+        latency = total_s * 1000.0 if latency is None else latency + (total_s * 1000.0 - latency) * 0.05
+    return Belief(
+        member_id=belief.member_id,
+        prior=prior,
+        objectives=belief.objectives,
+        quality=belief.quality,
+        cost=belief.cost,
+        updated_s=max(belief.updated_s, outcome.finished_s),
+        outcomes=belief.outcomes + 1,
+        weight=belief.weight * kept + 1.0,
+        failures=belief.failures * kept,
+        recent=belief.recent * recent + 1.0,
+        recent_faults=belief.recent_faults * recent,
+        output_line=output_line,
+        first_line=first_line,
+        output_fit=output_line.fit(prior.output_idle_s, prior.full_work, prior.output_full_s),
+        first_fit=first_line.fit(prior.first_idle_s, prior.full_work, prior.first_full_s),
+        trend=_trend(belief, recent, work, (each, each_weight), (first, first_weight)),
+        answer_tokens=length,
+        latency_ms=latency,
+        by_load=_by_load(policy, belief, outcome, kept, within=within_objectives(belief.objectives, outcome)),
+        answers=answers,
+        health=belief.health,
+        health_since_s=belief.health_since_s,
+        probe_at_s=belief.probe_at_s,
+        removals=belief.removals,
+        faults_in_a_row=0,
+        passed=belief.passed + 1,
+    )
+
+
+def _work(belief: Belief, outcome: Outcome) -> float:
+    return outcome.work if outcome.work is not None else max(1, outcome.concurrency) * belief.cost
+
+
+def _usable(seconds: float | None) -> bool:
+    return seconds is not None and isfinite(seconds) and seconds >= 0.0
+
+
+def _per_output_token(belief: Belief, outcome: Outcome) -> tuple[float, float]:
+    """Seconds per output token, and how much that counts (0: it could not be told)."""
+    total, first, tokens = outcome.total_s, outcome.time_to_first_token_s, outcome.output_tokens
+    if total is None or not _usable(total):
+        return 0.0, 0.0
+    if tokens is None:
+        return total / max(1.0, belief.prior.answer_tokens), UNKNOWN_LENGTH_WEIGHT
+    if first is None or not _usable(first):
+        return (total / tokens, UNKNOWN_FIRST_TOKEN_WEIGHT) if tokens > 0 else (0.0, 0.0)
+    return (max(0.0, total - first) / (tokens - 1), 1.0) if tokens > 1 else (0.0, 0.0)
+
+
+def _per_prompt_token(outcome: Outcome) -> tuple[float, float]:
+    """Seconds to the first token per uncached prompt token, and how much that counts."""
+    first = outcome.time_to_first_token_s
+    if first is None or outcome.prompt_tokens is None or not _usable(first):
+        return 0.0, 0.0
+    uncached = max(0, outcome.prompt_tokens - outcome.cached_tokens)
+    return first / (uncached + FIRST_TOKEN_OVERHEAD_TOKENS), 1.0
+
+
+def _trend(
+    belief: Belief,
+    recent: float,
+    work: float,
+    output: tuple[float, float],
+    first: tuple[float, float],
+) -> float:
+    """Observed over predicted, moved a step by this outcome and drawn back to 1 by time."""
+    trend = 1.0 + (belief.trend - 1.0) * recent
+    ratio = max(_ratio(belief.output_fit, work, output[0]), _ratio(belief.first_fit, work, first[0]))
+    weight = max(output[1], first[1])
+    if weight == 0.0 or not belief.measured:
+        return trend
+    return trend + TREND_STEP * weight * (min(4.0, max(0.25, ratio)) - trend)
+
+
+def _ratio(fit: Fit, work: float, observed: float) -> float:
+    expected = fit.base + fit.slope * work
+    return observed / expected if expected > 0.0 else 1.0
+
+
+def _by_load(
+    policy: Policy, belief: Belief, outcome: Outcome, kept: float, *, within: bool | None
+) -> tuple[tuple[float, float], ...]:
+    low, middle, high = belief.by_load
+    levels = [
+        (low[0] * kept, low[1] * kept),
+        (middle[0] * kept, middle[1] * kept),
+        (high[0] * kept, high[1] * kept),
+    ]
+    if within is not None:
+        at = load_level(policy, outcome.load_score) if outcome.load_score is not None else 1
+        timed, met = levels[at]
+        levels[at] = (timed + 1.0, met + within)
+    return tuple(levels)
+
+
+def _fault_fraction(belief: Belief) -> float:
+    return belief.recent_faults / belief.recent if belief.recent > 0 else 0.0
+
+
+def _faulty(belief: Belief) -> HealthReason | None:
+    """Why a serving member should leave, if it should."""
+    if belief.health is Health.OUT:
+        return None
+    if belief.health is Health.RAMPING and belief.faults_in_a_row >= 2:
+        return HealthReason.RAMP_FAILED
+    if belief.faults_in_a_row >= FAULTS_IN_A_ROW:
+        return HealthReason.FAULTS_IN_A_ROW
+    many = belief.recent_faults >= FAULTS_NEEDED and _fault_fraction(belief) >= FAULT_FRACTION
+    return HealthReason.FAULT_FRACTION if many else None
+
+
+def _removed(belief: Belief, reason: HealthReason, now_s: float) -> HealthChange:
+    belief = replace(
+        belief,
+        health=Health.OUT,
+        health_since_s=now_s,
+        probe_at_s=now_s + probe_after_s(belief.removals),
+        removals=belief.removals + 1,
+        passed=0,
+    )
+    return HealthChange(member_id=belief.member_id, health=Health.OUT, reason=reason, belief=belief)
+
+
+def _returning(belief: Belief, now_s: float) -> HealthChange | None:
+    if belief.health is Health.OUT and belief.passed >= PROBES_NEEDED:
+        health, reason, removals = Health.RAMPING, HealthReason.PROBES_PASSED, belief.removals
+    elif belief.health is Health.RAMPING and ramp(belief, now_s) >= 1.0 and belief.faults_in_a_row == 0:
+        health, reason, removals = Health.HEALTHY, HealthReason.RAMP_COMPLETE, 0
+    else:
+        return None
+    back = replace(
+        belief,
+        health=health,
+        health_since_s=now_s,
+        removals=removals,
+        passed=0,
+        faults_in_a_row=0,
+        recent=0.0,
+        recent_faults=0.0,
+    )
+    return HealthChange(member_id=belief.member_id, health=health, reason=reason, belief=back)
+
+
+def probe_after_s(removals: int) -> float:
+    """Seconds until a member that is out may be probed: doubling with each removal, to two minutes."""
+    return min(PROBE_AFTER_MOST_S, PROBE_AFTER_S * 2.0 ** min(removals, 10))
