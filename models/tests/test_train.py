@@ -11,7 +11,7 @@ np = pytest.importorskip("numpy")
 torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from train import corpus, muon, network, tokenizer, train  # noqa: E402  # the scripts are no package on the path
+from train import card, corpus, muon, network, tokenizer, train  # noqa: E402  # the scripts are no package on the path
 
 TINY = network.Size(hidden=32, layers=2, heads=2, feed_forward=48)
 
@@ -125,3 +125,9 @@ def test_a_run_that_is_interrupted_continues_as_if_it_had_not_been(
     for ours, theirs in zip(halves.model.parameters(), whole.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
     assert halves.progress.best < 8
+
+
+def test_the_picture_has_a_line_for_each_member():
+    drawn = card.picture([("fast", [(0, 5.0), (1e6, 4.0)]), ("accurate", [(0, 5.0), (1e6, 3.5)])])
+    assert drawn.count('stroke-width="2"') == 2
+    assert ">fast</text>" in drawn
