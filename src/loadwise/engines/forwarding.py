@@ -1,0 +1,99 @@
+"""What of a call goes to an upstream, and what of its answer comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from msgspec import Raw
+
+from loadwise.errors import RequestError
+from loadwise.ports import Call
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "trailers",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+# Ours to say towards an upstream, never the client's.
+OWN_REQUEST = frozenset(
+    {"host", "content-length", "content-type", "authorization", "cookie", "accept-encoding", "expect"}
+)
+# The gateway's to say towards a client.
+OWN_RESPONSE = frozenset({"content-length", "set-cookie", "server", "date", "x-request-id", "alt-svc"})
+
+_fields = msgspec.json.Decoder(dict[str, Raw])
+_options = msgspec.json.Decoder(dict[str, Raw])
+
+
+def request_headers(call: Call, api_key: str | None) -> dict[str, str]:
+    """Headers of the upstream request; the client's own key never leaves."""
+    dropped = HOP_BY_HOP | OWN_REQUEST | _named_by_connection(call.headers.items())
+    headers = {name: value for name, value in call.headers.items() if name.lower() not in dropped}
+    headers |= {
+        "content-type": "application/json",
+        "accept": "text/event-stream" if call.stream else "application/json",
+        # Answers are read on the side, so they must not be compressed.
+        "accept-encoding": "identity",
+        "x-request-id": call.request_id,
+    }
+    return headers if api_key is None else headers | {"authorization": f"Bearer {api_key}"}
+
+
+def response_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Headers of the client's answer."""
+    pairs = [(name.lower(), value) for name, value in headers]
+    dropped = HOP_BY_HOP | OWN_RESPONSE | _named_by_connection(pairs)
+    return [(name, value) for name, value in pairs if name not in dropped and _clean(value)]
+
+
+def with_model(body: bytes, model: str | None) -> bytes:
+    """The body naming the upstream's model; byte for byte the same where it already does."""
+    if model is None:
+        return body
+    fields = _decode(body)
+    name = msgspec.json.encode(model)
+    if "model" in fields and bytes(fields["model"]) == name:
+        return body
+    return msgspec.json.encode(fields | {"model": Raw(name)})
+
+
+def asking_usage(body: bytes) -> bytes | None:
+    """The streamed body with usage asked for, or None where the client asked for it itself."""
+    fields = _decode(body)
+    try:
+        options = _options.decode(fields["stream_options"]) if "stream_options" in fields else {}
+    except msgspec.MsgspecError:
+        # Null, or nothing that a server will take: null is replaced, the rest is the server's to refuse.
+        if bytes(fields["stream_options"]) != b"null":
+            return None
+        options = {}
+    if bytes(options.get("include_usage", Raw(b"null"))) == b"true":
+        return None
+    asked = options | {"include_usage": Raw(b"true")}
+    return msgspec.json.encode(fields | {"stream_options": Raw(msgspec.json.encode(asked))})
+
+
+def _decode(body: bytes) -> dict[str, Raw]:
+    try:
+        return _fields.decode(body)
+    except (msgspec.MsgspecError, RecursionError):
+        raise RequestError("The request body must be a JSON object.") from None
+
+
+def _named_by_connection(headers: Iterable[tuple[str, str]]) -> frozenset[str]:
+    values: Mapping[str, str] = {name.lower(): value for name, value in headers}
+    return frozenset(part.strip().lower() for part in values.get("connection", "").split(","))
+
+
+def _clean(value: str) -> bool:
+    return not any(character in value for character in "\r\n\0")

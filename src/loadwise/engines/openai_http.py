@@ -1,0 +1,308 @@
+"""An `Engine` over any OpenAI-compatible server: what comes in goes out, and back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from loadwise.decision.facts import Capabilities, EngineReading
+from loadwise.engines.accounting import Accounting
+from loadwise.engines.events import SideReader
+from loadwise.engines.forwarding import asking_usage, request_headers, response_headers, with_model
+from loadwise.engines.relay import OneBody, UpstreamStream, read_whole
+from loadwise.engines.upstream_metrics import read_scrape
+from loadwise.errors import EngineError
+from loadwise.ports import Answer, Call, Clock, Progress
+from loadwise.settings import TimeoutSettings
+
+# Shorter than the five seconds after which common servers close an idle connection.
+KEEP_ALIVE_S = 4.0
+SCRAPE_S = 2.0
+# A server without metrics is asked again after this long.
+ASK_AGAIN_S = 60.0
+MAX_BODY_BYTES = 64 * 1024**2
+MAX_SCRAPE_BYTES = 8 * 1024**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamModel:
+    """A model that an upstream lists."""
+
+    model_id: str
+    context_tokens: int | None = None
+
+
+class OpenAIEngine:
+    """One upstream: follows no redirect, keeps no cookie, knows no proxy, invents nothing.
+
+    `url` may end in `/v1` or not. `model` is the name it serves the model under; None: the first that
+    it lists. `context_tokens` overrides what it says of itself.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        replica_id: str,
+        clock: Clock,
+        model: str | None = None,
+        api_key: str | None = None,
+        timeouts: TimeoutSettings | None = None,
+        capacity_requests: int | None = None,
+        context_tokens: int | None = None,
+    ) -> None:
+        self.base = url.rstrip("/").removesuffix("/v1")
+        self.replica_id = replica_id
+        self.model = model
+        self._api_key = api_key
+        self._clock = clock
+        self._timeouts = timeouts or TimeoutSettings()
+        self._context_tokens = context_tokens
+        self._accounting = Accounting(clock, replica_id, capacity_requests)
+        self._session: aiohttp.ClientSession | None = None
+        self._open: set[UpstreamStream] = set()
+        self._no_metrics_until_s: float | None = None
+        # A server that knows no stream_options says so once.
+        self._ask_usage = True
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Its context where it is known; nothing is refused on its behalf."""
+        return Capabilities(features_known=False, context_tokens=self._context_tokens)
+
+    async def start(self) -> None:
+        """Opens the session and asks for the model's name; a server that is down is asked later."""
+        if self._session is None:
+            self._session = _session(self._timeouts.connect_s)
+        try:
+            await self.discover()
+        except EngineError:
+            # It may come up later; until then each call says that it is down.
+            return
+
+    async def close(self) -> None:
+        """Closes every connection; streams in flight end with an error event."""
+        for stream in list(self._open):
+            await stream.aclose()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def models(self) -> list[UpstreamModel]:
+        """What the server lists under `/v1/models`; `EngineError` when it cannot be asked."""
+        status, raw = await self._get("/v1/models", self._timeouts.connect_s + SCRAPE_S, MAX_SCRAPE_BYTES)
+        try:
+            listed = msgspec.json.decode(raw, type=_ModelList).data if status == 200 else []
+        except msgspec.MsgspecError as error:
+            raise EngineError(f"{self.base}/v1/models cannot be understood: {error}") from None
+        return [UpstreamModel(model_id=item.id, context_tokens=item.context()) for item in listed]
+
+    async def discover(self) -> None:
+        """Takes the model's name and context from the server where they were not configured."""
+        listed = await self.models()
+        if self.model is None and listed:
+            self.model = listed[0].model_id
+        ours = next((item for item in listed if item.model_id == self.model), None)
+        if self._context_tokens is None and ours is not None:
+            self._context_tokens = ours.context_tokens
+
+    async def answer(self, call: Call) -> Answer:
+        """The server's answer, errors included; `EngineError` when there is none.
+
+        Of a stream the first bytes are there when it returns.
+        """
+        if self.model is None:
+            await self.discover()
+        body = with_model(call.body, self.model)
+        asking = asking_usage(body) if call.stream and self._ask_usage else None
+        began_s = self._clock.monotonic_s()
+        self._accounting.in_flight += 1
+        ticket = _Ticket(self._accounting, Progress(), began_s)
+        try:
+            answer = await self._answer(call, body if asking is None else asking, asking is not None, ticket)
+            if asking is not None and answer.status == 400 and await self._refuses_options(answer):
+                self._ask_usage = False
+                answer = await self._answer(call, body, False, ticket)
+        except BaseException:
+            ticket.end()
+            raise
+        if not isinstance(answer.chunks, UpstreamStream):
+            ticket.end()
+        return answer
+
+    async def count_tokens(self, call: Call) -> int | None:
+        """None: only the server's own tokenizer would know."""
+        return None
+
+    async def observe(self) -> EngineReading:
+        """From the server's metrics where it offers them, else from our own requests.
+
+        `EngineError` when the server cannot be reached.
+        """
+        now_s = self._clock.monotonic_s()
+        if self._no_metrics_until_s is not None and now_s < self._no_metrics_until_s:
+            return self._accounting.own()
+        status, raw = await self._get("/metrics", SCRAPE_S, MAX_SCRAPE_BYTES)
+        scrape = read_scrape(raw.decode("utf-8", "replace"), self.model) if status == 200 else None
+        if scrape is None or scrape.empty:
+            self._no_metrics_until_s = now_s + ASK_AGAIN_S
+            return self._accounting.own()
+        return self._accounting.scraped(scrape)
+
+    async def _answer(self, call: Call, body: bytes, hide_usage: bool, ticket: _Ticket) -> Answer:
+        deadline_s = asyncio.get_running_loop().time() + self._timeouts.total_s
+        response = await self._post(call, body)
+        if 300 <= response.status < 400:
+            response.close()
+            raise EngineError(f"{self.base} answered with a redirect ({response.status}); name its real address.")
+        headers = response_headers(response.headers.items())
+        progress = ticket.progress
+        kind = response.headers.get("content-type", "")
+        if response.status != 200 or not call.stream or not kind.startswith("text/event-stream"):
+            raw = await self._whole(response)
+            SideReader(progress, self._clock.monotonic_s).whole(raw)
+            # Of an answer that comes at once nobody saw the first token.
+            progress.first_token_s = None
+            headers.append(("content-length", str(len(raw))))
+            return Answer(status=response.status, headers=headers, chunks=OneBody(raw), progress=progress)
+        stream = UpstreamStream(
+            response,
+            progress,
+            hide_usage=hide_usage,
+            idle_s=self._timeouts.idle_s,
+            deadline_s=deadline_s,
+            now_s=self._clock.monotonic_s,
+            on_end=lambda: self._over(stream, ticket),
+        )
+        self._open.add(stream)
+        try:
+            await stream.begin(self._timeouts.first_byte_s)
+        except BaseException:
+            await stream.aclose()
+            raise
+        return Answer(status=200, headers=headers, chunks=stream, progress=progress)
+
+    def _over(self, stream: UpstreamStream, ticket: _Ticket) -> None:
+        self._open.discard(stream)
+        ticket.end()
+
+    async def _post(self, call: Call, body: bytes) -> aiohttp.ClientResponse:
+        """The response's head; tries again once where an idle connection had been closed meanwhile."""
+        headers = request_headers(call, self._api_key)
+        for attempt in range(2):
+            trace = SimpleNamespace(reused=False)
+            try:
+                async with asyncio.timeout(self._timeouts.first_byte_s):
+                    return await self._live.post(
+                        self.base + call.endpoint.value,
+                        data=body,
+                        headers=headers,
+                        allow_redirects=False,
+                        trace_request_ctx=trace,
+                    )
+            except TimeoutError:
+                raise EngineError(f"{self.base} did not answer in time.") from None
+            except (aiohttp.ClientError, OSError) as error:
+                if attempt or not trace.reused:
+                    raise EngineError(f"{self.base} cannot be reached: {_reason(error)}") from None
+        raise EngineError(f"{self.base} cannot be reached.")
+
+    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
+        try:
+            async with asyncio.timeout(self._timeouts.total_s):
+                return await read_whole(response, MAX_BODY_BYTES)
+        except TimeoutError:
+            raise EngineError(f"{self.base} did not finish in time.") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineError(f"{self.base} broke off: {_reason(error)}") from None
+        finally:
+            # A body read to its end has given its connection back already.
+            response.close()
+
+    async def _get(self, path: str, limit_s: float, limit_bytes: int) -> tuple[int, bytes]:
+        headers = {} if self._api_key is None else {"authorization": f"Bearer {self._api_key}"}
+        try:
+            async with (
+                asyncio.timeout(limit_s),
+                self._live.get(self.base + path, headers=headers, allow_redirects=False) as response,
+            ):
+                return response.status, await read_whole(response, limit_bytes)
+        except TimeoutError:
+            raise EngineError(f"{self.base}{path} did not answer within {limit_s:g} s.") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineError(f"{self.base} cannot be reached: {_reason(error)}") from None
+
+    async def _refuses_options(self, answer: Answer) -> bool:
+        """Whether a 400 is about the usage that we asked for; the answer stays readable."""
+        raw = b"".join([chunk async for chunk in answer.chunks])
+        answer.chunks = OneBody(raw)
+        return b"stream_options" in raw or b"include_usage" in raw
+
+    @property
+    def _live(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise EngineError(f"The connection to {self.base} was not started, or is closed.")
+        return self._session
+
+
+class _Ticket:
+    """One request of ours on the upstream; ends once."""
+
+    def __init__(self, accounting: Accounting, progress: Progress, began_s: float) -> None:
+        self.progress = progress
+        self._began_s = began_s
+        self._end: Callable[[Progress, float], None] | None = accounting.ended
+        self._accounting = accounting
+
+    def end(self) -> None:
+        """Counts it out, and in with what was seen of it."""
+        end, self._end = self._end, None
+        if end is not None:
+            self._accounting.in_flight -= 1
+            end(self.progress, self._began_s)
+
+
+class _Listed(msgspec.Struct):
+    id: str
+    max_model_len: int | None = None
+    # llama.cpp says it here.
+    meta: dict[str, Any] | None = None
+
+    def context(self) -> int | None:
+        """The context in tokens, where the server says it."""
+        known = self.max_model_len or (self.meta or {}).get("n_ctx_train")
+        return known if isinstance(known, int) and known > 0 else None
+
+
+class _ModelList(msgspec.Struct):
+    data: list[_Listed] = []
+
+
+def _session(connect_s: float) -> aiohttp.ClientSession:
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_note_reuse)
+    return aiohttp.ClientSession(
+        # Admission is ours: the connector never makes a request wait.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
+        trace_configs=[trace],
+    )
+
+
+async def _note_reuse(_session: Any, context: Any, _params: Any) -> None:
+    request = context.trace_request_ctx
+    if request is not None:
+        request.reused = True
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,171 @@
+"""A stream on its way from an upstream to a client: same bytes, read on the side, never silently cut."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from loadwise.engines.events import SideReader, Splitter
+from loadwise.errors import EngineError, RequestError
+from loadwise.ports import Progress
+
+DONE = b"data: [DONE]\n\n"
+
+
+class UpstreamStream:
+    """Chunks of a streamed answer; closing it closes the upstream's connection.
+
+    With `hide_usage`, the usage chunk that we asked for (and the client did not) is left out.
+    """
+
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        progress: Progress,
+        *,
+        hide_usage: bool,
+        idle_s: float,
+        deadline_s: float,
+        now_s: Callable[[], float],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._response = response
+        self._progress = progress
+        self._hide_usage = hide_usage
+        self._idle_s = idle_s
+        self._deadline_s = deadline_s
+        self._on_end = on_end
+        self._splitter = Splitter()
+        self._reader = SideReader(progress, now_s)
+        self._ready: deque[bytes] = deque()
+        self._line_open = False
+        self._ended = False
+
+    def __aiter__(self) -> UpstreamStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._ready:
+            if self._ended:
+                raise StopAsyncIteration
+            await self._advance()
+        return self._ready.popleft()
+
+    async def aclose(self) -> None:
+        """Gives the connection up; the upstream sees its client leave. May be called twice."""
+        self._ready.clear()
+        self._finish()
+
+    async def begin(self, first_byte_s: float) -> None:
+        """Waits for the first bytes; `EngineError` while another upstream may still be tried."""
+        data = await self._read(first_byte_s)
+        if not data:
+            raise EngineError("The upstream ended its stream before it began.")
+        self._pass_on(data)
+
+    async def _advance(self) -> None:
+        try:
+            data = await self._read(self._idle_s)
+        except EngineError as error:
+            self._break_off(str(error))
+            return
+        if data:
+            self._pass_on(data)
+        else:
+            self._end()
+
+    async def _read(self, limit_s: float) -> bytes:
+        loop_s = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(min(loop_s + limit_s, self._deadline_s)):
+                return await self._response.content.readany()
+        except TimeoutError:
+            raise EngineError(f"The upstream was silent for {limit_s:g} s.") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineError(f"The upstream broke off: {error or type(error).__name__}") from None
+
+    def _pass_on(self, data: bytes) -> None:
+        events = self._splitter.feed(data)
+        if self._hide_usage:
+            kept = [event for event in events if not self._reader.event(event)]
+            if kept:
+                self._send(b"".join(kept))
+            return
+        for event in events:
+            self._reader.event(event)
+        self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        self._line_open = not data.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
+        self._ready.append(data)
+
+    def _end(self) -> None:
+        """The upstream's bytes are over: what was held back goes out, and the end is said once."""
+        rest = self._splitter.rest()
+        if rest:
+            self._reader.event(rest)
+            if self._hide_usage:
+                self._send(rest)
+        if not self._reader.done:
+            if self._progress.finish_reason is None and not self._progress.failed:
+                self._break_off("The upstream ended its stream in the middle of an answer.")
+                return
+            self._close_line()
+            self._ready.append(DONE)
+        self._finish()
+
+    def _break_off(self, message: str) -> None:
+        self._progress.failed = True
+        error = RequestError(message, status=502, kind="server_error", code="upstream_error")
+        self._close_line()
+        self._ready.append(b"data: " + msgspec.json.encode(error.body()) + b"\n\n" + DONE)
+        self._finish()
+
+    def _close_line(self) -> None:
+        if self._line_open:
+            self._ready.append(b"\n\n")
+            self._line_open = False
+
+    def _finish(self) -> None:
+        if not self._ended:
+            self._ended = True
+            # At its end already, the connection goes back to the pool; before, it is closed.
+            self._response.close()
+            self._on_end()
+
+
+class OneBody:
+    """A body that is there already."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+
+    def __aiter__(self) -> OneBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        body, self._body = self._body, None
+        if body is None:
+            raise StopAsyncIteration
+        return body
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+        self._body = None
+
+
+async def read_whole(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+    """A body of at most `limit_bytes`; `EngineError` beyond."""
+    parts: list[Any] = []
+    size = 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > limit_bytes:
+            raise EngineError(f"The upstream's answer is larger than {limit_bytes} bytes.")
+        parts.append(part)
+    return b"".join(parts)
