@@ -15,7 +15,7 @@ from loadwise.errors import MissingExtraError
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
 
-def _figure(rows: int) -> tuple[Any, Sequence[Any]]:
+def _figure(rows: int, *, shared: bool = False) -> tuple[Any, Sequence[Any]]:
     try:
         # The object interface draws without a display and keeps nothing in global state.
         from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ def _figure(rows: int) -> tuple[Any, Sequence[Any]]:
             "Pictures need matplotlib: pip install 'loadwise[bench]', or leave --out away."
         ) from None
     figure = Figure(figsize=(9.0, 2.6 * rows), layout="constrained")
-    axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
+    axes = figure.subplots(rows, 1, squeeze=False, sharex=shared)[:, 0]
     return figure, list(axes)
 
 
@@ -36,7 +36,7 @@ def _save(figure: Any, path: Path) -> Path:
 
 def draw_run(run: Run, path: Path) -> Path:
     """One run over time: offered and good requests, latency, members, strategies. The path after writing."""
-    figure, (rates, latency, members, strategies) = _figure(4)
+    figure, (rates, latency, members, strategies) = _figure(4, shared=True)
     parts = run.timeline()
     times = [part["t_s"] for part in parts]
     rates.step(
@@ -48,7 +48,7 @@ def draw_run(run: Run, path: Path) -> Path:
     rates.set(
         ylabel="requests/s", title=f"{run.summary.model}: {run.summary.within_fraction:.1%} within objectives"
     )
-    rates.legend(loc="upper right")
+    rates.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     _scatter(latency, run)
     _stack(members, parts, "members", "answers by member")
     _stack(strategies, parts, "strategies", "answers by strategy")
@@ -65,8 +65,8 @@ def _scatter(axis: Any, run: Run) -> None:
         ]
         axis.scatter([t for t, _ in points], [v for _, v in points], s=6, color=colour, label=label)
     axis.axhline(run.objectives.time_to_first_token_s, color="#999999", linewidth=0.8)
-    axis.set(ylabel="first token, s", yscale="symlog")
-    axis.legend(loc="upper right")
+    axis.set(ylabel="first token, s", yscale="log")
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _stack(axis: Any, parts: Sequence[dict[str, Any]], key: str, label: str) -> None:
@@ -82,7 +82,7 @@ def _stack(axis: Any, parts: Sequence[dict[str, Any]], key: str, label: str) -> 
         base = [low + height for low, height in zip(base, heights, strict=True)]
     axis.set(ylabel=label)
     if names:
-        axis.legend(loc="upper right")
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> Path:

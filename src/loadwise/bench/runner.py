@@ -29,7 +29,7 @@ class Run:
     objectives: Objectives
 
     def timeline(self) -> list[dict[str, Any]]:
-        """The run in 60 equal parts of time."""
+        """The run in at most 60 equal parts of time."""
         return timeline(self.samples, self.summary.duration_s, self.objectives)
 
 

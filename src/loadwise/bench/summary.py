@@ -129,7 +129,11 @@ def quality_served(answered: Iterable[Sample], qualities: Qualities) -> float | 
 def timeline(
     samples: Sequence[Sample], duration_s: float, objectives: Objectives, bins: int = 60
 ) -> list[dict[str, Any]]:
-    """The run in equal parts of time: offered and good requests per second, members, strategies."""
+    """The run in at most `bins` equal parts of time, a second or longer each.
+
+    Each has offered and good requests per second, and how many answers each member and strategy gave.
+    """
+    bins = max(1, min(bins, int(duration_s)))
     width_s = duration_s / bins
     parts: list[list[Sample]] = [[] for _ in range(bins)]
     for sample in samples:
