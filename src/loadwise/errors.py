@@ -43,6 +43,10 @@ class BuildError(LoadwiseError):
         self.remedy = remedy
 
 
+class BuildDeclinedError(BuildError):
+    """A model that cannot be built as it is, for a reason that trying again will not change."""
+
+
 class RequestError(LoadwiseError):
     """A request that gets an error answer in OpenAI's shape.
 

@@ -8,7 +8,8 @@ them; the gateway knows only `Engine`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
@@ -331,8 +332,35 @@ class Availability:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """A module and how it is called, for a backend to make a faster form of."""
+
+    model: Any
+    model_id: str
+    mode: str
+    # Positional and keyword arguments of real calls, the backend's to change; at least one.
+    examples: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]
+    # torch.export's notation of sizes that vary; None leaves that to `dynamic`.
+    dynamic_shapes: Any = None
+    # False: only calls of the first example's sizes need to be served.
+    dynamic: bool = True
+    timeout_s: float = 600.0
+    memory_bytes: int = 8 * 1024**3
+    # Set when the build is no longer wanted.
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A form of a module that is ready to be called, and the calls it can take."""
+
+    call: Callable[..., Any]
+    accepts: Callable[[tuple[Any, ...], Mapping[str, Any]], bool]
+
+
 class BuildBackend(Protocol):
-    """Makes compiled forms of a module, away from the request path."""
+    """Makes faster forms of modules, away from the request path."""
 
     name: str
 
@@ -340,8 +368,8 @@ class BuildBackend(Protocol):
         """Whether it works on this machine, and what is missing otherwise."""
         ...
 
-    def compile(self, model: Any, *, mode: str, dynamic: bool) -> Any:
-        """A callable that answers as `model` does; cost and failure may come at its first call."""
+    def build(self, request: BuildRequest) -> Built:
+        """A form that answers as the model does; `BuildError` says why not. Takes seconds to minutes."""
         ...
 
 
