@@ -1,37 +1,42 @@
-"""Which member answers which conversation; the least recently used are forgotten."""
+"""What each conversation remembers of its member; the least recently used are forgotten."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
+from loadwise.decision.choices import Remembered
+
 
 class Conversations:
-    """Conversation -> member, at most `size` of them, within tenant and route."""
+    """Conversation -> its memory, at most `size` of them, within tenant and route."""
 
     def __init__(self, size: int = 20_000) -> None:
         self._size = size
-        self._members: OrderedDict[tuple[str, str, str], str] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, str], Remembered] = OrderedDict()
 
-    def member_of(self, tenant: str, route: str, conversation_id: str) -> str | None:
-        """The member that answered the conversation last, or None."""
+    def recall(self, tenant: str, route: str, conversation_id: str) -> Remembered | None:
+        """What the conversation remembers, or None."""
         key = (tenant, route, conversation_id)
-        member = self._members.get(key)
-        if member is not None:
-            self._members.move_to_end(key)
-        return member
+        found = self._kept.get(key)
+        if found is not None:
+            self._kept.move_to_end(key)
+        return found
 
-    def keep(self, tenant: str, route: str, conversation_id: str, member_id: str) -> None:
-        """The conversation belongs to the member from now on."""
+    def keep(self, tenant: str, route: str, conversation_id: str, memory: Remembered) -> None:
+        """The conversation remembers this from now on."""
         key = (tenant, route, conversation_id)
-        self._members[key] = member_id
-        self._members.move_to_end(key)
-        if len(self._members) > self._size:
-            self._members.popitem(last=False)
+        self._kept[key] = memory
+        self._kept.move_to_end(key)
+        if len(self._kept) > self._size:
+            self._kept.popitem(last=False)
 
     def forget_member(self, member_id: str) -> None:
-        """No conversation belongs to the member any more."""
-        for key in [key for key, member in self._members.items() if member == member_id]:
-            del self._members[key]
+        """No conversation remembers the member any more."""
+        for key, memory in list(self._kept.items()):
+            if memory.member_id == member_id:
+                del self._kept[key]
+            elif memory.left == member_id:
+                self._kept[key] = Remembered(member_id=memory.member_id, returned=memory.returned)
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._kept)

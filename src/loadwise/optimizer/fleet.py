@@ -58,10 +58,12 @@ class Fleet:
         self._books = {name: _RouteBook(name, settings) for name, settings in (routes or {}).items()}
         self._books.setdefault(AUTO, _RouteBook(AUTO, None))
         self.routes: dict[str, Route] = {}
+        # Per member the route that answers when it is named; of one that stands by, a route of its own.
+        self._named: dict[str, Route] = {}
 
     # --- what there is ---
 
-    def __contains__(self, member_id: str) -> bool:
+    def __contains__(self, member_id: object) -> bool:
         return member_id in self._parts
 
     def __iter__(self) -> Any:
@@ -74,6 +76,17 @@ class Fleet:
         except KeyError:
             known = ", ".join(self._parts) or "none yet"
             raise UnknownNameError(f"There is no member {member_id!r}. Known: {known}.") from None
+
+    def route_of(self, model: str) -> Route | None:
+        """The route of a public name: a route's own, or one that has the member; None if unknown."""
+        return self.routes.get(model) or self._named.get(model)
+
+    def everyone(self) -> Route | None:
+        """All members, active or not, as one route; None while there is none."""
+        first = self.routes.get(AUTO) or next(iter(self.routes.values()), None)
+        if first is None:
+            return None
+        return replace(first, members=tuple(parts.member for parts in self._parts.values()))
 
     def engines(self) -> dict[str, Engine]:
         """Every replica's engine, by replica id, of active and stand-by members."""
@@ -174,6 +187,12 @@ class Fleet:
     def rebuild(self) -> None:
         """Makes `routes` anew from members and configuration."""
         self.routes = {name: self._route(book) for name, book in self._books.items() if book.order}
+        self._named = {}
+        for name, parts in self._parts.items():
+            using = [route for route in self.routes.values() if parts.member in route.members]
+            some = next(iter(self.routes.values()), Route(name=AUTO, members=(), default_member=name))
+            alone = replace(some, members=(parts.member,), default_member=name)
+            self._named[name] = using[0] if using else alone
 
     def _route(self, book: _RouteBook) -> Route:
         config, settings = self._config, book.settings

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
+from loadwise.decision.facts import Objectives
 from loadwise.ports import Dispatch
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A dispatched request that has not ended."""
+    """A dispatched request that has not ended, with what is needed when it does."""
 
     dispatch: Dispatch
     pool_id: str
+    # Output tokens that it is expected to make.
     owed_tokens: float
+    # The pool's weighed requests in flight with this one.
+    work: float
+    objectives: Objectives
+    # A request of a block that may be compared with other blocks.
+    compared: bool
 
 
 class InFlight:
@@ -24,37 +30,41 @@ class InFlight:
         # By identity: a retried request has several dispatches with one request id. The entry
         # keeps its dispatch alive, so an identity is never used twice at a time.
         self._open: dict[int, Open] = {}
-        self.by_member: Counter[str] = Counter()
-        self.by_pool: Counter[str] = Counter()
-        self.by_replica: Counter[str] = Counter()
+        self.by_member: dict[str, int] = {}
+        self.by_pool: dict[str, int] = {}
+        self.by_replica: dict[str, int] = {}
         self.owed_tokens: dict[str, float] = {}
 
-    def open(self, dispatch: Dispatch, pool_id: str, owed_tokens: float) -> None:
+    def open(self, entry: Open) -> None:
         """The dispatch counts as in flight."""
-        self._open[id(dispatch)] = Open(dispatch, pool_id, owed_tokens)
-        self.by_member[dispatch.member_id] += 1
-        self.by_pool[pool_id] += 1
-        self.by_replica[dispatch.replica_id] += 1
-        self.owed_tokens[pool_id] = self.owed_tokens.get(pool_id, 0.0) + owed_tokens
+        dispatch, pool = entry.dispatch, entry.pool_id
+        self._open[id(dispatch)] = entry
+        for counts, name in self._counts(dispatch, pool):
+            counts[name] = counts.get(name, 0) + 1
+        self.owed_tokens[pool] = self.owed_tokens.get(pool, 0.0) + entry.owed_tokens
 
-    def close(self, dispatch: Dispatch) -> bool:
-        """True when the dispatch was in flight and no longer is; False when it was not."""
+    def close(self, dispatch: Dispatch) -> Open | None:
+        """The entry of a dispatch that was in flight and no longer is; None when it was not."""
         entry = self._open.pop(id(dispatch), None)
         if entry is None:
-            return False
-        _less(self.by_member, dispatch.member_id)
-        _less(self.by_pool, entry.pool_id)
-        _less(self.by_replica, dispatch.replica_id)
+            return None
+        pool = entry.pool_id
+        for counts, name in self._counts(dispatch, pool):
+            counts[name] -= 1
+            if not counts[name]:
+                del counts[name]
         # Sums of floats drift: an empty pool owes exactly nothing.
-        left = self.owed_tokens[entry.pool_id] - entry.owed_tokens
-        self.owed_tokens[entry.pool_id] = max(0.0, left) if self.by_pool[entry.pool_id] else 0.0
-        return True
+        left = self.owed_tokens.pop(pool) - entry.owed_tokens
+        if pool in self.by_pool:
+            self.owed_tokens[pool] = max(0.0, left)
+        return entry
+
+    def _counts(self, dispatch: Dispatch, pool_id: str) -> tuple[tuple[dict[str, int], str], ...]:
+        return (
+            (self.by_member, dispatch.member_id),
+            (self.by_pool, pool_id),
+            (self.by_replica, dispatch.replica_id),
+        )
 
     def __len__(self) -> int:
         return len(self._open)
-
-
-def _less(counts: Counter[str], name: str) -> None:
-    counts[name] -= 1
-    if not counts[name]:
-        del counts[name]

@@ -1,0 +1,303 @@
+"""Decides each request and hears how it ended: the core's decisions over live counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from loadwise.clock import SystemClock
+from loadwise.decision import parameters
+from loadwise.decision.admission import Admission, admit
+from loadwise.decision.candidates import Refusal
+from loadwise.decision.choices import Choice, ChoiceReason, Remembered
+from loadwise.decision.ensemble import pick_replica
+from loadwise.decision.facts import (
+    Member,
+    MemberPressure,
+    Outcome,
+    RequestFacts,
+    Route,
+    StrategyName,
+)
+from loadwise.decision.strategy import Strategy
+from loadwise.errors import RequestError
+from loadwise.optimizer.conversations import Conversations
+from loadwise.optimizer.ensemble_manager import ModelEnsembleManager
+from loadwise.optimizer.in_flight import InFlight, Open
+from loadwise.optimizer.places import UNLIMITED, Places
+from loadwise.optimizer.prompts import size_of
+from loadwise.optimizer.recorder import Recorder
+from loadwise.ports import Call, Clock, Dispatch, ModelCard, PromptSize
+
+log = structlog.get_logger(__name__)
+UNTOUCHED: Final = frozenset({ChoiceReason.OFF, ChoiceReason.CONTROL, ChoiceReason.STOPPED})
+_RANK: Final = {StrategyName.QUALITY: 0, StrategyName.BALANCED: 1, StrategyName.PERFORMANCE: 2}
+
+
+class EnsembleDirector:
+    """The gateway's way in: chooses member, replica and parameters, and learns from each ending.
+
+    Nothing in `dispatch` waits. While `running` is False the default member answers untouched.
+    """
+
+    def __init__(
+        self,
+        ensemble: ModelEnsembleManager,
+        recorder: Recorder,
+        *,
+        clock: Clock | None = None,
+        conversations: Conversations | None = None,
+    ) -> None:
+        self.ensemble = ensemble
+        self.recorder = recorder
+        self.running = True
+        self.config_version = 1
+        # By pool; replaced as a whole by the control loop.
+        self.strategies: Mapping[str, Strategy] = {}
+        self.in_flight = InFlight()
+        self.places = Places()
+        self.conversations = conversations or Conversations()
+        self._clock: Clock = clock or SystemClock()
+        self._created_s = int(self._clock.wall_s())
+
+    # --- what the gateway asks before a decision ---
+
+    def models(self) -> Sequence[ModelCard]:
+        """Every route, then every member whose engines are here."""
+        fleet = self.ensemble.fleet
+        cards = [
+            ModelCard(
+                model_id=name,
+                kind="route",
+                created_s=self._created_s,
+                context_tokens=max((m.capabilities.context_tokens or 0 for m in route.members), default=0)
+                or None,
+            )
+            for name, route in fleet.routes.items()
+        ]
+        members = [fleet.parts(name).member for name in fleet]
+        return cards + [
+            ModelCard(
+                model_id=member.member_id,
+                kind="member",
+                created_s=self._created_s,
+                context_tokens=member.capabilities.context_tokens,
+                quality=member.quality,
+            )
+            for member in members
+        ]
+
+    async def measure(self, model: str, call: Call) -> PromptSize:
+        """The prompt's length for the members that `model` names; a bound where nobody can count."""
+        route = self.ensemble.fleet.route_of(model)
+        if route is None:
+            return await size_of(call, [], {})
+        members = [m for m in route.members if m.member_id == model] or route.members
+        return await size_of(call, members, self.ensemble.fleet.engines())
+
+    # --- deciding ---
+
+    def dispatch(self, request: RequestFacts, exclude: frozenset[str] = frozenset()) -> Dispatch:
+        """Member, replica and changes for a request, counted as in flight until `finish`.
+
+        Raises `RequestError`: 404, 400, 429 with `retry_after_s`, or 503.
+        """
+        began_s = self._clock.monotonic_s()
+        try:
+            dispatch = self._decided(request, exclude, began_s)
+        except RequestError as refused:
+            self.recorder.telemetry.refused(refused.status)
+            raise
+        self.recorder.telemetry.decided(dispatch, self._clock.monotonic_s() - began_s)
+        return dispatch
+
+    def _decided(self, request: RequestFacts, exclude: frozenset[str], now_s: float) -> Dispatch:
+        route = self.ensemble.fleet.route_of(request.model)
+        if route is None:
+            known = ", ".join(card.model_id for card in self.models()) or "none"
+            raise RequestError(
+                f"The model {request.model!r:.200} does not exist. Known models: {known}.",
+                status=404,
+                param="model",
+                code="model_not_found",
+            )
+        remembered = self._remembered(route, request)
+        pressures = self._pressures(route)
+        strategy = self._strategy(route)
+        control = remembered is None and not self.recorder.switchback.optimised(now_s)
+        choice = self._chosen(route, request, pressures, strategy, remembered, exclude, control)
+        member = next(m for m in route.members if m.member_id == choice.member_id)
+        return self._opened(route, request, member, choice, strategy, exclude, now_s)
+
+    def _remembered(self, route: Route, request: RequestFacts) -> Remembered | None:
+        if request.conversation_id is None:
+            return None
+        return self.conversations.recall(request.principal.tenant, route.name, request.conversation_id)
+
+    def _pressures(self, route: Route) -> dict[str, MemberPressure]:
+        return {member.member_id: self._pressure(member) for member in route.members}
+
+    def _pressure(self, member: Member) -> MemberPressure:
+        counts, places = self.in_flight, self.places
+        member_id, pool_id = member.member_id, member.replicas[0].pool_id
+        return MemberPressure(
+            member_id=member_id,
+            in_flight=counts.by_member.get(member_id, 0),
+            pool_in_flight=counts.by_pool.get(pool_id, 0),
+            pool_owed_tokens=counts.owed_tokens.get(pool_id, 0.0),
+            capacity_requests=places.capacity.get(member_id),
+            waiting_requests=places.waiting.get(member_id),
+        )
+
+    def _strategy(self, route: Route) -> Strategy | None:
+        """The strategy of the route's most loaded pool; None while stopped or before the first."""
+        if not self.running:
+            return None
+        found = [
+            self.strategies[r.pool_id]
+            for m in route.members
+            for r in m.replicas
+            if r.pool_id in self.strategies
+        ]
+        return max(found, key=lambda strategy: _RANK[strategy.name], default=None)
+
+    def _chosen(
+        self,
+        route: Route,
+        request: RequestFacts,
+        pressures: Mapping[str, MemberPressure],
+        strategy: Strategy | None,
+        remembered: Remembered | None,
+        exclude: frozenset[str],
+        control: bool,
+    ) -> Choice:
+        """The core's choice that also may enter; members without room are left out of a second look."""
+        for _ in route.members:
+            choice = self.ensemble.choose(
+                route, request, pressures, strategy, remembered=remembered, excluded=exclude, control=control
+            )
+            if isinstance(choice, Refusal):
+                raise _refused(choice)
+            admission = self._admission(request, choice.member_id, pressures[choice.member_id], route)
+            if admission.admitted:
+                return choice
+            if request.model != route.name or choice.reason in UNTOUCHED:
+                break
+            full = next(m for m in route.members if m.member_id == choice.member_id)
+            exclude = exclude | {replica.replica_id for replica in full.replicas}
+            if all(r.replica_id in exclude for m in route.members for r in m.replicas):
+                break
+        raise RequestError(
+            f"Every place for {request.model!r} is taken, and so is the queue. Try again later.",
+            status=429,
+            kind="rate_limit_error",
+            code="queue_full",
+            retry_after_s=admission.retry_after_s or 1.0,
+        )
+
+    def _admission(
+        self, request: RequestFacts, member_id: str, pressure: MemberPressure, route: Route
+    ) -> Admission:
+        """Whether the pool and the member's own queue have room."""
+        member = next(m for m in route.members if m.member_id == member_id)
+        policy, places = self.ensemble.policy, self.places
+        pool = admit(policy, request, pressure, places.pools.get(member.replicas[0].pool_id, UNLIMITED))
+        if not pool.admitted:
+            return pool
+        own = places.members.get(member_id, UNLIMITED)
+        if own.running is None:
+            return pool
+        return admit(policy, request, replace(pressure, pool_in_flight=pressure.in_flight), own)
+
+    def _opened(
+        self,
+        route: Route,
+        request: RequestFacts,
+        member: Member,
+        choice: Choice,
+        strategy: Strategy | None,
+        exclude: frozenset[str],
+        now_s: float,
+    ) -> Dispatch:
+        ensemble, counts = self.ensemble, self.in_flight
+        member_id = member.member_id
+        draw = ensemble.random.random() if len(member.replicas) > 1 else 0.0
+        replica_id = pick_replica(member, counts.by_replica, draw, exclude)
+        if replica_id is None:
+            raise RequestError(
+                f"No engine is left that could answer {request.model!r}. Try again.",
+                status=503,
+                kind="server_error",
+                code="no_engine_available",
+            )
+        pool_id = next(r.pool_id for r in member.replicas if r.replica_id == replica_id)
+        belief = ensemble.beliefs[member_id]
+        untouched = choice.reason in UNTOUCHED or strategy is None
+        tuning = parameters.tune(
+            ensemble.policy, None if untouched else strategy, request, member, belief.answers
+        )
+        in_force = strategy or self.strategies.get(pool_id)
+        dispatch = Dispatch(
+            request=request,
+            member_id=member_id,
+            replica_id=replica_id,
+            engine=ensemble.fleet.parts(member_id).engines[replica_id],
+            strategy=StrategyName.BALANCED if in_force is None else in_force.name,
+            reason=choice.reason.value,
+            propensity=choice.propensity,
+            changes=tuning.changes,
+            config_version=self.config_version,
+            started_s=now_s,
+            concurrency=counts.by_pool.get(pool_id, 0) + 1,
+            load_score=None if in_force is None else in_force.load_score,
+            control=untouched,
+        )
+        if request.conversation_id is not None and choice.conversation is not None:
+            self.conversations.keep(
+                request.principal.tenant, route.name, request.conversation_id, choice.conversation
+            )
+        compared = self.running and request.model == route.name and _comparable(choice.reason)
+        counts.open(
+            Open(dispatch, pool_id, belief.answer_tokens * request.n, choice.work, route.objectives, compared)
+        )
+        return dispatch
+
+    # --- learning ---
+
+    def finish(self, dispatch: Dispatch, outcome: Outcome) -> None:
+        """The outcome is learned from and counted, once."""
+        entry = self.in_flight.close(dispatch)
+        if entry is None:
+            return
+        heard = replace(outcome, work=entry.work, control=dispatch.control, load_score=dispatch.load_score)
+        self.ensemble.learn(heard)
+        self.recorder.record(
+            heard,
+            strategy=dispatch.strategy,
+            objectives=entry.objectives,
+            compared_s=dispatch.started_s if entry.compared else None,
+        )
+
+
+def _comparable(reason: ChoiceReason) -> bool:
+    """Whether a request was free to be optimised or not: neither named, nor off, nor bound to a member."""
+    return reason not in {
+        ChoiceReason.NAMED,
+        ChoiceReason.OFF,
+        ChoiceReason.STOPPED,
+        ChoiceReason.CONVERSATION,
+        ChoiceReason.CONVERSATION_RETURNED,
+    }
+
+
+def _refused(refusal: Refusal) -> RequestError:
+    return RequestError(
+        refusal.message,
+        status=refusal.status,
+        kind="server_error" if refusal.status >= 500 else "invalid_request_error",
+        param=refusal.param,
+        code=refusal.code,
+    )

@@ -1,0 +1,314 @@
+"""The ensemble: its members, what is believed of each, and which of them answers a request."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final
+
+import structlog
+
+from loadwise.clock import SystemClock
+from loadwise.decision import ensemble, outcome
+from loadwise.decision import strategy as strategies
+from loadwise.decision.beliefs import Belief, Health, initial_beliefs
+from loadwise.decision.candidates import Refusal
+from loadwise.decision.choices import Choice, Remembered
+from loadwise.decision.facts import Ending, MemberPressure, Outcome, RequestFacts, Route
+from loadwise.decision.outcome import HealthChange
+from loadwise.decision.strategy import Strategy, StrategyState
+from loadwise.errors import CapacityError, ConfigurationError, UnknownNameError
+from loadwise.optimizer.context import facts_of, load_hint
+from loadwise.optimizer.fleet import AUTO, Fleet, MemberParts, single
+from loadwise.ports import Clock, JsonObject
+from loadwise.settings import OptimizationConfig
+
+log = structlog.get_logger(__name__)
+# Outcomes per member over which the shown error rate is counted, and choices over which shares are.
+COUNTED: Final = 1000
+KEYS: Final = ("model_id", "model", "propensity", "reason")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection(Mapping[str, Any]):
+    """A selected model and why; reads like a mapping too (`selection["model"]`)."""
+
+    model_id: str
+    model: Any
+    # 0..1, the chance that this member had.
+    propensity: float
+    reason: str
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in KEYS:
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(KEYS)
+
+    def __len__(self) -> int:
+        return len(KEYS)
+
+
+class ModelEnsembleManager:
+    """Selects among members by what is believed of them, and learns from what happens.
+
+    `strategy` gives the strategy in force; without it, and without a load in the request's context,
+    load counts as unknown. `random` draws where a strategy leaves it to chance.
+    """
+
+    def __init__(
+        self,
+        config: OptimizationConfig | None = None,
+        *,
+        fleet: Fleet | None = None,
+        strategy: Callable[[], Strategy | None] | None = None,
+        random: Random | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.config = config or OptimizationConfig()
+        self.policy = self.config.policy()
+        self.fleet = fleet or Fleet(self.config)
+        self.random = random or Random()
+        self.beliefs: dict[str, Belief] = {}
+        self._clock: Clock = clock or SystemClock()
+        self._strategy = strategy or (lambda: None)
+        self._conversations: dict[str, Remembered] = {}
+        self._failures: dict[str, deque[bool]] = {}
+        self._selected: deque[str] = deque(maxlen=COUNTED)
+        self.know_members()
+
+    # --- members ---
+
+    def know_members(self) -> None:
+        """Every member of every route has a belief; those of members that left are forgotten."""
+        now_s = self._clock.monotonic_s()
+        everyone = self.fleet.everyone()
+        fresh = initial_beliefs(everyone, now_s) if everyone is not None else {}
+        self.beliefs = {name: self.beliefs.get(name, belief) for name, belief in fresh.items()}
+        self._failures = {name: self._failures.get(name, deque(maxlen=COUNTED)) for name in self.fleet}
+
+    def add_model_to_ensemble(
+        self, model_id: str, model: Any, weight: float = 1.0, quality: float | None = None
+    ) -> None:
+        """The model is an active member; quality is 0..1, or None for unknown.
+
+        Raises `CapacityError` when `max_ensemble_size` members are active, `ConfigurationError` for
+        a weight that is not above 0, a quality outside 0..1 or a name that is taken.
+        """
+        if not 0.0 < weight < float("inf"):
+            raise ConfigurationError(f"weight must be above 0 and finite, not {weight!r}.", field="weight")
+        if quality is not None and not 0.0 <= quality <= 1.0:
+            raise ConfigurationError(
+                f"quality must lie in 0..1 or be None, not {quality!r}.", field="quality"
+            )
+        if model_id not in self.fleet:
+            self.fleet.require_place()
+        self.fleet.add(MemberParts(member=single(model_id, quality=quality, weight=weight), model=model))
+        self.know_members()
+
+    def remove_model(self, model_id: str) -> Any:
+        """The model is no member any more; it is returned. Raises `UnknownNameError`."""
+        parts = self.fleet.remove(model_id)
+        self._conversations = {
+            name: kept for name, kept in self._conversations.items() if kept.member_id != model_id
+        }
+        self.know_members()
+        return parts.model
+
+    def configure(self, config: OptimizationConfig) -> None:
+        """Selects by another configuration; a smaller size retires the members of lowest utility."""
+        self.config, self.policy = config, config.policy()
+        self.fleet.configure(config, self.utility)
+        self.know_members()
+
+    def utility(self, model_id: str) -> float:
+        """How likely the member would be chosen now by its expected utility: larger is better."""
+        belief = self.beliefs.get(model_id)
+        if belief is None:
+            return 0.0
+        within = belief.within_fraction
+        return (belief.quality or 0.5) * (1.0 if within is None else within) * (1.0 - belief.error_rate)
+
+    # --- selecting ---
+
+    def select_model_for_request(self, context: Any = None) -> Selection:
+        """The member that answers; `context` is what `create_optimized_request_context` makes, or None.
+
+        Raises `CapacityError` while there is no member, `ConfigurationError` where none can answer.
+        """
+        route = self.fleet.routes.get(AUTO)
+        if route is None:
+            raise CapacityError("The ensemble is empty: add a model with add_model_to_ensemble.")
+        request = facts_of(context, self.fleet)
+        remembered = self._conversations.get(request.conversation_id or "")
+        strategy = self._strategy_for(load_hint(context))
+        choice = self.choose(route, request, {}, strategy, remembered=remembered)
+        if isinstance(choice, Refusal):
+            raise ConfigurationError(choice.message, field=choice.param)
+        self._remember(request, choice)
+        return Selection(
+            model_id=choice.member_id,
+            model=self.fleet.parts(choice.member_id).model,
+            propensity=choice.propensity,
+            reason=choice.reason,
+        )
+
+    def choose(
+        self,
+        route: Route,
+        request: RequestFacts,
+        pressures: Mapping[str, MemberPressure],
+        strategy: Strategy | None,
+        *,
+        remembered: Remembered | None = None,
+        excluded: frozenset[str] = frozenset(),
+        control: bool = False,
+    ) -> Choice | Refusal:
+        """The core's choice with a draw of this manager's chance."""
+        choice = ensemble.select(
+            self.policy,
+            route,
+            request,
+            self.beliefs,
+            pressures,
+            strategy,
+            self.random.random(),
+            self._clock.monotonic_s(),
+            remembered=remembered,
+            excluded=excluded,
+            control=control,
+        )
+        if isinstance(choice, Choice):
+            self._selected.append(choice.member_id)
+        return choice
+
+    def _strategy_for(self, hint: float | None) -> Strategy:
+        current = self._strategy() if hint is None else None
+        if current is not None:
+            return current
+        return strategies.choose(self.policy, StrategyState(), hint, self._clock.monotonic_s())[1]
+
+    def _remember(self, request: RequestFacts, choice: Choice) -> None:
+        if request.conversation_id is None or choice.conversation is None:
+            return
+        self._conversations[request.conversation_id] = choice.conversation
+        if len(self._conversations) > 10 * COUNTED:
+            del self._conversations[next(iter(self._conversations))]
+
+    # --- learning ---
+
+    def update_model_performance(
+        self,
+        model_id: str,
+        latency_ms: float,
+        success: bool,
+        *,
+        output_tokens: int | None = None,
+        prompt_tokens: int | None = None,
+        time_to_first_token_ms: float | None = None,
+    ) -> None:
+        """The member's belief has learned from a request; without token counts it counts less.
+
+        Raises `UnknownNameError`, or `ConfigurationError` for a latency that is negative or no number.
+        """
+        self.fleet.parts(model_id)
+        if not 0.0 <= latency_ms < float("inf"):
+            raise ConfigurationError(
+                f"latency_ms must be at least 0, not {latency_ms!r}.", field="latency_ms"
+            )
+        first_ms = time_to_first_token_ms
+        self.learn(
+            Outcome(
+                request_id="",
+                member_id=model_id,
+                replica_id=f"{model_id}/0",
+                ending=Ending.SUCCEEDED if success else Ending.FAILED,
+                finished_s=self._clock.monotonic_s(),
+                total_s=latency_ms / 1000.0,
+                time_to_first_token_s=None if first_ms is None else first_ms / 1000.0,
+                prompt_tokens=prompt_tokens,
+                output_tokens=output_tokens,
+            )
+        )
+
+    def learn(self, ended: Outcome) -> None:
+        """The belief of the outcome's member is the next one; failures may take it out."""
+        belief = self.beliefs.get(ended.member_id)
+        if belief is None:
+            return
+        learned = outcome.learn(self.policy, belief, ended)
+        if learned is belief:
+            return
+        self.beliefs[ended.member_id] = learned
+        self._failures[ended.member_id].append(ended.ending is Ending.FAILED)
+        if ended.ending is Ending.FAILED or learned.health is not Health.HEALTHY:
+            self.review()
+
+    def review(self) -> list[HealthChange]:
+        """Members that failed are out and those that recovered are back, on every route."""
+        now_s = self._clock.monotonic_s()
+        found: list[HealthChange] = []
+        for route in self.fleet.routes.values():
+            members = {m.member_id: self.beliefs[m.member_id] for m in route.members}
+            for change in outcome.review(self.policy, members, now_s):
+                self.beliefs[change.member_id] = change.belief
+                found.append(change)
+                log.warning(
+                    "member_health", member=change.member_id, health=change.health, reason=change.reason
+                )
+        return found
+
+    # --- showing ---
+
+    def members_out(self) -> list[str]:
+        """Active members that failures took out."""
+        return [name for name in self.fleet.active() if self.beliefs[name].health is Health.OUT]
+
+    def selection_distribution(self) -> dict[str, float]:
+        """Each member's share of the last thousand choices; empty before the first."""
+        chosen = list(self._selected)
+        return {name: chosen.count(name) / len(chosen) for name in dict.fromkeys(chosen)}
+
+    def get_ensemble_status(self) -> JsonObject:
+        """Strategy, size, active members with what was learned of them, and who stands by."""
+        route = self.fleet.routes.get(AUTO)
+        return {
+            "strategy": (route.strategy if route else self.config.ensemble_strategy).value,
+            "max_ensemble_size": self.config.max_ensemble_size,
+            "default_member": route.default_member if route else None,
+            "models": [self._shown(name, route) for name in self.fleet.active()],
+            "standby": list(self.fleet.standby()),
+            "selection_distribution": self.selection_distribution(),
+        }
+
+    def _shown(self, model_id: str, route: Route | None) -> JsonObject:
+        member, belief = self.fleet.parts(model_id).member, self.beliefs[model_id]
+        failures = self._failures[model_id]
+        return {
+            "model_id": model_id,
+            "weight": member.weight,
+            "quality": belief.quality,
+            "error_rate": sum(failures) / len(failures) if failures else 0.0,
+            "recent_error_rate": belief.error_rate if belief.outcomes else None,
+            "outcomes": belief.outcomes,
+            "avg_latency_ms": belief.latency_ms,
+            "time_per_output_token_ms": 1000.0 * belief.output_fit.base
+            if belief.output_line.weight
+            else None,
+            "within_objectives_fraction": belief.within_fraction,
+            "trend": belief.trend,
+            "health": belief.health.value,
+            "default": route is not None and route.default_member == model_id,
+            "standby": False,
+        }
+
+    def require(self, model_id: str) -> None:
+        """Raises `UnknownNameError` unless the model is a member."""
+        if model_id not in self.fleet:
+            raise UnknownNameError(
+                f"There is no member {model_id!r}. Known: {', '.join(self.fleet) or 'none yet'}."
+            )
