@@ -160,7 +160,9 @@ class OpenAIEngine:
         response = await self._post(call, body)
         if 300 <= response.status < 400:
             response.close()
-            raise EngineError(f"{self.base} answered with a redirect ({response.status}); name its real address.")
+            raise EngineError(
+                f"{self.base} answered with a redirect ({response.status}); name its real address."
+            )
         headers = response_headers(response.headers.items())
         progress = ticket.progress
         kind = response.headers.get("content-type", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -68,6 +69,12 @@ class Tokenizer:
         except Exception as error:  # noqa: BLE001 - the library raises bare Exception for every malformed file
             raise ConfigurationError(f"{path} is no tokenizer: {error}", field="path") from None
         return cls(inner, hashlib.sha256(text.encode()).hexdigest()[:16], folder)
+
+    def beside(self, folder: Path) -> Tokenizer:
+        """The same tokenizer, encodings kept so far included, as it lies in another folder."""
+        other = copy.copy(self)
+        other.folder = folder
+        return other
 
     def encode(self, text: str, *, add_special: bool) -> tuple[int, ...]:
         """Ids of a text; `add_special` adds what the tokenizer puts around a text (begin-of-sequence)."""

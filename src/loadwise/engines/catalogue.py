@@ -1,0 +1,143 @@
+"""Which engine serves a model folder or an address."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from loadwise.engines.exporter import Exporter
+from loadwise.engines.folders import ModelFolder, inspect
+from loadwise.engines.openai_http import OpenAIEngine
+from loadwise.engines.rendering import RenderedEngine
+from loadwise.engines.tokenizer import Tokenizer
+from loadwise.errors import ConfigurationError, EngineError, LoadwiseError, MissingExtraError
+from loadwise.ports import Clock, TokenEngine
+from loadwise.settings import ModelSettings, Settings, UpstreamSettings
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedModel:
+    """A model folder that is served: by which engine, and why by that one."""
+
+    engine: RenderedEngine
+    # "openvino" or "torch".
+    kind: str
+    # In words, for the status: "OpenVINO form in the folder", "torch: the export failed (...)".
+    reason: str
+
+
+class Catalogue:
+    """Opens what the settings name; one exporter and one tokenizer per vocabulary for all members."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        *,
+        compile_step: Any = None,
+        say: Callable[[str], None] = _log.info,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._compile_step = compile_step
+        self._exporter = Exporter(settings.cache_dir, say)
+        self._tokenizers: dict[str, Tokenizer] = {}
+
+    async def open_model(self, name: str, model: ModelSettings, replica_id: str | None = None) -> OpenedModel:
+        """The folder's engine, started; `ConfigurationError` says in one line why there is none."""
+        folder = inspect(model.path)
+        tokenizer = self._tokenizer(folder.path)
+        token_engine, kind, reason = await self._token_engine(name, folder, model.engine)
+        engine = RenderedEngine(token_engine, tokenizer, name, replica_id or f"{name}-0", self._clock)
+        return OpenedModel(engine=engine, kind=kind, reason=reason)
+
+    def open_upstream(
+        self, name: str, upstream: UpstreamSettings, api_key: str | None = None
+    ) -> tuple[OpenAIEngine, ...]:
+        """One engine per replica, not yet started."""
+        return tuple(
+            OpenAIEngine(
+                str(url),
+                replica_id=f"{name}-{place}",
+                clock=self._clock,
+                model=upstream.model,
+                api_key=api_key,
+                timeouts=self._settings.timeouts,
+                capacity_requests=upstream.capacity_requests,
+                context_tokens=upstream.context_tokens,
+            )
+            for place, url in enumerate((upstream.url, *upstream.replicas))
+        )
+
+    async def _token_engine(
+        self, name: str, folder: ModelFolder, wanted: str
+    ) -> tuple[TokenEngine, str, str]:
+        """The engine that was asked for; of itself OpenVINO where that works, else torch, and why."""
+        if wanted == "torch":
+            return await self._torch(name, folder), "torch", "torch was asked for"
+        try:
+            engine, reason = await self._openvino(folder)
+        except LoadwiseError as error:
+            if wanted == "openvino" or not folder.has_safetensors:
+                raise ConfigurationError(
+                    f"{name} cannot be served by OpenVINO: {error}", field="engine"
+                ) from None
+            _log.warning("%s is served by torch: %s", name, error)
+            return await self._torch(name, folder), "torch", f"torch, because {error}"
+        return engine, "openvino", reason
+
+    async def _openvino(self, folder: ModelFolder) -> tuple[TokenEngine, str]:
+        from loadwise.engines.openvino import OpenVinoEngine
+
+        if find_spec("openvino_genai") is None:
+            raise MissingExtraError("OpenVINO GenAI is not installed (pip install 'loadwise[openvino]')")
+        place, reason = folder.path, "OpenVINO form in the folder"
+        if not folder.has_openvino_form:
+            place, reason = await self._exporter.export(folder.path), "OpenVINO form made by the exporter"
+        settings = self._settings
+        engine = OpenVinoEngine(
+            place,
+            clock=self._clock,
+            max_running=settings.max_running,
+            queue_limit=settings.queue_limit,
+            kv_cache_bytes=settings.kv_cache_bytes,
+        )
+        await engine.start()
+        return engine, reason
+
+    async def _torch(self, name: str, folder: ModelFolder) -> TokenEngine:
+        if not folder.has_safetensors:
+            raise ConfigurationError(
+                f"{folder.path} has no weights (*.safetensors) for torch.", field="engine"
+            )
+        if find_spec("torch") is None:
+            raise MissingExtraError(f"{name} needs torch: pip install 'loadwise[torch]'.")
+        from loadwise.engines.torch import TorchTokenEngine
+
+        settings = self._settings
+        engine = TorchTokenEngine(
+            folder.path,
+            clock=self._clock,
+            model_id=name,
+            max_running=settings.max_running,
+            queue_limit=settings.queue_limit,
+            kv_cache_bytes=settings.kv_cache_bytes,
+            compile_step=self._compile_step,
+        )
+        try:
+            await engine.start()
+        except EngineError as error:
+            raise ConfigurationError(f"{name} cannot be served by torch: {error}", field="engine") from None
+        return engine
+
+    def _tokenizer(self, folder: Path) -> Tokenizer:
+        """Members with one vocabulary share its encodings, but each keeps its own chat template."""
+        tokenizer = Tokenizer.load(folder)
+        known = self._tokenizers.setdefault(tokenizer.fingerprint, tokenizer)
+        return known.beside(folder)
