@@ -121,7 +121,8 @@ class LoadBasedParameterTuner:
             return None
         return max(self.strategies.values(), key=lambda found: found.load_score or 0.0)
 
-    def safe(self, pools: Sequence[str]) -> None:
-        """Pools that cannot be observed any more fall back as the core says for unknown load."""
-        for pool_id in pools:
-            self.determine_optimization_strategy(ServerLoadMetrics(), pool_id)
+    def safe(self, now_s: float) -> dict[str, Strategy]:
+        """What every pool falls back to when load cannot be known; it is in force from now on."""
+        _, fallback = strategies.choose(self._policy, StrategyState(), None, now_s)
+        self.strategies = dict.fromkeys(self.strategies or (LOCAL,), fallback)
+        return self.strategies

@@ -1,0 +1,98 @@
+"""The configuration in force: its versions, what was measured under each, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from loadwise.clock import SystemClock
+from loadwise.decision import lastgood
+from loadwise.decision.facts import Policy
+from loadwise.decision.lastgood import History, Verdict
+from loadwise.optimizer.config_store import ConfigStore, fingerprint
+from loadwise.optimizer.model_manager import DynamicModelManager
+from loadwise.ports import Clock, JsonObject
+from loadwise.settings import OptimizationConfig
+
+log = structlog.get_logger(__name__)
+NAME = "configuration"
+
+
+class Configurations:
+    """Applies configurations to those who listen, keeps versions, and puts the last good one back."""
+
+    def __init__(
+        self,
+        config: OptimizationConfig,
+        manager: DynamicModelManager,
+        *,
+        store: ConfigStore | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock: Clock = clock or SystemClock()
+        self._manager = manager
+        self._store = store or ConfigStore(None, config)
+        self.current, self.version = self._store.load()
+        self._policy: Policy = self.current.policy()
+        self._listeners: list[Callable[[OptimizationConfig, int], None]] = []
+        self._history: History = lastgood.applied(
+            History(), self.version, fingerprint(self.current), self._clock.monotonic_s()
+        )
+        self.verdict: Verdict | None = None
+        manager.register(NAME, self.current, f"v{self.version}")
+
+    def on_applied(self, listener: Callable[[OptimizationConfig, int], None]) -> None:
+        """Tells `listener` of every configuration that is applied."""
+        self._listeners.append(listener)
+
+    def difference(self, config: OptimizationConfig) -> JsonObject:
+        """The fields that would change, each with its present and its new value."""
+        before, after = self.current.model_dump(mode="json"), config.model_dump(mode="json")
+        return {
+            name: {"from": before[name], "to": after[name]} for name in after if before[name] != after[name]
+        }
+
+    def apply(self, config: OptimizationConfig, *, reverting: bool = False) -> int:
+        """The configuration is in force and on disk; its version. An equal one changes nothing.
+
+        Raises `OSError` when it cannot be kept on disk; nothing has changed then.
+        """
+        if config == self.current and not reverting:
+            return self.version
+        version = self.version + 1
+        self._store.save(config, version)
+        self.current, self.version, self._policy = config, version, config.policy()
+        self._history = lastgood.applied(
+            self._history, version, fingerprint(config), self._clock.monotonic_s(), reverting=reverting
+        )
+        self._manager.register(NAME, config, f"v{version}")
+        self._manager.activate(NAME, f"v{version}", reason="regression" if reverting else "operator")
+        for listener in self._listeners:
+            listener(config, version)
+        log.info("configuration_applied", version=version, reverting=reverting)
+        return version
+
+    def count(self, load_score: float | None, within_objectives: bool | None) -> None:
+        """Counts a request served under the present configuration; None says nothing."""
+        if within_objectives is not None:
+            self._history = lastgood.counted(
+                self._policy, self._history, load_score, within=within_objectives
+            )
+
+    def judge(self) -> Verdict:
+        """The core's verdict; where it says so, the last good configuration is in force again."""
+        self.verdict = verdict = lastgood.judge(self._history)
+        if verdict.revert_to is not None:
+            log.warning("configuration_regressed", version=self.version, back_to=verdict.revert_to)
+            self.apply(self._manager.get(NAME, f"v{verdict.revert_to}"), reverting=True)
+        return verdict
+
+    def as_json(self) -> JsonObject:
+        """Versions, newest last, and the last verdict."""
+        verdict = self.verdict
+        return {
+            "version": self.version,
+            "versions": self._manager.versions(NAME),
+            "last_known_good": None if verdict is None else verdict.reason.value,
+        }

@@ -1,0 +1,231 @@
+"""One turn of the loop: observe, decide by the core, act, record; each part may fail alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from loadwise.compiler import ModelCompiler
+from loadwise.decision import grading, step
+from loadwise.decision.facts import EngineReading, HostReading, ServiceReading
+from loadwise.decision.step import Decision, Observation
+from loadwise.optimizer.configurations import Configurations
+from loadwise.optimizer.director import EnsembleDirector
+from loadwise.optimizer.parameter_tuner import LOCAL, LoadBasedParameterTuner
+from loadwise.optimizer.recorder import Recorder
+from loadwise.optimizer.sensing import EngineReadings
+from loadwise.ports import Clock
+from loadwise.telemetry import names
+from loadwise.telemetry.alerts import AlertBook
+from loadwise.telemetry.history import History
+
+log = structlog.get_logger(__name__)
+# Without a decision for so long, what was decided on old figures is given up for the safe strategy.
+SAFE_AFTER_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """A part that failed in the latest turn, why, and since when."""
+
+    part: str
+    message: str
+    since_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Parts:
+    """What a turn reads and moves."""
+
+    director: EnsembleDirector
+    tuner: LoadBasedParameterTuner
+    compiler: ModelCompiler
+    configurations: Configurations
+    recorder: Recorder
+    readings: EngineReadings
+    alerts: AlertBook
+    decisions: History[Decision]
+    # The library's engine client, read without waiting; None where it offers nothing.
+    client: Callable[[], Sequence[EngineReading]] | None = None
+
+
+class Cycle:
+    """Turns: `probe` follows load, `tune` also plans builds, judges configurations and raises alerts."""
+
+    def __init__(self, parts: Parts, clock: Clock) -> None:
+        self.parts = parts
+        self._clock = clock
+        self._state = step.State()
+        self._host: HostReading | None = None
+        self.decision: Decision | None = None
+        self.faults: dict[str, Fault] = {}
+        self.errors: Counter[str] = Counter()
+        self.turns = 0
+
+    async def probe(self) -> None:
+        """Load is read and strategy, places and health follow; whatever fails, serving goes on."""
+        await self._part("host", self._read_host)
+        await self.parts.readings.refresh()
+        await self._part("engine_client", self._read_client)
+        await self._part("places", self._places)
+        if not await self._part("decision", self._decide):
+            await self._part("safe_strategy", self._fall_back)
+
+    async def tune(self) -> None:
+        """A whole turn."""
+        await self.probe()
+        self.turns += 1
+        await self._part("strategy", self._apply_strategy)
+        await self._part("builds", self._plan_builds)
+        await self._part("last_known_good", self._judge)
+        await self._part("alerts", self._alert)
+        if self.decision is not None:
+            self.parts.decisions.add(self.decision)
+
+    def failed(self, part: str, error: Exception) -> None:
+        """The part's failure is logged, counted and shown until it works again."""
+        since_s = self.faults[part].since_s if part in self.faults else self._clock.monotonic_s()
+        if part not in self.faults:
+            log.warning("control_loop_part_failed", part=part, error=repr(error), exc_info=error)
+        self.faults[part] = Fault(part=part, message=f"{type(error).__name__}: {error}", since_s=since_s)
+        self.errors[part] += 1
+        self.parts.recorder.telemetry.count(names.STEP_ERRORS, part.partition(":")[0])
+
+    async def _part(self, name: str, action: Callable[[], Awaitable[None] | None]) -> bool:
+        try:
+            waiting = action()
+            if waiting is not None:
+                await waiting
+        except Exception as error:  # noqa: BLE001 - whatever fails, the loop goes on; it is told on
+            self.failed(name, error)
+            return False
+        self.faults.pop(name, None)
+        return True
+
+    # --- observe ---
+
+    async def _read_host(self) -> None:
+        self._host = await asyncio.to_thread(self.parts.tuner.read_host)
+
+    def _read_client(self) -> None:
+        for reading in self.parts.client() if self.parts.client is not None else ():
+            self.parts.readings.keep(reading)
+
+    def _places(self) -> None:
+        fleet = self.parts.director.ensemble.fleet
+        members = [fleet.parts(name).member for name in fleet]
+        self.parts.director.places.refresh(members, self.parts.readings)
+        known = {*fleet.engines(), *(reading.replica_id for reading in self.parts.readings.latest())}
+        self.faults = {
+            name: fault
+            for name, fault in self.faults.items()
+            if not name.startswith("observe:") or name.removeprefix("observe:") in known
+        }
+
+    def observation(self) -> Observation:
+        """What is known now: the latest readings, recent answers, beliefs and builds."""
+        now_s, parts = self._clock.monotonic_s(), self.parts
+        ensemble = parts.director.ensemble
+        pools = self._pools()
+        return Observation(
+            now_s=now_s,
+            engines={pool: parts.readings.latest(replicas) for pool, replicas in pools.items()},
+            services={pool: self._service(pool) for pool in pools},
+            host=self._host,
+            beliefs={
+                route.name: {m.member_id: ensemble.beliefs[m.member_id] for m in route.members}
+                for route in ensemble.fleet.routes.values()
+            },
+            compiled=tuple(parts.compiler.compilation_stats),
+            builds=parts.compiler.facts(),
+            builds_enabled=parts.configurations.current.enable_torch_compile,
+        )
+
+    def _pools(self) -> dict[str, list[str]]:
+        """Replica ids by pool; what no member owns (the library's engine client) is local."""
+        fleet = self.parts.director.ensemble.fleet
+        pools: dict[str, list[str]] = {}
+        for name in fleet:
+            for replica in fleet.parts(name).member.replicas:
+                pools.setdefault(replica.pool_id, []).append(replica.replica_id)
+        owned = {replica for replicas in pools.values() for replica in replicas}
+        strangers = [r.replica_id for r in self.parts.readings.latest() if r.replica_id not in owned]
+        if strangers or not pools:
+            pools.setdefault(LOCAL, []).extend(strangers)
+        return pools
+
+    def _service(self, pool_id: str) -> ServiceReading:
+        counts = self.parts.director.in_flight
+        return self.parts.recorder.service(counts.by_pool.get(pool_id, 0))
+
+    # --- decide and act ---
+
+    def _decide(self) -> None:
+        parts = self.parts
+        observation = self.observation()
+        self._state, decision = step.step(parts.configurations.current.policy(), self._state, observation)
+        ensemble = parts.director.ensemble
+        for beliefs in decision.beliefs.values():
+            ensemble.beliefs.update(beliefs)
+        for change in (change for found in decision.health.values() for change in found):
+            log.warning("member_health", member=change.member_id, health=change.health, reason=change.reason)
+        strategies = {name: pool.strategy for name, pool in decision.pools.items()}
+        parts.tuner.strategies = strategies
+        parts.director.strategies = strategies
+        parts.recorder.telemetry.count(names.STEPS, decision.worst.strategy.reason)
+        changed = self.decision is None or decision.worst.changed
+        self.decision = decision
+        if changed:
+            log.info(
+                "strategy", name=decision.worst.strategy.name, reason=decision.worst.strategy.reason,
+                load_score=decision.worst.score.value, pool=decision.worst_pool,
+            )  # fmt: skip
+
+    def _fall_back(self) -> None:
+        now_s = self._clock.monotonic_s()
+        decided_s = self.decision.decided_s if self.decision is not None else float("-inf")
+        if now_s - decided_s > SAFE_AFTER_S:
+            self.parts.director.strategies = self.parts.tuner.safe(now_s)
+
+    async def _apply_strategy(self) -> None:
+        strategy = self.parts.tuner.get_current_strategy()
+        if strategy is not None:
+            await self.parts.tuner.apply_parameter_adjustments(strategy)
+
+    def _plan_builds(self) -> None:
+        if self.decision is None:
+            return
+        self.parts.compiler.serve_mode(self.decision.worst.strategy.compile_mode)
+        make = self.decision.builds.make
+        if make is not None:
+            self.parts.compiler.build(*make)
+
+    def _judge(self) -> None:
+        self.parts.configurations.judge()
+
+    def _alert(self) -> None:
+        policy = self.parts.configurations.current.policy()
+        told = self.parts.alerts.update(grading.conditions(policy, self.health()), self._clock.monotonic_s())
+        for alert in told:
+            if not alert.resolved:
+                self.parts.recorder.telemetry.count(names.ALERTS_FIRED, alert.name)
+
+    def health(self) -> grading.Health:
+        """The figures that alert rules read."""
+        recorder, ensemble = self.parts.recorder, self.parts.director.ensemble
+        recent = recorder.service()
+        stats = self.parts.compiler.compilation_stats
+        failed = {name: found["cause"] for name, found in stats.items() if found["state"] == "failed"}
+        return grading.Health(
+            error_fraction=recent.error_fraction,
+            avg_latency_ms=recent.avg_latency_ms,
+            improvement=recorder.improvement(),
+            members=len(ensemble.fleet.active()),
+            members_out=ensemble.members_out(),
+            failed_builds=failed,
+        )
