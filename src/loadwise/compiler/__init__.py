@@ -1,1 +1,6 @@
-"""The life of a compiled model: build, verify, measure, promote, revert."""
+"""The life of a compiled model: build, verify, measure, promote, revert. Importing it needs no torch."""
+
+from loadwise.compiler.compiler import ModelCompiler
+from loadwise.compiler.served import BuildState, ServedModel
+
+__all__ = ["BuildState", "ModelCompiler", "ServedModel"]

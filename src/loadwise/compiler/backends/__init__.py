@@ -1,1 +1,15 @@
-"""One file per build backend."""
+"""One file per build backend, and the catalogue of them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from loadwise.compiler.backends.inductor import InductorBackend
+from loadwise.ports import BuildBackend
+
+BACKENDS: Mapping[str, Callable[[], BuildBackend]] = {"inductor": InductorBackend}
+
+
+def default_backend() -> BuildBackend:
+    """The backend that builds when none was chosen: torch's own compiler."""
+    return BACKENDS["inductor"]()

@@ -1,0 +1,86 @@
+"""What a model is called with: learned from its calls, copied, bounded in number and in bytes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
+
+MAX_EXAMPLES = 4
+MAX_EXAMPLE_BYTES = 256 * 1024**2
+
+
+def signature(tree: Any) -> Any:
+    """A hashable description of arguments: kinds and sizes of tensors, plain values themselves."""
+    if hasattr(tree, "untyped_storage"):
+        return ("tensor", tuple(tree.shape), tree.dtype, str(tree.device))
+    if isinstance(tree, Mapping):
+        return ("mapping", tuple((name, signature(value)) for name, value in sorted(tree.items())))
+    if isinstance(tree, list | tuple):
+        return (type(tree).__name__, tuple(signature(value) for value in tree))
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return (type(tree).__name__, tree)
+    return ("object", type(tree).__qualname__)
+
+
+def copied(tree: Any) -> Any:
+    """The same arguments with tensors of their own."""
+    if hasattr(tree, "untyped_storage"):
+        return tree.detach().contiguous().clone()
+    if isinstance(tree, dict):
+        return {name: copied(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [copied(value) for value in tree]
+    # A named tuple is made of arguments, a plain one of an iterable.
+    if isinstance(tree, tuple):
+        parts = [copied(value) for value in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    return tree
+
+
+def size_bytes(tree: Any) -> int:
+    """Bytes of all tensors."""
+    if hasattr(tree, "untyped_storage"):
+        return int(tree.numel() * tree.element_size())
+    if isinstance(tree, Mapping):
+        return sum(size_bytes(value) for value in tree.values())
+    if isinstance(tree, list | tuple):
+        return sum(size_bytes(value) for value in tree)
+    return 0
+
+
+class Examples:
+    """Given ones are made when they are needed; others are learned, one per signature, in order."""
+
+    def __init__(self, given: Callable[[], Sequence[tuple[Any, ...]]] | None = None) -> None:
+        self._given = given
+        self._learned: dict[Any, Arguments] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def learn(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Copies arguments of a new signature; True when that was the first example."""
+        if self._given is not None or len(self._learned) >= MAX_EXAMPLES:
+            return False
+        kind = signature((args, kwargs))
+        with self._lock:
+            size = size_bytes((args, kwargs))
+            if kind in self._learned or self._bytes + size > MAX_EXAMPLE_BYTES:
+                return False
+            self._learned[kind] = (copied(args), copied(dict(kwargs)))
+            self._bytes += size
+            return len(self._learned) == 1
+
+    def all(self) -> list[Arguments]:
+        """Copies for one build to work with; empty before the first call."""
+        if self._given is not None:
+            return [(args, {}) for args in self._given()]
+        with self._lock:
+            return [(copied(args), copied(dict(kwargs))) for args, kwargs in self._learned.values()]
+
+    @property
+    def known(self) -> bool:
+        """Whether a build can start."""
+        return self._given is not None or bool(self._learned)

@@ -1,0 +1,119 @@
+"""`ServedModel`: what callers hold. It answers with the original until a build has been promoted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from loadwise.compiler.examples import Examples
+from loadwise.compiler.parameters import ParameterKey
+from loadwise.compiler.verify import Timing
+from loadwise.ports import Built
+
+
+class BuildState(StrEnum):
+    """How far a build, or the model as a whole, has come."""
+
+    ORIGINAL = "original"
+    BUILDING = "building"
+    PROMOTED = "promoted"
+    FAILED = "failed"
+    DECLINED = "declined"
+
+
+@dataclass(slots=True, kw_only=True)
+class Build:
+    """One mode's build of one model; `built` and `key` are set when it has been promoted."""
+
+    mode: str
+    state: BuildState
+    changed_s: float = 0.0
+    failures: int = 0
+    cause: str = ""
+    remedy: str = ""
+    build_time_s: float | None = None
+    timing: Timing | None = None
+    built: Built | None = None
+    key: ParameterKey | None = None
+
+    @property
+    def stale(self) -> bool:
+        """Whether the model has changed since."""
+        return self.key is not None and not self.key.holds()
+
+    def stats(self) -> dict[str, Any]:
+        """Plain values; times in ms are None before they were measured."""
+        timing = self.timing
+        return {
+            "state": self.state.value,
+            "cause": self.cause,
+            "remedy": self.remedy,
+            "failures": self.failures,
+            "build_time_s": self.build_time_s,
+            "original_ms": None if timing is None else timing.original_s * 1000,
+            "compiled_ms": None if timing is None else timing.compiled_s * 1000,
+            "speedup": None if timing is None else timing.speedup,
+        }
+
+
+class ServedModel:
+    """Answers as the model it was made from does; everything but calls goes to that model.
+
+    The promoted build serves calls it was made for, while parameters are those it was made with and the
+    model is in evaluation mode; its answers carry no gradients. All else is the original's.
+    """
+
+    def __init__(
+        self, model: Any, model_id: str, examples: Examples, on_first_call: Callable[[ServedModel], None]
+    ) -> None:
+        self.original = model
+        self.model_id = model_id
+        self.examples = examples
+        self.dynamic_shapes: Any = None
+        self.builds: dict[str, Build] = {}
+        self.cause = ""
+        self.remedy = ""
+        # Replaced as a whole, so that a call sees either the old build or the new one.
+        self.active: Build | None = None
+        self._on_first_call = on_first_call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's answer; whatever the model raises is raised."""
+        build = self.active
+        if build is not None and build.built is not None and self._fits(build, build.built, args, kwargs):
+            return build.built.call(*args, **kwargs)
+        if self.examples.learn(args, kwargs):
+            self._on_first_call(self)
+        return self.original(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached for what this object does not have itself.
+        return getattr(self.__dict__["original"], name)
+
+    def _fits(self, build: Build, built: Built, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        if build.key is not None and not build.key.holds():
+            # Training comes and goes; other changes are for good, and the build with them.
+            if not self.original.training:
+                self.retire(build)
+            return False
+        return built.accepts(args, kwargs) and not _needs_original(args)
+
+    def retire(self, build: Build) -> None:
+        """The build no longer serves, because the model has changed."""
+        build.state = BuildState.ORIGINAL
+        build.cause = "The model's parameters changed after the build."
+        build.remedy = f"force_recompile({self.model_id!r}) builds it anew."
+        build.built = build.key = None
+        if self.active is build:
+            self.active = None
+
+
+def _needs_original(args: tuple[Any, ...]) -> bool:
+    """Whether gradients for an input, or mixed precision, are asked of this call."""
+    torch = sys.modules["torch"]
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        return True
+    return torch.is_grad_enabled() and any(getattr(arg, "requires_grad", False) for arg in args)
