@@ -52,7 +52,6 @@ class Exporter:
 
     async def export(self, folder: Path) -> Path:
         """The folder with its OpenVINO form; `EngineError` says why there is none."""
-        folder = Path(os.path.abspath(folder))  # noqa: PTH100 - Path.absolute keeps "..", resolve asks the disk
         async with self._one_at_a_time:
             made = self.known(folder)
             if made is not None:

@@ -34,7 +34,7 @@ class FakeDirector:
     """
 
     def __init__(self, engines: Mapping[str, Engine], clock: Clock) -> None:
-        self._engines = dict(engines)
+        self.engines = dict(engines)
         self._clock = clock
         self.changes: Mapping[str, Number] = {}
         self.refusal: RequestError | None = None
@@ -50,8 +50,8 @@ class FakeDirector:
 
     def models(self) -> Sequence[ModelCard]:
         """`auto`, then each member."""
-        route = [ModelCard(model_id="auto", kind="route", created_s=1)] if self._engines else []
-        return [*route, *(ModelCard(model_id=name, kind="member", created_s=1) for name in self._engines)]
+        route = [ModelCard(model_id="auto", kind="route", created_s=1)] if self.engines else []
+        return [*route, *(ModelCard(model_id=name, kind="member", created_s=1) for name in self.engines)]
 
     async def measure(self, model: str, call: Call) -> PromptSize:
         """The body's bytes bound the prompt's tokens."""
@@ -67,7 +67,7 @@ class FakeDirector:
             request=request,
             member_id=name,
             replica_id=name,
-            engine=self._engines[name],
+            engine=self.engines[name],
             strategy=StrategyName.BALANCED,
             reason="off" if request.off else "only_member",
             propensity=1.0,
@@ -79,11 +79,11 @@ class FakeDirector:
         return dispatch
 
     def _choose(self, model: str, exclude: frozenset[str]) -> str:
-        if model != "auto" and model not in self._engines:
+        if model != "auto" and model not in self.engines:
             raise RequestError(
                 f"The model {model!r} does not exist.", status=404, param="model", code="model_not_found"
             )
-        for name in self._engines:
+        for name in self.engines:
             if name not in exclude and model in ("auto", name):
                 return name
         raise RequestError("No engine can answer now.", status=503, kind="server_error", code="no_engine")
@@ -105,6 +105,8 @@ class FakeControl:
         self.running = True
         self.members: dict[str, float] = {}
         self.commands: list[Command] = []
+        # Values that the dashboard shows instead of its own.
+        self.dashboard_extra: JsonObject = {}
 
     async def read(self, view: View, **options: Any) -> JsonObject:
         """A view whose measured values are all absent."""
@@ -177,4 +179,5 @@ class FakeControl:
                 ["cpu_usage", "memory_usage", "gpu_utilization", "throughput_rps"]
             ),
             "ensemble_status": {"active_models": sorted(self.members), "selection_distribution": {}},
+            **self.dashboard_extra,
         }
