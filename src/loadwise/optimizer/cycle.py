@@ -13,7 +13,7 @@ import structlog
 from loadwise.compiler import ModelCompiler
 from loadwise.decision import grading, step
 from loadwise.decision.facts import EngineReading, HostReading, ServiceReading
-from loadwise.decision.step import Decision, Observation
+from loadwise.decision.step import Decision, Observation, PoolDecision
 from loadwise.optimizer.configurations import Configurations
 from loadwise.optimizer.director import EnsembleDirector
 from loadwise.optimizer.parameter_tuner import LOCAL, LoadBasedParameterTuner
@@ -75,6 +75,13 @@ class Cycle:
         await self._part("places", self._places)
         if not await self._part("decision", self._decide):
             await self._part("safe_strategy", self._fall_back)
+
+    async def measured(self) -> PoolDecision:
+        """The worst pool as it is now, without deciding anything."""
+        await self._part("host", self._read_host)
+        await self.parts.readings.refresh()
+        await self._part("engine_client", self._read_client)
+        return step.step(self.parts.configurations.current.policy(), self._state, self.observation())[1].worst
 
     async def tune(self) -> None:
         """A whole turn."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -22,6 +22,7 @@ from loadwise.decision.facts import (
     Route,
     StrategyName,
 )
+from loadwise.decision.outcome import within_objectives
 from loadwise.decision.strategy import Strategy
 from loadwise.errors import RequestError
 from loadwise.optimizer.conversations import Conversations
@@ -62,6 +63,11 @@ class EnsembleDirector:
         self.conversations = conversations or Conversations()
         self._clock: Clock = clock or SystemClock()
         self._created_s = int(self._clock.wall_s())
+        self._listeners: list[Callable[[float | None, bool | None], None]] = []
+
+    def on_finished(self, listener: Callable[[float | None, bool | None], None]) -> None:
+        """Tells `listener` the load score and whether objectives were met, of each optimised request."""
+        self._listeners.append(listener)
 
     # --- what the gateway asks before a decision ---
 
@@ -280,6 +286,10 @@ class EnsembleDirector:
             objectives=entry.objectives,
             compared_s=dispatch.started_s if entry.compared else None,
         )
+        if not heard.control:
+            within = within_objectives(entry.objectives, heard)
+            for listener in self._listeners:
+                listener(heard.load_score, within)
 
 
 def _comparable(reason: ChoiceReason) -> bool:

@@ -134,6 +134,13 @@ class Telemetry:
         if within_objectives(objectives or self.objectives, outcome):
             self.count(names.WITHIN_OBJECTIVES, member)
 
+    def mean_decision_ms(self) -> float | None:
+        """Mean time of all decisions so far; None before the first."""
+        prefix = names.DECISION_SECONDS.name
+        count = self._registry.get_sample_value(f"{prefix}_count")
+        total = self._registry.get_sample_value(f"{prefix}_sum")
+        return None if not count or total is None else 1000.0 * total / count
+
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
         """The exposition in the format that `accept` asks for, and its content type."""
         encoder, content_type = choose_encoder(accept or "")

@@ -1,0 +1,250 @@
+"""`ServerSideOptimizer`: the origin's main class, for a library's models and for a whole server alike."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import MutableMapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import structlog
+
+from loadwise.clock import SystemClock
+from loadwise.compiler import ModelCompiler
+from loadwise.decision.facts import Ending, Outcome, ServiceReading
+from loadwise.decision.step import PoolDecision
+from loadwise.errors import ConfigurationError
+from loadwise.optimizer import views
+from loadwise.optimizer.config_store import ConfigStore
+from loadwise.optimizer.configurations import Configurations
+from loadwise.optimizer.cycle import Cycle, Parts
+from loadwise.optimizer.director import EnsembleDirector
+from loadwise.optimizer.ensemble_manager import ModelEnsembleManager
+from loadwise.optimizer.fleet import Fleet
+from loadwise.optimizer.gauges import gauges
+from loadwise.optimizer.loop import ControlLoop
+from loadwise.optimizer.model_manager import DynamicModelManager
+from loadwise.optimizer.parameter_tuner import LoadBasedParameterTuner
+from loadwise.optimizer.recorder import Recorder
+from loadwise.optimizer.sensing import EngineReadings, reader_of
+from loadwise.ports import AlertSink, Clock, HostSensor, JsonObject
+from loadwise.settings import OptimizationConfig
+from loadwise.telemetry.alerts import AlertBook, LogSink
+from loadwise.telemetry.history import History
+from loadwise.telemetry.prometheus import Telemetry
+
+log = structlog.get_logger(__name__)
+
+
+class ServerSideOptimizer:
+    """Compiles, tunes, selects, watches: holds the parts together and turns the loop.
+
+    `engine_client` may be anything: one with a method `reading()` is read, any other leaves the load
+    to the machine's own figures, with a warning. `model_config` is kept for the caller.
+    The parts are attributes: `model_compiler`, `parameter_tuner`, `ensemble_manager`, `model_manager`,
+    `director`, `recorder`, `configurations`, `alerts`.
+    """
+
+    def __init__(
+        self,
+        engine_client: Any = None,
+        model_config: Any = None,
+        optimization_config: OptimizationConfig | None = None,
+        *,
+        fleet: Fleet | None = None,
+        model_compiler: ModelCompiler | None = None,
+        host: HostSensor | None = None,
+        sinks: Sequence[AlertSink] | None = None,
+        state_dir: Path | None = None,
+        random: Random | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        base = optimization_config or OptimizationConfig()
+        self.engine_client = engine_client
+        self.model_config = model_config
+        self.clock: Clock = clock or SystemClock()
+        self.model_manager = DynamicModelManager(history_size=base.metrics_history_size, clock=self.clock)
+        self.configurations = Configurations(
+            base, self.model_manager, store=ConfigStore(state_dir, base), clock=self.clock
+        )
+        config = self.configurations.current
+        self.recorder = Recorder(config, clock=self.clock)
+        self.model_compiler = model_compiler or ModelCompiler(config, clock=self.clock, automatic=False)
+        client = self._client_of(engine_client)
+        self.parameter_tuner = LoadBasedParameterTuner(
+            config, self.model_manager, engine=client, service=self._service, host=host, clock=self.clock
+        )
+        self.ensemble_manager = ModelEnsembleManager(
+            config,
+            fleet=fleet,
+            strategy=self.parameter_tuner.get_current_strategy,
+            random=random,
+            clock=self.clock,
+        )
+        self.ensemble_manager.configure(config)
+        self.director = EnsembleDirector(self.ensemble_manager, self.recorder, clock=self.clock)
+        self.director.running = False
+        self.director.config_version = self.configurations.version
+        self.alerts = AlertBook([LogSink()] if sinks is None else sinks)
+        self._join(config, client)
+
+    def _client_of(self, engine_client: Any) -> Any:
+        reader = reader_of(engine_client)
+        if reader is None and engine_client is not None:
+            log.warning(
+                "engine_offers_no_readings",
+                engine=type(engine_client).__name__,
+                remedy="Load rests on the machine's own figures; give the engine a method reading().",
+            )
+        return reader
+
+    def _join(self, config: OptimizationConfig, client: Any) -> None:
+        """What needs the other parts to be there."""
+        self.readings = EngineReadings(self.ensemble_manager.fleet.engines, self._part_failed)
+        parts = Parts(
+            director=self.director,
+            tuner=self.parameter_tuner,
+            compiler=self.model_compiler,
+            configurations=self.configurations,
+            recorder=self.recorder,
+            readings=self.readings,
+            alerts=self.alerts,
+            decisions=History(config.metrics_history_size, enabled=config.enable_performance_tracking),
+            client=client,
+        )
+        self.cycle = Cycle(parts, self.clock)
+        self.loop = ControlLoop(
+            self.cycle.tune, self.cycle.probe, lambda: self.configurations.current.tuning_interval_sec
+        )
+        self.configurations.on_applied(self._configured)
+        self.director.on_finished(self.configurations.count)
+        self.telemetry.gauges_from(lambda: gauges(self))
+        self._optimization_ms: deque[float] = deque(maxlen=1000)
+        self.started = False
+        self.bypassed = False
+
+    # --- the origin's methods ---
+
+    async def start_optimization(self) -> None:
+        """The loop turns and requests are optimised; nothing happens when it already runs."""
+        self.started = True
+        await self.loop.start()
+        self.director.running = True
+
+    async def stop_optimization(self) -> None:
+        """What `start_optimization` began has ended; serving goes on with nothing touched."""
+        self.director.running = False
+        await self.loop.stop()
+
+    async def optimize_model_for_request(self, model: Any, request_context: Any = None) -> Any:
+        """What shall answer: a member of the ensemble, else `model`, with its promoted build.
+
+        The chosen member is noted in a mutable context as `selected_model`. While optimisation is
+        stopped, and whenever a part fails, `model` itself answers.
+        """
+        if not self.director.running:
+            return model
+        began_s = self.clock.monotonic_s()
+        try:
+            model_id, chosen = self._selected(model, request_context)
+            if isinstance(request_context, MutableMapping):
+                request_context["selected_model"] = model_id
+            return self._compiled(chosen, model_id)
+        except Exception as error:  # noqa: BLE001 - serving goes on with the model as it is
+            self.cycle.failed("optimize_model_for_request", error)
+            return model
+        finally:
+            self._optimization_ms.append(1000.0 * (self.clock.monotonic_s() - began_s))
+
+    def record_request_performance(self, model: Any, latency_ms: float, success: bool) -> None:
+        """A request's latency (ms, at least 0) and success are kept and learned from.
+
+        `model` is a name, or a model (its class then names it). Raises `ConfigurationError`.
+        """
+        name = model if isinstance(model, str) else type(model).__name__
+        if not 0.0 <= latency_ms < float("inf"):
+            raise ConfigurationError(
+                f"latency_ms must be at least 0, not {latency_ms!r}.", field="latency_ms"
+            )
+        strategy = self.parameter_tuner.get_current_strategy()
+        outcome = Outcome(
+            request_id="",
+            member_id=name,
+            replica_id=f"{name}/0",
+            ending=Ending.SUCCEEDED if success else Ending.FAILED,
+            finished_s=self.clock.monotonic_s(),
+            total_s=latency_ms / 1000.0,
+            load_score=None if strategy is None else strategy.load_score,
+            control=not self.director.running,
+        )
+        self.ensemble_manager.learn(outcome)
+        self.recorder.record(outcome, strategy=None if strategy is None else strategy.name)
+
+    def get_optimization_status(self) -> JsonObject:
+        """What runs, with which configuration, strategy, load, members, builds and alerts."""
+        return views.status(self)
+
+    def export_performance_report(self) -> JsonObject:
+        """History, grade, objectives, measured improvement and recommendations."""
+        return views.report(self)
+
+    # --- what the server adds ---
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Counters, histograms and gauges; `render(accept)` is `/metrics`."""
+        return self.recorder.telemetry
+
+    @property
+    def config(self) -> OptimizationConfig:
+        """The configuration in force."""
+        return self.configurations.current
+
+    def avg_optimization_time_ms(self) -> float | None:
+        """Mean time of recent decisions in the library; None before the first."""
+        times = self._optimization_ms
+        return sum(times) / len(times) if times else self.telemetry.mean_decision_ms()
+
+    def bypass(self) -> None:
+        """Requests pass untouched until `start_optimization`, and the status says so."""
+        self.bypassed = True
+
+    async def measure_now(self) -> PoolDecision:
+        """The worst pool's metrics and score, read at this call; no strategy changes by it."""
+        return await self.cycle.measured()
+
+    async def close(self) -> None:
+        """The loop and builds in progress have ended."""
+        await self.stop_optimization()
+        self.model_compiler.close()
+
+    def _selected(self, model: Any, context: Any) -> tuple[str, Any]:
+        if self.config.enable_ensemble and self.ensemble_manager.fleet.active():
+            selection = self.ensemble_manager.select_model_for_request(context)
+            if selection.model is not None:
+                return selection.model_id, selection.model
+        name = context.get("model_name") if isinstance(context, MutableMapping) else None
+        return str(name or type(model).__name__), model
+
+    def _compiled(self, model: Any, model_id: str) -> Any:
+        if not self.config.enable_torch_compile:
+            return model
+        return self.model_compiler.compile_model(model, model_id)
+
+    def _service(self) -> ServiceReading:
+        return self.recorder.service(len(self.director.in_flight))
+
+    def _part_failed(self, part: str, error: Exception) -> None:
+        self.cycle.failed(part, error)
+
+    def _configured(self, config: OptimizationConfig, version: int) -> None:
+        self.director.config_version = version
+        self.parameter_tuner.configure(config)
+        self.ensemble_manager.configure(config)
+        self.recorder.configure(config)
+        self.model_compiler.config = config
+        self.cycle.parts.decisions.resize(
+            config.metrics_history_size, enabled=config.enable_performance_tracking
+        )
+        self.loop.wake()
