@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import json
 import os
-import shlex
 import statistics
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servers import Server, free_port
+from servers import Server, free_port, shown
 
 from loadwise.bench.client import Client, Planned, Target, body_of
 from loadwise.bench.prompts import TextPrompts
@@ -184,11 +183,11 @@ def head_to_head(arguments: argparse.Namespace, workload: Workload, logs: Path) 
                 measure(server, workload, concurrency, 1)
         idle = {server.name: round(server.idle_cores(), 4) for server in pair}
         results = {str(c): interleaved(pair, workload, c, arguments) for c in CONCURRENCIES}
-        commands = {server.name: shlex.join(server.command) for server in pair}
+        commands = {server.name: shown(server.command) for server in pair}
     return {
         "idle_cores": idle,
         "setting": setting.name,
-        "vllm_env": dict(theirs.env),
+        "vllm_env": {name: shown(value.split(":")) for name, value in theirs.env.items()},
         "commands": commands,
     } | {"results": results}
 
@@ -254,7 +253,7 @@ def main(argv: Sequence[str]) -> None:
     results = (sweep if arguments.sweep else head_to_head)(arguments, workload, logs)
     document = {
         "kind": "vllm-sweep" if arguments.sweep else "engine-throughput",
-        "command": shlex.join(["python", "benchmarks/engine_throughput.py", *argv]),
+        "command": shown(["python", "benchmarks/engine_throughput.py", *argv]),
         "finished": iso_utc(SystemClock().wall_s()),
         "machine": before,
         "input_tokens": arguments.input,

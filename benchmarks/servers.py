@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,6 +22,11 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def shown(words: Sequence[str]) -> str:
+    """A command line without this machine's folders, for results that others read."""
+    return shlex.join(Path(word).name if word.startswith("/") else word for word in words)
 
 
 @dataclass

@@ -54,7 +54,7 @@ class Options:
 async def run_single(options: Options) -> dict[str, Any]:
     """One replay: shown, saved, and returned as JSON values."""
     source = Source(options.workload)
-    async with _runner(options) as runner:
+    async with open_runner(options) as runner:
         await runner.warm_up([options.model])
         fitted = source.arrivals()
         run = await runner.run(options.model, fitted.arrivals, options.workload.duration_s)
@@ -71,7 +71,7 @@ async def run_single(options: Options) -> dict[str, Any]:
 async def run_comparison(options: Options) -> dict[str, Any]:
     """Optimised and fixed members over all offsets: shown, saved, and returned as JSON values."""
     source = Source(options.workload, options.offsets)
-    async with _runner(options) as runner:
+    async with open_runner(options) as runner:
         members = options.members or tuple(runner.qualities)
         if not members:
             raise ConfigurationError(
@@ -100,11 +100,11 @@ async def run_capacity(options: Options) -> dict[str, Any]:
     """The highest rate that the model sustains: shown, saved, and returned as JSON values."""
     start_per_s = options.workload.rate_per_s or 1.0
     source = Source(options.workload.changed_rate(start_per_s), options.offsets)
-    async with _runner(options) as runner:
+    async with open_runner(options) as runner:
         await runner.warm_up([options.model])
 
         async def at_rate(rate_per_s: float) -> list[Summary]:
-            return await _at_rate(runner, source, options, rate_per_s)
+            return await probe(runner, source, options, rate_per_s)
 
         capacity = await find_capacity(at_rate, start_per_s=start_per_s)
     result = _document("capacity", options, {"model": options.model, **asdict(capacity)})
@@ -114,8 +114,8 @@ async def run_capacity(options: Options) -> dict[str, Any]:
     return result
 
 
-async def _at_rate(runner: Runner, source: Source, options: Options, rate_per_s: float) -> list[Summary]:
-    """One window after the other, until they hold enough requests."""
+async def probe(runner: Runner, source: Source, options: Options, rate_per_s: float) -> list[Summary]:
+    """Runs at one rate: one window after the other, until they hold enough requests."""
     summaries: list[Summary] = []
     for offset in range(options.offsets):
         arrivals = source.arrivals(offset, rate_per_s).arrivals
@@ -127,7 +127,8 @@ async def _at_rate(runner: Runner, source: Source, options: Options, rate_per_s:
 
 
 @asynccontextmanager
-async def _runner(options: Options) -> AsyncIterator[Runner]:
+async def open_runner(options: Options) -> AsyncIterator[Runner]:
+    """A runner for the server of these options; refuses a model that it does not list."""
     async with Client(options.target) as client:
         models = await server_models(client)
         if models and options.model not in models:
