@@ -19,6 +19,8 @@ from loadwise.decision.lengths import LengthSketch
 FIRST_TOKEN_OVERHEAD_TOKENS: Final = 64.0
 # Outcomes before a member counts as measured.
 MEASURED_OUTCOMES: Final = 20
+# Places of a replica that does not say.
+UNKNOWN_PLACES: Final = 8
 
 
 class Health(StrEnum):
@@ -153,9 +155,14 @@ class Belief:
         return sum(within for _, within in self.by_load) / timed if timed > 0 else None
 
 
-def initial(member: Member, objectives: Objectives, now_s: float, cost: float = 1.0) -> Belief:
-    """The belief of a member that nobody has measured: its prior, quality as declared."""
-    prior = prior_of(member, objectives, cost)
+def initial(
+    member: Member, objectives: Objectives, now_s: float, cost: float = 1.0, full_work: float | None = None
+) -> Belief:
+    """The belief of a member that nobody has measured: its prior, quality as declared.
+
+    `full_work` is the work at which its device is full; by default its own places, all taken.
+    """
+    prior = prior_of(objectives, full_work or _places(member) * cost)
     return Belief(
         member_id=member.member_id,
         prior=prior,
@@ -169,12 +176,11 @@ def initial(member: Member, objectives: Objectives, now_s: float, cost: float = 
     )
 
 
-def prior_of(member: Member, objectives: Objectives, cost: float) -> Prior:
-    """What is assumed of a member from its places and cost alone."""
-    places = sum(replica.capacity_requests or 8 for replica in member.replicas) or 8
+def prior_of(objectives: Objectives, full_work: float) -> Prior:
+    """What is assumed of a member on a device that is full at `full_work`."""
     first_s = objectives.time_to_first_token_s / (512.0 + FIRST_TOKEN_OVERHEAD_TOKENS)
     return Prior(
-        full_work=places * cost,
+        full_work=full_work,
         output_idle_s=0.1 * objectives.time_per_output_token_s,
         output_full_s=0.6 * objectives.time_per_output_token_s,
         first_idle_s=0.1 * first_s,
@@ -183,13 +189,30 @@ def prior_of(member: Member, objectives: Objectives, cost: float) -> Prior:
 
 
 def initial_beliefs(route: Route, now_s: float) -> dict[str, Belief]:
-    """First beliefs of a route's members; costs are relative to the cheapest where all declare one."""
+    """First beliefs of a route's members; costs are relative to the cheapest where all declare one.
+
+    Members of one pool are assumed to fill it alike, so that an unknown one is judged by its pool.
+    """
     declared = [member.relative_cost for member in route.members]
     known = [cost for cost in declared if cost is not None and cost > 0]
     unit = min(known) if known and len(known) == len(declared) else None
+    costs = {m.member_id: (m.relative_cost or 1.0) / unit if unit else 1.0 for m in route.members}
+    full: dict[str, float] = {}
+    for member in route.members:
+        work = _places(member) * costs[member.member_id]
+        full[pool_of(member)] = max(work, full.get(pool_of(member), 0.0))
     return {
         member.member_id: initial(
-            member, route.objectives, now_s, (member.relative_cost or 1.0) / unit if unit else 1.0
+            member, route.objectives, now_s, costs[member.member_id], full[pool_of(member)]
         )
         for member in route.members
     }
+
+
+def pool_of(member: Member) -> str:
+    """The pool that a member's replicas belong to; its own where it has none."""
+    return member.replicas[0].pool_id if member.replicas else member.member_id
+
+
+def _places(member: Member) -> int:
+    return sum(replica.capacity_requests or UNKNOWN_PLACES for replica in member.replicas) or UNKNOWN_PLACES

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from loadwise.decision.beliefs import Belief, Health
+from loadwise.decision.beliefs import Belief, Health, pool_of
 from loadwise.decision.candidates import Refusal, candidates
 from loadwise.decision.choices import (
     EXPLORE_MOST,
@@ -40,7 +40,7 @@ from loadwise.decision.facts import (
     StrategyName,
 )
 from loadwise.decision.strategy import Strategy
-from loadwise.decision.views import TARGET_STRAIN, View, Wish, pool_of, pool_works, views_of, wish_of
+from loadwise.decision.views import View, Wish, pools_of, views_of, wish_of
 
 # Strain beyond which a conversation leaves its member, under overload only.
 UNBEARABLE_STRAIN: Final = 2.0
@@ -137,7 +137,8 @@ def _single(
     remembered: Remembered | None,
 ) -> Choice:
     belief = beliefs.get(member.member_id)
-    work = pool_works(route, beliefs, pressures).get(pool_of(member), 0.0) + (belief.cost if belief else 1.0)
+    pool = pools_of(route, beliefs, pressures).get(pool_of(member))
+    work = (pool.work if pool else 0.0) + (belief.cost if belief else 1.0)
     return Choice(
         member_id=member.member_id,
         propensity=1.0,
@@ -156,7 +157,7 @@ def _conversation(
         return None
     by_id = {view.member_id: view for view in views if view.share > 0.0}
     home = by_id.get(remembered.left or "")
-    if home is not None and not remembered.returned and home.share >= 1.0 and home.strain <= TARGET_STRAIN:
+    if home is not None and not remembered.returned and home.share >= 1.0 and home.fill <= 1.0:
         return _certain(home, views, ChoiceReason.CONVERSATION_RETURNED, request, remembered)
     own = by_id.get(remembered.member_id)
     if own is None or (strategy.name is StrategyName.PERFORMANCE and own.strain > UNBEARABLE_STRAIN):
@@ -262,9 +263,12 @@ def _merit(view: View, wish: Wish) -> float:
 
 
 def _has_room(view: View, wish: Wish) -> bool:
-    return view.strain <= wish.target and (
-        view.work <= view.room or (view.in_flight == 0 and view.cost <= 1.0)
-    )
+    return view.fill <= wish.target and not view.yields and view.work <= view.room
+
+
+def _harm(view: View) -> float:
+    """What a request does where there is no room: on a shared device everyone pays its cost."""
+    return view.fill / view.reliability * (view.cost**2 if view.shared else 1.0)
 
 
 def _tested_first(views: Sequence[View], order: list[int]) -> list[int]:

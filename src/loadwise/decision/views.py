@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
-from loadwise.decision.beliefs import FIRST_TOKEN_OVERHEAD_TOKENS, Belief, Health
+from loadwise.decision.beliefs import FIRST_TOKEN_OVERHEAD_TOKENS, Belief, Health, pool_of
 from loadwise.decision.facts import Member, MemberPressure, Policy, RequestFacts, Route, StrategyName
 from loadwise.decision.outcome import ramp
 from loadwise.decision.strategy import Strategy
 
-# Strain that adaptive allows: the rest is room for what arrives while an answer is made.
-TARGET_STRAIN: Final = 0.6
+# What adaptive fills, as fractions of the objectives and of a member's places; the rest is room for what
+# arrives while an answer is made. Waiting grows at once when places run out, time per token slowly.
+FIRST_TOKEN_TARGET: Final = 0.5
+OUTPUT_TOKEN_TARGET: Final = 0.85
+PLACES_TARGET: Final = 0.75
+# A cheaper member of the pool with this much of its places taken is needed for overflow: dearer ones pause.
+RELIEF_TARGET: Final = 0.5
 # Decayed outcomes below which a member is measured again.
 STALE_WEIGHT: Final = 3.0
 # Answers within objectives that are assumed at each level of load before any was seen.
@@ -38,6 +44,11 @@ class View:
     work: float
     # Work of the pool at which the first of those in flight there would pass the target.
     room: float
+    # How much of what adaptive allows is used: in time to first token, time per token, places (1: all).
+    fill: float
+    # Whether a cheaper member of the pool needs the device, and whether other members share the device.
+    yields: bool
+    shared: bool
     measured: bool
     in_flight: int
     # Share of its usual traffic (1 unless it is out or on its ramp), and of answers within objectives
@@ -50,42 +61,69 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a request asks of a choice: weights of quality and speed (sum 1), the load, and a target strain."""
+    """What a request asks of a choice: weights of quality and speed (sum 1), and the level of load."""
 
     quality: float
     speed: float
     preferred: bool
     level: int
+    # What is allowed of the targets: 1, more for who prefers quality, less for who is in a hurry.
     target: float
     # Whether queues are known; otherwise the strategy alone tells load.
     pressed: bool
 
 
-def pool_of(member: Member) -> str:
-    return member.replicas[0].pool_id if member.replicas else member.member_id
+@dataclass(slots=True)
+class Pool:
+    """What is in flight on one device, and what that leaves room for."""
+
+    members: int = 0
+    # Requests in flight, this route's weighed by their cost and others' by one each.
+    work: float = 0.0
+    counted: int = 0
+    total: int = 0
+    # Work at which the first member with requests in flight would pass its target.
+    room: float = inf
+    # Cost of the cheapest member whose places fill up.
+    pressed_cost: float = inf
 
 
-def pool_works(
-    route: Route, beliefs: Mapping[str, Belief], pressures: Mapping[str, MemberPressure]
-) -> dict[str, float]:
-    """Per pool, what is in flight there: this route's requests by their cost, others' by one each."""
-    works: dict[str, float] = {}
-    counted: dict[str, int] = {}
-    totals: dict[str, int] = {}
+def pools_of(
+    route: Route, beliefs: Mapping[str, Belief], pressures: Mapping[str, MemberPressure], target: float = 1.0
+) -> dict[str, Pool]:
+    """The pools of a route's members as they are now, by pool id."""
+    pools: dict[str, Pool] = {}
+    allowed_s = target * OUTPUT_TOKEN_TARGET * route.objectives.time_per_output_token_s
     for member in route.members:
+        name = pool_of(member)
+        pool = pools.get(name)
+        if pool is None:
+            pool = pools[name] = Pool()
+        pool.members += 1
         pressure = pressures.get(member.member_id)
-        if pressure is None:
+        if pressure is None or pressure.pool_in_flight <= 0:
             continue
-        pool = pool_of(member)
-        works[pool] = works.get(pool, 0.0) + pressure.in_flight * beliefs[member.member_id].cost
-        counted[pool] = counted.get(pool, 0) + pressure.in_flight
-        totals[pool] = max(totals.get(pool, 0), pressure.pool_in_flight)
-    for pool, total in totals.items():
-        works[pool] += max(0, total - counted[pool])
-    return works
+        pool.total = max(pool.total, pressure.pool_in_flight)
+        if pressure.in_flight > 0:
+            _press(pool, beliefs[member.member_id], pressure, allowed_s)
+    for pool in pools.values():
+        pool.work += max(0, pool.total - pool.counted)
+    return pools
+
+
+def _press(pool: Pool, belief: Belief, pressure: MemberPressure, allowed_s: float) -> None:
+    in_flight, places = pressure.in_flight, pressure.capacity_requests
+    pool.work += in_flight * belief.cost
+    pool.counted += in_flight
+    base, slope = belief.output_fit
+    if slope > 0.0:
+        pool.room = min(pool.room, (allowed_s / belief.trend - base) / slope)
+    if places is not None and in_flight >= RELIEF_TARGET * places:
+        pool.pressed_cost = min(pool.pressed_cost, belief.cost)
 
 
 def wish_of(request: RequestFacts, strategy: Strategy, pressures: Mapping[str, MemberPressure]) -> Wish:
+    """What the request and the strategy in force ask of a choice."""
     quality, speed = request.quality_preference, request.speed_preference
     preferred = quality is not None or speed is not None
     wanted = 0.5 if quality is None else min(1.0, max(0.0, quality))
@@ -96,7 +134,7 @@ def wish_of(request: RequestFacts, strategy: Strategy, pressures: Mapping[str, M
         speed=hurry / both if both > 0.0 else 0.5,
         preferred=preferred,
         level=_LEVEL[strategy.name],
-        target=TARGET_STRAIN * (1.0 + 0.4 * (wanted - hurry)),
+        target=1.0 + 0.3 * (wanted - hurry),
         pressed=bool(pressures),
     )
 
@@ -111,14 +149,14 @@ def views_of(
     wish: Wish,
     now_s: float,
 ) -> list[View]:
-    works = pool_works(route, beliefs, pressures)
-    rooms = _rooms(route, beliefs, pressures, wish.target)
+    """One view per member of `able`, in its order."""
+    pools = pools_of(route, beliefs, pressures, wish.target)
     prompt = request.prompt_tokens if request.prompt_tokens is not None else request.prompt_tokens_bound
     tokens = (UNKNOWN_PROMPT_TOKENS if prompt is None else prompt) + FIRST_TOKEN_OVERHEAD_TOKENS
     views = []
     for member in able:
         belief = beliefs[member.member_id]
-        view = _view(route, member, belief, pressures.get(member.member_id), works, rooms, tokens)
+        view = _view(route, member, belief, pressures.get(member.member_id), pools, tokens)
         timed, within = belief.by_load[wish.level]
         view.met = (within + MET_PRIOR) / (timed + MET_PRIOR)
         view.stale = belief.weight < STALE_WEIGHT or _faded(policy, belief, now_s) < STALE_WEIGHT
@@ -134,59 +172,46 @@ def _faded(policy: Policy, belief: Belief, now_s: float) -> float:
     return faded
 
 
-def _rooms(
-    route: Route, beliefs: Mapping[str, Belief], pressures: Mapping[str, MemberPressure], target: float
-) -> dict[str, float]:
-    """Per pool, the work at which the first member with requests in flight passes the target."""
-    rooms: dict[str, float] = {}
-    allowed = target * route.objectives.time_per_output_token_s
-    for member in route.members:
-        pressure = pressures.get(member.member_id)
-        if pressure is None or pressure.in_flight <= 0:
-            continue
-        belief = beliefs[member.member_id]
-        base, slope = belief.output_fit
-        if slope > 0.0:
-            pool = pool_of(member)
-            room = (allowed / belief.trend - base) / slope
-            if room < rooms.get(pool, float("inf")):
-                rooms[pool] = room
-    return rooms
-
-
 def _view(
     route: Route,
     member: Member,
     belief: Belief,
     pressure: MemberPressure | None,
-    works: Mapping[str, float],
-    rooms: Mapping[str, float],
+    pools: Mapping[str, Pool],
     tokens: float,
 ) -> View:
-    pool = member.replicas[0].pool_id if member.replicas else member.member_id
-    work = works.get(pool, 0.0) + belief.cost
-    each_s = (belief.output_fit[0] + belief.output_fit[1] * work) * belief.trend
-    first_s = tokens * (belief.first_fit[0] + belief.first_fit[1] * work) * belief.trend
-    in_flight = 0
+    pool = pools[pool_of(member)]
+    objectives = route.objectives
+    cost, trend = belief.cost, belief.trend
+    work = pool.work + cost
+    each_s = (belief.output_fit[0] + belief.output_fit[1] * work) * trend
+    first_s = tokens * (belief.first_fit[0] + belief.first_fit[1] * work) * trend
+    in_flight, taken = 0, 0.0
     if pressure is not None:
         in_flight = pressure.in_flight
         places = pressure.capacity_requests
-        if places is not None and in_flight >= places:
-            # One place falls free every answer's time over the places.
-            waited = (in_flight - places + 1) * belief.answer_tokens * each_s / places
-            first_s = max(first_s, waited + tokens * belief.first_fit[0])
-    objectives = route.objectives
+        if places:
+            taken = in_flight / places
+            if in_flight >= places:
+                # A place falls free every answer's time over the places.
+                waited = (in_flight - places + 1) * belief.answer_tokens * each_s / places
+                first_s = max(first_s, waited + tokens * belief.first_fit[0])
+    first = first_s / objectives.time_to_first_token_s
+    each = each_s / objectives.time_per_output_token_s
     return View(
         member_id=member.member_id,
         weight=member.weight,
         quality=UNKNOWN_QUALITY if belief.quality is None else belief.quality,
         reliability=1.0 - belief.recent_faults / (belief.recent + 2.0),
-        strain=max(first_s / objectives.time_to_first_token_s, each_s / objectives.time_per_output_token_s),
+        strain=first if first > each else each,
         first_s=first_s,
         each_s=each_s,
-        cost=belief.cost,
+        cost=cost,
         work=work,
-        room=rooms.get(pool, float("inf")),
+        room=pool.room,
+        fill=max(first / FIRST_TOKEN_TARGET, each / OUTPUT_TOKEN_TARGET, taken / PLACES_TARGET),
+        yields=cost > pool.pressed_cost,
+        shared=pool.members > 1,
         measured=belief.measured,
         in_flight=in_flight,
     )
