@@ -11,39 +11,59 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from train.ranks import Ranks
+
 # The quintic's coefficients and the count of steps, as published with Muon.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 # Gives updates the root mean square of AdamW's, so that both take one rate (Liu et al. 2025, 2.2).
 ADAM_RMS = 0.2
+ALONE = Ranks()
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum with orthogonalised updates; parameters must have two dimensions."""
 
     def __init__(
-        self, weights: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        weights: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__(list(weights), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.ranks = ranks
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever evaluated
-        """Updates every parameter that has a gradient."""
+        """Updates every parameter; all must have a gradient."""
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, group)
+            weights = group["params"]
+            mixed = [self._mixed(weight, group["momentum"]) for weight in weights]
+            for weight, direction in zip(weights, self._directions(mixed), strict=True):
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(direction, alpha=-group["lr"] * ADAM_RMS * max(weight.shape) ** 0.5)
 
-    def _update(self, weight: nn.Parameter, group: dict[str, float]) -> None:
+    def _mixed(self, weight: nn.Parameter, momentum: float) -> Tensor:
+        """The gradient mixed with its momentum, in Nesterov's way."""
         assert weight.grad is not None
         state = self.state[weight]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(weight)
         buffer: Tensor = state["momentum_buffer"]
-        buffer.lerp_(weight.grad, 1 - group["momentum"])
-        direction = orthogonalised(weight.grad.lerp(buffer, group["momentum"]))
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(direction, alpha=-group["lr"] * ADAM_RMS * max(weight.shape) ** 0.5)
+        buffer.lerp_(weight.grad, 1 - momentum)
+        return weight.grad.lerp(buffer, momentum)
+
+    def _directions(self, mixed: list[Tensor]) -> list[Tensor]:
+        """Each matrix orthogonalised, by one of the processes."""
+        if self.ranks.world == 1:
+            return [orthogonalised(matrix) for matrix in mixed]
+        directions = [torch.zeros_like(matrix) for matrix in mixed]
+        for number in self.ranks.mine(range(len(mixed))):
+            directions[number] = orthogonalised(mixed[number])
+        self.ranks.sum(directions)
+        return directions
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

@@ -23,8 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from train.muon import Muon
+from train.muon import ALONE, Muon
 from train.network import CONTEXT, SIZES, Llama, parameters
+from train.ranks import Ranks, join
 
 SHORT = 256
 # Windows of one pool are shuffled together, so neighbours in a file do not share a batch.
@@ -128,14 +129,23 @@ def held_out_loss(model: Llama, stream: Tokens, context: int, windows: int = WIN
 class Trainer:
     """Owns the model, its optimizers, and the files of one run."""
 
-    def __init__(self, plan: Plan, training: Tokens, held_out: Tokens, out: Path, device: str) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        training: Tokens,
+        held_out: Tokens,
+        out: Path,
+        device: str,
+        ranks: Ranks = ALONE,
+    ) -> None:
         torch.manual_seed(plan.seed)
+        self.ranks = ranks
         self.plan, self.training, self.held_out, self.out, self.device = plan, training, held_out, out, device
         self.model = Llama(SIZES[plan.size]).to(device)
         hidden = [p for n, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in n]
         others = [p for n, p in self.model.named_parameters() if p.dim() < 2 or "embed" in n]
         self.optimizers: list[torch.optim.Optimizer] = [
-            Muon(hidden, plan.rate, weight_decay=plan.weight_decay),
+            Muon(hidden, plan.rate, weight_decay=plan.weight_decay, ranks=ranks),
             torch.optim.AdamW(others, plan.rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
         ]
         # On a CPU matrix products are seven tenths of a step, and compiled steps measured no faster.
@@ -159,6 +169,7 @@ class Trainer:
                 next_check += self.plan.check_tokens
                 self._check(losses)
                 losses.clear()
+            self._agree()
         if losses:
             self._check(losses)
 
@@ -177,20 +188,31 @@ class Trainer:
         tokens = take(self.training, self.progress.tokens, plan.batch_tokens, self.context, plan.seed)
         parts = list(_parts(tokens, plan.micro_tokens // self.context))
         total = 0.0
-        for part in parts:
+        for part in self.ranks.mine(parts):
             with _precision(self.device):
                 loss = self.loss(part.to(self.device)) / len(parts)
             loss.backward()
             total += loss.item()
+        self.ranks.sum(p.grad for p in self.model.parameters() if p.grad is not None)
         factor = rate_factor(self.progress.share(plan) + 0.5 * plan.batch_tokens / plan.budget_tokens)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = plan.rate * factor
             optimizer.step()
             optimizer.zero_grad()
-        return total
+        # One process sees its own part of the batch; times the world is its estimate of the whole.
+        return total * self.ranks.world
+
+    def _agree(self) -> None:
+        """All processes go on with the first one's clock and verdicts, so that none stops alone."""
+        seconds, best, stale = self.ranks.first(
+            self.progress.seconds, self.progress.best, self.progress.stale
+        )
+        self.progress.seconds, self.progress.best, self.progress.stale = seconds, best, int(stale)
 
     def _check(self, losses: list[float]) -> None:
+        if self.ranks.rank > 0:
+            return
         loss = held_out_loss(self.model, self.held_out, self.context)
         self._note(loss, float(np.mean(losses)))
         # Losses at different contexts do not compare: the contest begins at full context.
@@ -307,6 +329,7 @@ def main() -> None:
     """Trains and leaves best.safetensors, last.safetensors, curve.csv and progress.json in --out."""
     given = _arguments()
     torch.set_num_threads(given.threads)
+    ranks = join()
     training = open_tokens(given.tokens_folder, "training")
     plan = Plan(
         size=given.size,
@@ -322,7 +345,9 @@ def main() -> None:
         seed=given.seed,
     )
     print(f"{plan.size}: {parameters(SIZES[plan.size]):,} parameters, {plan}", flush=True)
-    Trainer(plan, training, open_tokens(given.tokens_folder, "held_out"), given.out, given.device).run()
+    Trainer(
+        plan, training, open_tokens(given.tokens_folder, "held_out"), given.out, given.device, ranks
+    ).run()
 
 
 if __name__ == "__main__":
