@@ -153,14 +153,15 @@ class _Package:
 def _refuse_side_effects(program: Any) -> None:
     import torch
 
-    changed = sorted(program.graph_signature.buffers_to_mutate.values())
+    # Decomposed, in-place changes show in the signature, and a dropout that does nothing is gone.
+    functional = program.run_decompositions()
+    changed = sorted(functional.graph_signature.buffers_to_mutate.values())
     if changed:
         raise BuildDeclinedError(
             f"A call changes the model's buffers ({', '.join(changed[:3])}).",
             remedy="A build could not be verified beside the original; the original serves.",
         )
-    # Decomposed, so that a dropout that does nothing in evaluation is seen to do nothing.
-    for node in program.run_decompositions().graph.nodes:
+    for node in functional.graph.nodes:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise BuildDeclinedError(
                 f"A call uses chance ({node.target}).",
