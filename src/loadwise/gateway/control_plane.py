@@ -20,6 +20,7 @@ from loadwise.errors import (
 from loadwise.gateway.asgi import error_headers
 from loadwise.gateway.auth import Guard
 from loadwise.gateway.body import check_text, not_an_object, read_body
+from loadwise.gateway.json_types import check_types, inlined
 from loadwise.gateway.routes import CONTROL_ROUTES, Route
 from loadwise.gateway.serving import OptimizationServingMixin
 from loadwise.gateway.shapes import Dashboard, EnsembleStatus, ErrorBody, LoadMetrics, Shape, Status
@@ -28,6 +29,8 @@ from loadwise.settings import OptimizationConfig
 
 BODY_LIMIT_BYTES = 1024**2
 BODY_TIMEOUT_S = 60.0
+# A setting that is left out keeps its value, so none is required and no default applies.
+_SETTINGS = inlined(OptimizationConfig.model_json_schema())
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 ModelId = Annotated[str, Query(min_length=1, max_length=256, description="A name of the catalogue.")]
 Weight = Annotated[float, Query(gt=0, le=1000, allow_inf_nan=False, description="Its first weight.")]
@@ -86,9 +89,11 @@ async def _changes(request: Request) -> dict[str, Any]:
     body = await read_body(request.scope, request.receive, BODY_LIMIT_BYTES, BODY_TIMEOUT_S)
     await check_text(body)
     try:
-        return _OBJECT.decode(body)
+        changes = _OBJECT.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise not_an_object(error) from None
+    check_types(changes, _SETTINGS)
+    return changes
 
 
 def _endpoints(mixin: OptimizationServingMixin) -> dict[str, Callable[..., Awaitable[Response]]]:
@@ -135,26 +140,7 @@ def _guarded(guard: Guard, route: Route) -> Any:
 
 
 def _configure_body() -> dict[str, Any]:
-    schema = inlined(OptimizationConfig.model_json_schema())
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON schema with its `$defs` put where they are used."""
-    definitions = schema.get("$defs", {})
-
-    def inline(node: Any) -> Any:
-        if isinstance(node, list):
-            return [inline(item) for item in node]
-        if not isinstance(node, dict):
-            return node
-        if "$ref" in node:
-            rest = {key: value for key, value in node.items() if key != "$ref"}
-            return {**inline(definitions[node["$ref"].rsplit("/", 1)[-1]]), **inline(rest)}
-        return {key: inline(value) for key, value in node.items() if key != "$defs"}
-
-    result: dict[str, Any] = inline(schema)
-    return result
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _SETTINGS}}}}
 
 
 def include_control_plane(app: FastAPI, mixin: OptimizationServingMixin, guard: Guard) -> None:

@@ -144,17 +144,16 @@ def decode(endpoint: Endpoint, body: bytes) -> Fields:
 
 
 def wrong_field(error: Exception, prefix: str = "") -> RequestError:
-    """The answer to a field of a wrong type or outside its range."""
+    """The answer to a field of a wrong type or outside its range; `prefix` is where the value stood."""
     text = str(error)
     place = _WHERE.match(text)
-    if place is not None and place["where"]:
-        where = prefix + place["where"]
-        return RequestError(f"{where}: {place['what']}.", param=where)
     missing = _MISSING.search(text)
+    path = [prefix, place["where"] if place else "", missing["where"] if missing else ""]
+    where = ".".join(part for part in path if part).replace(".[", "[")
     if missing is not None:
-        return RequestError(f"The field {missing['where']!r} is required.", param=missing["where"])
-    if prefix:
-        return RequestError(f"{prefix}: {text}.", param=prefix)
+        return RequestError(f"{where}: this field is required.", param=where)
+    if where:
+        return RequestError(f"{where}: {place['what'] if place else text}.", param=where)
     return RequestError(f"The request's body must be a JSON object: {text}.", code="invalid_json")
 
 

@@ -23,7 +23,8 @@ class Gateway:
 
     def __init__(self, table: Mapping[str, Methods], guard: Guard, readiness: Readiness) -> None:
         self.readiness = readiness
-        self._table = table
+        # Exact path -> method -> (handler, scope); read by tests of who may do what.
+        self.table = table
         self._models = table.get(MODEL_PREFIX + "{model}")
         self._guard = guard
 
@@ -63,7 +64,7 @@ class Gateway:
             await exchange.reply_error(_unexpected(exchange.request_id))
 
     def _route(self, path: str, method: str) -> tuple[Handler, str | None]:
-        methods = self._table.get(path)
+        methods = self.table.get(path)
         if methods is None and path.startswith(MODEL_PREFIX) and len(path) > len(MODEL_PREFIX):
             methods = self._models
         if methods is None:

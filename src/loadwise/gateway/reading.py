@@ -99,7 +99,7 @@ def _structured(fields: Fields) -> bool:
     try:
         form = _FORMAT.decode(fields.response_format)
     except msgspec.ValidationError as error:
-        raise wrong_field(error, "response_format.") from None
+        raise wrong_field(error, "response_format") from None
     return form is not None and form.type != "text"
 
 

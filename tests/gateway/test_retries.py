@@ -1,0 +1,104 @@
+"""An engine that fails before its first byte is replaced by another; after it, the client is told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from loadwise.errors import EngineError, RequestError
+from loadwise.gateway.retries import RetryBudget
+
+BODY = {"model": "auto", "prompt": "a"}
+EVENTS = [("content-type", "text/event-stream")]
+
+
+def endings(site) -> list[tuple[str, str]]:
+    return [(outcome.member_id, outcome.ending.value) for outcome in site.director.outcomes]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("late", [False, True])
+async def test_another_engine_answers_when_one_fails_before_its_first_byte(site_of, scripted, stream, late):
+    broken = scripted(script=[EngineError("down")]) if late else scripted(refusal=EngineError("down"))
+    site = site_of(one=broken, two=scripted(script=[b"data: 1\n\n"], headers=EVENTS))
+    reply = await site.ask("POST", "/v1/completions", {**BODY, "stream": stream})
+    assert (reply.status, reply.body) == (200, b"data: 1\n\n")
+    assert reply.headers["x-loadwise-member"] == "two"
+    assert endings(site) == [("one", "failed"), ("two", "succeeded")]
+
+
+async def test_a_whole_answer_that_breaks_is_tried_again(site_of, scripted):
+    site = site_of(one=scripted(script=[b'{"half', EngineError("down")]), two=scripted())
+    reply = await site.ask("POST", "/v1/completions", BODY)
+    assert reply.body == b'{"ok":true}'
+    assert endings(site) == [("one", "failed"), ("two", "succeeded")]
+
+
+async def test_when_all_fail_the_client_gets_a_502_without_details(site_of, scripted):
+    refusal = EngineError("http://10.0.0.7:8000 refused")
+    site = site_of(one=scripted(refusal=refusal), two=scripted(refusal=refusal))
+    reply = await site.ask("POST", "/v1/completions", BODY)
+    assert (reply.status, reply.error["code"]) == (502, "engine_failed")
+    assert b"10.0.0.7" not in reply.body
+    assert endings(site) == [("one", "failed"), ("two", "failed")]
+
+
+async def test_attempts_are_bounded(site_of, scripted):
+    engines = {name: scripted(refusal=EngineError("down")) for name in "abcde"}
+    site = site_of(**engines)
+    reply = await site.ask("POST", "/v1/completions", BODY)
+    assert reply.status == 502
+    assert reply.headers["x-loadwise-member"] == "c"
+    assert len(site.director.outcomes) == 3
+
+
+async def test_a_refusal_is_never_tried_again(site_of, scripted):
+    full = RequestError("full", status=429, kind="rate_limit_error", retry_after_s=0.2)
+    site = site_of(one=scripted(refusal=full), two=scripted())
+    reply = await site.ask("POST", "/v1/completions", BODY)
+    assert (reply.status, reply.headers["retry-after"]) == (429, "1")
+    assert [outcome.status for outcome in site.director.outcomes] == [429]
+
+
+@pytest.mark.parametrize("first", [b"data: 1\n\n", b"data: 1"])
+async def test_a_broken_stream_ends_with_an_error_event_and_done(site_of, scripted, first):
+    site = site_of(
+        one=scripted(script=[first, EngineError("http://10.0.0.7 gone")], headers=EVENTS), two=scripted()
+    )
+    reply = await site.ask("POST", "/v1/completions", {**BODY, "stream": True})
+    *_, event, done, end = reply.body.split(b"\n\n")
+    assert reply.status == 200
+    assert event.startswith(b'data: {"error":{"message":')
+    assert (done, end) == (b"data: [DONE]", b"")
+    assert b"10.0.0.7" not in reply.body
+    assert endings(site) == [("one", "failed")]
+
+
+async def test_every_engine_stream_is_closed(site_of, scripted):
+    engine = scripted(script=[b"a", b"b"])
+    site = site_of(one=engine)
+    for stream in (True, False):
+        await site.ask("POST", "/v1/completions", {**BODY, "stream": stream})
+    assert engine.closed == 2
+
+
+async def test_a_cancelled_request_is_abandoned_and_stays_cancelled(site_of, scripted, when):
+    engine = scripted(script=[asyncio.Event()])
+    site = site_of(one=engine)
+    task = asyncio.create_task(site.ask("POST", "/v1/completions", BODY))
+    await when(lambda: len(engine.calls) == 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert endings(site) == [("one", "abandoned")]
+    assert site.director.in_flight == 0
+
+
+def test_retries_stay_a_fifth_of_the_requests_once_the_reserve_is_used():
+    budget = RetryBudget()
+    retried = 0
+    for _ in range(1000):
+        budget.note_request()
+        retried += budget.take(1)
+    assert 200 <= retried <= 210

@@ -1,0 +1,100 @@
+"""Listeners: ports, and stopping without breaking an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import httpx
+import openai
+import pytest
+
+from loadwise.clock import SystemClock
+from loadwise.errors import ConfigurationError
+from loadwise.gateway.server import Listener, bind, run, serve
+from loadwise.testing.fakes import FakeTokenEngine, Turnstile
+
+MESSAGES = [{"role": "user", "content": "hello"}]
+
+
+def test_a_port_in_use_is_said_in_one_line():
+    taken = bind("127.0.0.1", 0)
+    port = taken.getsockname()[1]
+    with taken, pytest.raises(ConfigurationError, match=f"Port {port} on 127.0.0.1 is in use") as caught:
+        bind("127.0.0.1", port)
+    assert caught.value.field == "port"
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_an_address_of_another_machine_is_refused(host):
+    with pytest.raises(ConfigurationError, match="Cannot listen on"):
+        bind(host, 0)
+
+
+async def test_a_stop_lets_streams_finish(rendered):
+    pace = Turnstile()
+    site = await rendered(FakeTokenEngine(pace=pace, answer_length=8, clock=SystemClock()))
+    listener = Listener(site.app, "127.0.0.1", 0)
+    task = asyncio.create_task(listener.run())
+    async with openai.AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{listener.port}/v1", api_key="x", max_retries=0
+    ) as client:
+        pace.allow(2)
+        stream = await client.chat.completions.create(
+            model="auto", messages=MESSAGES, stream=True, temperature=0, max_tokens=8
+        )
+        listener.stop()
+        assert (await site.ask("GET", "/health/readiness")).json() == {"status": "draining"}
+        pace.allow(100)
+        chunks = [chunk async for chunk in stream]
+    assert chunks[-1].choices[0].finish_reason in ("stop", "length")
+    async with asyncio.timeout(20):
+        await task
+    assert [outcome.ending for outcome in site.director.outcomes] == ["succeeded"]
+
+
+async def test_a_stop_cuts_what_outlasts_the_drain_time(rendered, when):
+    pace = Turnstile()
+    site = await rendered(FakeTokenEngine(pace=pace, clock=SystemClock()))
+    listener = Listener(site.app, "127.0.0.1", 0, drain_s=1)
+    task = asyncio.create_task(listener.run())
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.port}") as client:
+        asked = asyncio.create_task(
+            client.post("/v1/completions", json={"model": "auto", "prompt": "abc"}, timeout=20)
+        )
+        await when(lambda: site.director.in_flight == 1)
+        listener.stop()
+        await asyncio.gather(asked, return_exceptions=True)
+    async with asyncio.timeout(20):
+        await task
+    await when(lambda: site.director.in_flight == 0)
+    assert [outcome.ending for outcome in site.director.outcomes] == ["abandoned"]
+
+
+async def test_two_listeners_stop_together_at_a_signal(site_of):
+    data, admin = (Listener(site_of().app, "127.0.0.1", 0) for _ in range(2))
+    assert data.port != admin.port
+
+    async def ready() -> None:
+        async with httpx.AsyncClient() as client:
+            for listener in (data, admin):
+                answer = await client.get(f"http://127.0.0.1:{listener.port}/health")
+                assert answer.status_code == 200
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    async with asyncio.timeout(20):
+        await serve([data, admin], ready)
+    assert data.app.readiness.draining
+    assert admin.app.readiness.draining
+
+
+def test_a_coroutine_runs_to_its_end():
+    seen: list[str] = []
+
+    async def main() -> None:
+        seen.append(type(asyncio.get_running_loop()).__module__)
+
+    run(main())
+    assert len(seen) == 1
