@@ -31,7 +31,7 @@ class TestFake(EngineContract, BoundedQueueContract):
 
 
 class TestUpstream(EngineContract):
-    endless = {"max_tokens": 900}
+    endless = EngineContract.endless | {"ignore_eos": False}
 
     @pytest.fixture
     async def engine(self):

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
-from loadwise.decision.facts import Endpoint, Feature
+from loadwise.decision.facts import Endpoint, EngineReading, Feature
 from loadwise.ports import Answer, Call, Engine
 
 MESSAGES = [{"role": "user", "content": "def add(first, second):"}]
@@ -67,14 +68,19 @@ def text_of(choice: dict[str, Any]) -> str:
     return text or ""
 
 
-async def until_idle(engine: Engine) -> None:
-    """Returns when nothing runs or waits any more; fails after `PATIENCE_S`."""
+async def until(engine: Engine, holds: Callable[[EngineReading], bool]) -> EngineReading:
+    """The first reading for which `holds`; fails after `PATIENCE_S`."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             reading = await engine.observe()
-            if not reading.running_requests and not reading.waiting_requests:
-                return
+            if holds(reading):
+                return reading
             await asyncio.sleep(0)
+
+
+async def until_idle(engine: Engine) -> None:
+    """Returns when nothing runs or waits any more."""
+    await until(engine, lambda reading: not reading.running_requests and not reading.waiting_requests)
 
 
 class EngineContract:
@@ -156,8 +162,7 @@ class EngineContract:
     async def test_cancelling_an_unstreamed_call_frees_its_place(self, engine: Engine) -> None:
         call = make_call(**self.endless)
         task = asyncio.create_task(engine.answer(call))
-        while not (await engine.observe()).running_requests and not task.done():
-            await asyncio.sleep(0)
+        await until(engine, lambda reading: bool(reading.running_requests) or task.done())
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await until_idle(engine)
@@ -207,10 +212,7 @@ class BoundedQueueContract:
             asyncio.create_task(engine.answer(make_call(stream=True, **self.endless)))
             for _ in range(self.places + self.queue)
         ]
-        async with asyncio.timeout(PATIENCE_S):
-            while (await engine.observe()).waiting_requests != self.queue:
-                await asyncio.sleep(0)
-        reading = await engine.observe()
+        reading = await until(engine, lambda reading: reading.waiting_requests == self.queue)
         assert reading.running_requests == reading.capacity_requests == self.places
         assert reading.queue_capacity_requests == self.queue
         await self._give_up(tasks)
@@ -218,10 +220,12 @@ class BoundedQueueContract:
 
     async def _done(self, tasks: list[asyncio.Task[Answer]], count: int) -> list[asyncio.Task[Answer]]:
         """The refusals, which come before any other answer ends."""
-        async with asyncio.timeout(PATIENCE_S):
-            while sum(1 for task in tasks if task.done() and task.result().status != 200) < count:
-                await asyncio.sleep(0)
-        return [task for task in tasks if task.done()]
+        for next_done in asyncio.as_completed(tasks, timeout=PATIENCE_S):
+            await next_done
+            done = [task for task in tasks if task.done()]
+            if sum(1 for task in done if task.result().status != 200) >= count:
+                return done
+        return tasks
 
     async def _give_up(self, tasks: list[asyncio.Task[Answer]]) -> None:
         for task in tasks:
