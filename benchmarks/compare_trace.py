@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from servers import Server, free_port, shown
+from servers import Server, free_port, shown, stop_servers_when_told
 
 from loadwise.bench import report
 from loadwise.bench.capacity import Capacity, find_capacity
@@ -35,7 +35,8 @@ from loadwise.bench.summary import Summary
 from loadwise.errors import ConfigurationError
 
 HELD_SHARE = 0.95
-CONSOLE = Console()
+# Wide enough for the tables where the output is a file.
+CONSOLE = Console(width=None if sys.stdout.isatty() else 160)
 
 
 def server(arguments: argparse.Namespace) -> Server:
@@ -156,6 +157,7 @@ def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Starts, measures, saves."""
     arguments = arguments_of(argv)
+    stop_servers_when_told()
     if arguments.url is not None:
         options = options_of(arguments, arguments.url)
         results = asyncio.run(measure(arguments, options))

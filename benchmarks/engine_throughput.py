@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servers import Server, free_port, shown
+from servers import Server, free_port, shown, stop_servers_when_told
 
 from loadwise.bench.client import Client, Planned, Target, body_of
 from loadwise.bench.prompts import TextPrompts
@@ -245,6 +245,7 @@ def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Runs, prints, saves."""
     arguments = arguments_of(argv)
+    stop_servers_when_told()
     # Another start, another set of prompts.
     prompts = TextPrompts.from_path(arguments.model, seed=int(time.time()))
     workload = Workload(prompts, arguments.input, arguments.output)

@@ -160,6 +160,9 @@ def _document(kind: str, options: Options, results: dict[str, Any]) -> dict[str,
 def _show(options: Options, *tables: RenderableType) -> None:
     if options.tables:
         console = Console()
+        if not console.is_terminal:
+            # A file has no width that tables would have to fit.
+            console.width = 160
         for table in tables:
             console.print(table)
 
