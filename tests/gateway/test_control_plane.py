@@ -42,14 +42,13 @@ def open_app() -> FastAPI:
     return control_app(OptimizationServingMixin(FakeControl(SystemClock())), guard)
 
 
-schema = schemathesis.openapi.from_asgi(
-    "/openapi.json",
-    (documented := open_app(), documented.add_api_route("/openapi.json", documented.openapi))[0],
-)
+documented = open_app()
+documented.add_api_route("/openapi.json", documented.openapi, include_in_schema=False)
+schema = schemathesis.openapi.from_asgi("/openapi.json", documented)
 
 
 @schema.parametrize()
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_no_input_breaks_the_control_plane_or_leaves_its_description(case):
     case.call_and_validate(
         headers={"x-loadwise-admin-key": "root"},

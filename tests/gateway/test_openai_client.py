@@ -129,18 +129,21 @@ async def test_a_full_server_says_when_to_come_back(client, site):
 
 
 async def test_a_wrong_key_is_an_authentication_error(rendered, on_socket):
-    async with on_socket(await rendered(settings=Settings(api_key="right"))) as site:
-        async with openai.AsyncOpenAI(base_url=f"{site.url}/v1", api_key="wrong", max_retries=0) as client:
-            with pytest.raises(openai.AuthenticationError):
-                await client.models.list()
-            assert (await client.with_options(api_key="right").models.list()).data
+    async with (
+        on_socket(await rendered(settings=Settings(api_key="right"))) as site,
+        openai.AsyncOpenAI(base_url=f"{site.url}/v1", api_key="wrong", max_retries=0) as client,
+    ):
+        with pytest.raises(openai.AuthenticationError):
+            await client.models.list()
+        assert (await client.with_options(api_key="right").models.list()).data
 
 
 async def test_an_engine_that_dies_mid_stream_ends_the_stream_with_an_error(client, site):
     stream = await client.chat.completions.create(
         model="auto", messages=MESSAGES, stream=True, max_tokens=500, extra_body={"ignore_eos": True}
     )
+    await anext(stream)
+    site.tokens.fail("the device is gone")
     with pytest.raises(openai.APIError):
-        async for _ in stream:
-            site.tokens.fail("the device is gone")
+        [chunk async for chunk in stream]
     assert [outcome.ending for outcome in site.director.outcomes] == ["failed"]

@@ -153,7 +153,7 @@ def _of_completion(fields: CompletionFields) -> Iterator[Feature]:
 def conversation(fields: Fields, session: str | None, principal: Principal) -> tuple[str | None, bool]:
     """(id, continues): the session's, or a hash of all turns before the first answer.
 
-    A first turn has its opening's id already, so that the next turn finds the member that answered it.
+    A first turn without a session has none: equal openings of different clients are no conversation.
     """
     session = session or fields.session_id
     if session:
@@ -161,9 +161,11 @@ def conversation(fields: Fields, session: str | None, principal: Principal) -> t
     if not isinstance(fields, ChatFields):
         return None, False
     roles = [turn.role for turn in fields.messages]
-    answered = roles.index("assistant") if "assistant" in roles else len(roles)
-    opening = (part for turn in fields.messages[:answered] for part in (turn.role.encode(), turn.content))
-    return _digest(principal, b"opening", *opening), answered < len(roles)
+    if "assistant" not in roles:
+        return None, False
+    turns = fields.messages[: roles.index("assistant")]
+    opening = (part for turn in turns for part in (turn.role.encode(), turn.content))
+    return _digest(principal, b"opening", *opening), True
 
 
 def _digest(principal: Principal, *parts: bytes | msgspec.Raw) -> str:
