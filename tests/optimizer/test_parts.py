@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadwise.decision.facts import Ending, Outcome, RequestFacts, StrategyName
+from loadwise.decision.choices import Remembered
+from loadwise.decision.facts import Ending, Objectives, Outcome, RequestFacts, StrategyName
 from loadwise.errors import ConfigurationError, UnknownNameError
 from loadwise.optimizer.config_store import ConfigStore
 from loadwise.optimizer.conversations import Conversations
 from loadwise.optimizer.host import HostSensor
-from loadwise.optimizer.in_flight import InFlight
+from loadwise.optimizer.in_flight import InFlight, Open
 from loadwise.optimizer.model_manager import DynamicModelManager
 from loadwise.optimizer.window import ServiceWindow
 from loadwise.ports import Dispatch
@@ -31,6 +32,10 @@ def dispatch(member: str = "fast", request_id: str = "r") -> Dispatch:
         reason="named",
         propensity=1.0,
     )
+
+
+def entry(opened: Dispatch, owed_tokens: float) -> Open:
+    return Open(opened, "local", owed_tokens, 1.0, Objectives(), compared=True)
 
 
 def outcome(finished_s: float, ending: Ending = Ending.SUCCEEDED, **changes: object) -> Outcome:
@@ -100,28 +105,28 @@ class TestVersions:
 
 
 class TestConversations:
-    def test_a_conversation_keeps_its_member_within_its_tenant_and_route(self) -> None:
+    def test_a_conversation_keeps_its_memory_within_its_tenant_and_route(self) -> None:
         book = Conversations()
-        book.keep("a", "auto", "c1", "fast")
-        assert book.member_of("a", "auto", "c1") == "fast"
-        assert book.member_of("b", "auto", "c1") is None
+        book.keep("a", "auto", "c1", Remembered(member_id="fast"))
+        assert book.recall("a", "auto", "c1") == Remembered(member_id="fast")
+        assert book.recall("b", "auto", "c1") is None
 
     def test_the_least_recently_used_is_forgotten_first(self) -> None:
         book = Conversations(size=2)
-        book.keep("t", "auto", "old", "fast")
-        book.keep("t", "auto", "kept", "fast")
-        book.member_of("t", "auto", "old")
-        book.keep("t", "auto", "new", "fast")
-        assert book.member_of("t", "auto", "kept") is None
+        for name in ("old", "kept"):
+            book.keep("t", "auto", name, Remembered(member_id="fast"))
+        book.recall("t", "auto", "old")
+        book.keep("t", "auto", "new", Remembered(member_id="fast"))
+        assert book.recall("t", "auto", "kept") is None
         assert len(book) == 2
 
-    def test_a_member_that_leaves_takes_its_conversations_along(self) -> None:
+    def test_a_member_that_leaves_is_forgotten(self) -> None:
         book = Conversations()
-        book.keep("t", "auto", "c", "fast")
-        book.keep("t", "auto", "d", "slow")
+        book.keep("t", "auto", "c", Remembered(member_id="fast"))
+        book.keep("t", "auto", "d", Remembered(member_id="slow", left="fast"))
         book.forget_member("fast")
-        assert book.member_of("t", "auto", "c") is None
-        assert book.member_of("t", "auto", "d") == "slow"
+        assert book.recall("t", "auto", "c") is None
+        assert book.recall("t", "auto", "d") == Remembered(member_id="slow")
 
 
 class TestInFlight:
@@ -130,19 +135,24 @@ class TestInFlight:
         book = InFlight()
         opened = [dispatch(member) for member in members]
         for one in opened:
-            book.open(one, "local", 0.1)
-        assert book.by_pool["local"] == len(opened)
+            book.open(entry(one, 0.1))
+        assert book.by_pool.get("local", 0) == len(opened)
         random.shuffle(opened)
-        assert all(book.close(one) for one in opened)
-        assert not any(book.close(one) for one in opened)
-        assert (len(book), dict(book.by_member), dict(book.by_pool), dict(book.by_replica)) == (0, {}, {}, {})
-        assert book.owed_tokens.get("local", 0.0) == 0.0
+        assert all(book.close(one) is not None for one in opened)
+        assert not any(book.close(one) is not None for one in opened)
+        assert (len(book), book.by_member, book.by_pool, book.by_replica, book.owed_tokens) == (
+            0,
+            {},
+            {},
+            {},
+            {},
+        )
 
     def test_two_dispatches_of_one_request_are_counted_apart(self) -> None:
         book = InFlight()
         first, second = dispatch(), dispatch()
-        book.open(first, "local", 5.0)
-        book.open(second, "local", 7.0)
+        book.open(entry(first, 5.0))
+        book.open(entry(second, 7.0))
         book.close(first)
         assert book.by_replica["fast/0"] == 1
         assert book.owed_tokens["local"] == 7.0
