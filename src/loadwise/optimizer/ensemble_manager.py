@@ -286,7 +286,8 @@ class ModelEnsembleManager:
         }
 
     def _shown(self, model_id: str, route: Route | None) -> JsonObject:
-        member, belief = self.fleet.parts(model_id).member, self.beliefs[model_id]
+        parts, belief = self.fleet.parts(model_id), self.beliefs[model_id]
+        member = parts.member
         failures = self._failures[model_id]
         return {
             "model_id": model_id,
@@ -304,6 +305,8 @@ class ModelEnsembleManager:
             "health": belief.health.value,
             "default": route is not None and route.default_member == model_id,
             "standby": False,
+            "engine": parts.engine_kind,
+            "engine_reason": parts.engine_reason,
         }
 
     def require(self, model_id: str) -> None:

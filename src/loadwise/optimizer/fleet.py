@@ -24,6 +24,9 @@ class MemberParts:
     model: Any = None
     # Waits for a place, also when there is one.
     standby: bool = False
+    # Which engine serves it ("openvino", "torch", "openai_http") and why that one.
+    engine_kind: str | None = None
+    engine_reason: str | None = None
 
 
 class _RouteBook:

@@ -1,0 +1,103 @@
+"""`loadwise serve`: settings in, a running server out."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from loadwise.app.logs import configure_logs
+from loadwise.app.members import Members
+from loadwise.clock import SystemClock
+from loadwise.compiler import ModelCompiler
+from loadwise.engines.catalogue import Catalogue
+from loadwise.gateway.build import build_admin_gateway, build_gateway
+from loadwise.gateway.data_plane import Readiness
+from loadwise.gateway.server import Listener, run, serve
+from loadwise.optimizer.factory import Optimization, build
+from loadwise.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A composed server: what answers, and where it listens."""
+
+    optimization: Optimization
+    listeners: tuple[Listener, ...]
+
+
+@asynccontextmanager
+async def composed(settings: Settings) -> AsyncIterator[Server]:
+    """A server with its engines running; everything it opened is closed afterwards."""
+    clock = SystemClock()
+    readiness = Readiness()
+    compiler = ModelCompiler(settings.optimization, clock=clock, automatic=False)
+    compile_step = compiler.compile_model if settings.optimization.enable_torch_compile else None
+    members = Members(settings, Catalogue(settings, clock, compile_step=compile_step))
+    try:
+        made = build(
+            settings.optimization,
+            await members.open_all(),
+            routes=settings.routes,
+            catalogue=members,
+            model_compiler=compiler,
+            state_dir=settings.state_dir,
+            report_dir=settings.report_dir or settings.state_dir / "reports",
+            clock=clock,
+        )
+        try:
+            yield Server(optimization=made, listeners=_listeners(settings, made, clock, readiness))
+        finally:
+            await made.optimizer.close()
+    finally:
+        await members.close()
+
+
+def _listeners(
+    settings: Settings, made: Optimization, clock: SystemClock, readiness: Readiness
+) -> tuple[Listener, ...]:
+    parts = (settings, made.director, made.control, made.telemetry, clock)
+    listeners = [Listener(build_gateway(*parts, readiness=readiness), settings.host, settings.port)]
+    if settings.admin_port is not None:
+        try:
+            admin = build_admin_gateway(*parts, readiness=readiness)
+            listeners.append(Listener(admin, settings.host, settings.admin_port))
+        except Exception:
+            listeners[0].close()
+            raise
+    return tuple(listeners)
+
+
+async def serve_forever(settings: Settings) -> None:
+    """Serves until SIGINT or SIGTERM; answers in flight are finished first."""
+    async with composed(settings) as server:
+        optimizer = server.optimization.optimizer
+        if settings.bypass:
+            optimizer.bypass()
+        else:
+            await optimizer.start_optimization()
+
+        def ready() -> None:
+            address = _url(settings.host, server.listeners[0].port)
+            log.info("serving", url=address, members=[card.model_id for card in optimizer.director.models()])
+
+        await serve(server.listeners, ready)
+
+
+def _url(host: str, port: int) -> str:
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        version = 4
+    return f"http://[{host}]:{port}" if version == 6 else f"http://{host}:{port}"
+
+
+def run_server(settings: Settings) -> None:
+    """`loadwise serve`: returns when the server was stopped."""
+    configure_logs(settings.log_level)
+    run(serve_forever(settings))
