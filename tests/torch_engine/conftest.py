@@ -4,26 +4,28 @@ from pathlib import Path
 
 import pytest
 
+from loadwise.testing.folders import write_tokenizer
+
 CONTEXT = 96
 VOCABULARY = 61
 EOS = 2
 
 
-def make_llama(folder: Path) -> Path:
+def make_llama(folder: Path, vocabulary: int = VOCABULARY, context: int = CONTEXT, eos: int = EOS) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(7)
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        bos_token_id=1,
-        eos_token_id=EOS,
+        max_position_embeddings=context,
+        bos_token_id=0,
+        eos_token_id=eos,
         pad_token_id=0,
     )
     model = LlamaForCausalLM(config)
@@ -38,3 +40,11 @@ def make_llama(folder: Path) -> Path:
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("transformers")
     return make_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def served_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose vocabulary is the byte-level tokenizer beside it."""
+    pytest.importorskip("transformers")
+    folder = make_llama(tmp_path_factory.mktemp("served"), vocabulary=258, context=1024, eos=1)
+    return write_tokenizer(folder)

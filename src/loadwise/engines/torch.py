@@ -49,7 +49,12 @@ class CompileStep(Protocol):
     """What the engine asks of a compiler; `ModelCompiler.compile_model` is one."""
 
     def __call__(
-        self, model: Any, model_id: str, *, examples: Sequence[tuple[Any, ...]], dynamic_shapes: Any
+        self,
+        model: Any,
+        model_id: str,
+        *,
+        examples: Callable[[], Sequence[tuple[Any, ...]]],
+        dynamic_shapes: Any,
     ) -> Callable[..., Any]:
         """A callable that serves the model, and a faster equal of it once there is one."""
         ...
@@ -216,7 +221,7 @@ class TorchTokenEngine:
         return compile_step(
             runner.original,
             self.model_id,
-            examples=runner.decode_examples(),
+            examples=runner.decode_examples,
             dynamic_shapes=runner.decode_dynamic_shapes(),
         )
 

@@ -66,15 +66,14 @@ def load(folder: Path, *, device: str = "cpu", dtype: str | None = None) -> Load
 def adopt(model: Any, name: str) -> LoadedModel:
     """A transformers model as the engine uses it, in evaluation mode, checked against its own answers."""
     model.eval()
-    config = model.config.get_text_config(decoder=True)
     with torch.no_grad():
         shape = _cache_shape(model, name)
         loaded = LoadedModel(
             name=name,
             model=model,
             shape=shape,
-            context_tokens=_context(config, name),
-            vocabulary=int(config.vocab_size),
+            context_tokens=_context(model, name),
+            vocabulary=int(model.config.get_text_config(decoder=True).vocab_size),
             eos_token_ids=_eos(model),
             device=model.device,
         )
@@ -119,10 +118,11 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _context(config: Any, name: str) -> int:
+def _context(model: Any, name: str) -> int:
+    config = model.config.get_text_config(decoder=True)
     length = getattr(config, "max_position_embeddings", None)
     if not isinstance(length, int) or length < 2:
-        raise ConfigurationError(f"{name} does not say its context length (max_position_embeddings).")
+        raise _refused(name, model, "it does not say its context length (max_position_embeddings)")
     return length
 
 
