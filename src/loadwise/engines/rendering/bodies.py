@@ -165,7 +165,7 @@ def _fields(body: bytes) -> dict[str, Any]:
         raise RequestError("The request body is nested too deeply.") from None
     except msgspec.ValidationError:
         raise RequestError("The request body must be a JSON object.") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"The request body is no valid JSON: {error}") from None
 
 

@@ -77,13 +77,16 @@ def plan_completion(body: CompletionBody, features: frozenset[Feature]) -> Plan:
         )
     limit = _limit(body)
     max_tokens = COMPLETION_MAX_TOKENS if limit is None else limit
+    prompts = prompts_of(body.prompt)
+    if len(prompts) * max(n, best_of) > MAX_SEQUENCES:
+        raise RequestError(f"n: at most {MAX_SEQUENCES} answers over all prompts of a request.", param="n")
     needed = _needed(body, body.logprobs, "logprobs")
     # Choosing the best needs the logprobs of what was chosen.
     needed |= {Feature.BEST_OF: "best_of", Feature.LOGPROBS: "best_of"} if best_of > n else {}
     _check_features(needed, features)
     return Plan(
         endpoint=Endpoint.COMPLETION,
-        prompts=prompts_of(body.prompt),
+        prompts=prompts,
         max_tokens=max_tokens,
         best_of=best_of,
         echo=bool(body.echo),
