@@ -294,6 +294,31 @@ def test_planner_hears_of_builds_and_their_failures(
     assert facts == {"default": (BuildStatus.READY, 0, False), "max-autotune": (BuildStatus.FAILED, 1, False)}
 
 
+def test_planner_passes_over_models_that_cannot_be_built_now(
+    compiler: ModelCompiler, model: Doubler, clock: FakeClock
+) -> None:
+    compiler.compile_model(object(), "thing")
+    served = compiler.compile_model(model.train(), "m")
+    assert {(fact.model_id, fact.status, fact.changed_s) for fact in compiler.facts()} == {
+        ("thing", BuildStatus.FAILED, clock.monotonic_s()),
+        ("m", BuildStatus.FAILED, clock.monotonic_s()),
+    }
+    model.eval()
+    call(served)
+    assert compiler.wait(30)
+    assert {fact.mode for fact in compiler.facts() if fact.model_id == "m"} == {"default"}
+
+
+def test_changed_configuration_counts_from_the_next_build_on(
+    compiler: ModelCompiler, backend: FakeBackend, model: Doubler
+) -> None:
+    promoted(compiler, model)
+    compiler.config = OptimizationConfig(build_timeout_sec=7.0)
+    compiler.force_recompile("m")
+    assert compiler.wait(30)
+    assert [request.timeout_s for request in backend.requests] == [600.0, 7.0]
+
+
 def test_closed_compiler_goes_on_serving_and_builds_no_more(compiler: ModelCompiler, model: Doubler) -> None:
     served = promoted(compiler, model)
     compiler.close()

@@ -104,7 +104,9 @@ def test_model_with_another_cache_is_refused_by_name() -> None:
 
 def test_model_that_builds_positions_from_its_mask_is_refused() -> None:
     bloom = transformers.BloomForCausalLM(
-        transformers.BloomConfig(vocab_size=61, hidden_size=32, n_layer=2, n_head=4)
+        transformers.BloomConfig(
+            vocab_size=61, hidden_size=32, n_layer=2, n_head=4, max_position_embeddings=64
+        )
     )
     with pytest.raises(ConfigurationError, match="BloomForCausalLM"):
         adopt(bloom, "tiny")

@@ -16,17 +16,17 @@ from loadwise.settings import OptimizationConfig
 class Attempt:
     """Makes builds with one backend; an attempt never raises."""
 
-    def __init__(self, backend: BuildBackend, config: OptimizationConfig, clock: Clock) -> None:
+    def __init__(self, backend: BuildBackend, clock: Clock, stop: threading.Event) -> None:
         self._backend = backend
-        self._config = config
         self._clock = clock
+        self._stop = stop
 
-    def __call__(self, served: ServedModel, mode: str, stop: threading.Event) -> Build:
+    def __call__(self, served: ServedModel, mode: str, config: OptimizationConfig) -> Build:
         """The build's outcome, whatever happens: promoted, failed or declined with its reason."""
         started_s = self._clock.monotonic_s()
         build = Build(mode=mode, state=BuildState.PROMOTED)
         try:
-            self._make(served, build, stop)
+            self._make(served, build, config)
         except BuildDeclinedError as error:
             build.state, build.cause, build.remedy = BuildState.DECLINED, str(error), error.remedy
         except BuildError as error:
@@ -39,7 +39,7 @@ class Attempt:
             build.build_time_s = build.changed_s - started_s
         return build
 
-    def _make(self, served: ServedModel, build: Build, stop: threading.Event) -> None:
+    def _make(self, served: ServedModel, build: Build, config: OptimizationConfig) -> None:
         key = ParameterKey(served.original)
         examples = served.examples.all()
         started_s = self._clock.monotonic_s()
@@ -51,9 +51,9 @@ class Attempt:
                 examples=examples,
                 dynamic_shapes=served.dynamic_shapes,
                 dynamic=build.mode == "default",
-                timeout_s=self._config.build_timeout_sec,
-                memory_bytes=self._config.build_memory_bytes,
-                stop=stop,
+                timeout_s=config.build_timeout_sec,
+                memory_bytes=config.build_memory_bytes,
+                stop=self._stop,
             )
         )
         build.build_time_s = self._clock.monotonic_s() - started_s

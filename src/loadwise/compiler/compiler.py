@@ -44,7 +44,6 @@ class ModelCompiler:
         self.config = config or OptimizationConfig()
         self._backend = backend or default_backend()
         self._clock = clock or SystemClock()
-        self._attempt = Attempt(self._backend, self.config, self._clock)
         self._automatic = automatic
         self._wanted_mode: str = self.config.compile_mode
         self._models: dict[str, Any] = {}
@@ -53,6 +52,7 @@ class ModelCompiler:
         self._pending = 0
         self._idle = threading.Condition()
         self._stop = threading.Event()
+        self._attempt = Attempt(self._backend, self._clock, self._stop)
         self._worker: threading.Thread | None = None
 
     def compile_model(
@@ -121,20 +121,35 @@ class ModelCompiler:
             self._activate(served)
 
     def facts(self) -> list[BuildFact]:
-        """Every build as the planner wants to know it."""
-        return [
+        """Every build as the planner wants to know it; what cannot be tried now counts as just failed."""
+        facts = [fact for served in self._served() for fact in self._facts_of(served)]
+        return facts + [self._resting(model_id, mode) for model_id in list(self._declined) for mode in MODES]
+
+    def _facts_of(self, served: ServedModel) -> list[BuildFact]:
+        made = {mode: build for mode, build in dict(served.builds).items() if build.state in _STATUSES}
+        facts = [
             BuildFact(
                 model_id=served.model_id,
-                mode=build.mode,
+                mode=mode,
                 status=_STATUSES[build.state],
                 changed_s=build.changed_s,
                 failures=build.failures,
                 stale=build.stale,
             )
-            for served in self._served()
-            for build in list(served.builds.values())
-            if build.state in _STATUSES
+            for mode, build in made.items()
         ]
+        if self._obstacle(served) is not None:
+            facts += [self._resting(served.model_id, mode) for mode in MODES if mode not in made]
+        return facts
+
+    def _resting(self, model_id: str, mode: str) -> BuildFact:
+        return BuildFact(
+            model_id=model_id,
+            mode=mode,
+            status=BuildStatus.FAILED,
+            changed_s=self._clock.monotonic_s(),
+            failures=1,
+        )
 
     @property
     def compilation_stats(self) -> dict[str, dict[str, Any]]:
@@ -215,7 +230,7 @@ class ModelCompiler:
             served, mode = job
             try:
                 if not self._stop.is_set():
-                    self._settle(served, self._attempt(served, mode, self._stop))
+                    self._settle(served, self._attempt(served, mode, self.config))
             finally:
                 with self._idle:
                     self._pending -= 1

@@ -53,7 +53,8 @@ def make(folder: Path, job: dict[str, Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not sys.stdin: its lock, held by this thread, would abort the interpreter at its end.
+    os.read(0, 1)
     os._exit(1)
 
 
