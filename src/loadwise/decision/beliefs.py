@@ -2,7 +2,8 @@
 
 Speed is kept as two lines, each a decayed least-squares fit over the work on the pool: seconds per
 output token, and seconds to the first token per uncached prompt token. Work is the pool's requests in
-flight, each weighing what its member costs, so that one number says how busy the shared device is.
+flight, each weighing what its member costs, and `BATCH_START` more for each member that runs, so that one
+number says how busy the shared device is.
 Without fresh outcomes weights halve every `belief_half_life_s` and the lines return to their priors.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import Final, NamedTuple
 
 from loadwise.decision.facts import Member, Objectives, Route
@@ -19,6 +21,8 @@ from loadwise.decision.lengths import LengthSketch
 FIRST_TOKEN_OVERHEAD_TOKENS: Final = 64.0
 # Outcomes before a member counts as measured.
 MEASURED_OUTCOMES: Final = 20
+# What running at all costs a member's batch, in requests: weights are read once for the whole batch.
+BATCH_START: Final = 6.0
 # Places of a replica that does not say.
 UNKNOWN_PLACES: Final = 8
 
@@ -95,35 +99,39 @@ class Prior:
     answer_tokens: float = 128.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Belief:
-    """Everything learned of one member; `outcome.learn` makes the next one."""
+class Belief(NamedTuple):
+    """Everything learned of one member; `outcome.learn` makes the next one. A tuple, for it is made often."""
 
     member_id: str
     prior: Prior
     # A request is within its objectives when both its times are.
     objectives: Objectives
+    # Fits of the lines, ready for use at each request: seconds over work.
+    output_fit: Fit
+    first_fit: Fit
+    # Decayed mean of output tokens per answer.
+    answer_tokens: float
     # 0..1, None when unknown.
     quality: float | None = None
     # What one of its requests weighs in `work` (1: the cheapest member's).
     cost: float = 1.0
     updated_s: float = 0.0
+    # From then on it counts as not measured lately.
+    stale_at_s: float = -inf
     # Outcomes ever heard, the decayed weight of those that still count, and of failures among them.
     outcomes: int = 0
     weight: float = 0.0
     failures: float = 0.0
-    # The same within the last half minute or so; faults are failures that are not refusals (429).
+    # The same within the last half minute or so; faults are failures that are not refusals (429), misses
+    # are answers that came outside the objectives.
     recent: float = 0.0
     recent_faults: float = 0.0
+    recent_misses: float = 0.0
     output_line: Line = NO_LINE
     first_line: Line = NO_LINE
-    # Fits of the lines, ready for use at each request: seconds over work.
-    output_fit: Fit
-    first_fit: Fit
     # Recent observed over predicted times: above 1 it is getting slower.
     trend: float = 1.0
-    # Decayed means: output tokens per answer, and whole latency in ms (None before the first).
-    answer_tokens: float
+    # Decayed mean of whole latencies in ms; None before the first.
     latency_ms: float | None = None
     # Decayed (answers whose times were seen, those within objectives) at low, middle and high load.
     by_load: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
@@ -162,7 +170,7 @@ def initial(
 
     `full_work` is the work at which its device is full; by default its own places, all taken.
     """
-    prior = prior_of(objectives, full_work or _places(member) * cost)
+    prior = prior_of(objectives, full_work or (_places(member) + BATCH_START) * cost)
     return Belief(
         member_id=member.member_id,
         prior=prior,
@@ -199,7 +207,7 @@ def initial_beliefs(route: Route, now_s: float) -> dict[str, Belief]:
     costs = {m.member_id: (m.relative_cost or 1.0) / unit if unit else 1.0 for m in route.members}
     full: dict[str, float] = {}
     for member in route.members:
-        work = _places(member) * costs[member.member_id]
+        work = (_places(member) + BATCH_START) * costs[member.member_id]
         full[pool_of(member)] = max(work, full.get(pool_of(member), 0.0))
     return {
         member.member_id: initial(

@@ -109,6 +109,7 @@ def choice_of(
     request: RequestFacts,
     remembered: Remembered | None,
 ) -> Choice:
+    """The choice of the view at `at`, every propensity beside it."""
     view = views[at]
     return Choice(
         member_id=view.member_id,

@@ -40,7 +40,7 @@ from loadwise.decision.facts import (
     StrategyName,
 )
 from loadwise.decision.strategy import Strategy
-from loadwise.decision.views import View, Wish, pools_of, views_of, wish_of
+from loadwise.decision.views import View, Wish, added_work, pools_of, views_of, wish_of
 
 # Strain beyond which a conversation leaves its member, under overload only.
 UNBEARABLE_STRAIN: Final = 2.0
@@ -80,7 +80,7 @@ def select(
         member = _default(route, able, beliefs)
         return _single(member, fixed or ChoiceReason.STOPPED, route, request, beliefs, pressures, remembered)
     wish = wish_of(request, strategy, pressures)
-    views = views_of(policy, route, able, request, beliefs, pressures, wish, now_s)
+    views = views_of(route, able, request, beliefs, pressures, wish, now_s)
     kept = _conversation(request, views, strategy, remembered)
     if kept is not None:
         return kept
@@ -91,7 +91,7 @@ def select(
 def pick_replica(
     member: Member, in_flight: Mapping[str, int], draw: float, excluded: frozenset[str] = _EMPTY
 ) -> str | None:
-    """The replica with most room for its places, by `draw` (0..1) among equals; None when all are excluded."""
+    """The replica with most room, by `draw` (0..1) among equals; None when all are excluded."""
     left = [replica for replica in member.replicas if replica.replica_id not in excluded]
     if not left:
         return None
@@ -137,8 +137,9 @@ def _single(
     remembered: Remembered | None,
 ) -> Choice:
     belief = beliefs.get(member.member_id)
-    pool = pools_of(route, beliefs, pressures).get(pool_of(member))
-    work = (pool.work if pool else 0.0) + (belief.cost if belief else 1.0)
+    pool = pools_of(route, beliefs, pressures)[pool_of(member)]
+    pressure = pressures.get(member.member_id)
+    work = pool.work + added_work(belief.cost if belief else 1.0, pressure.in_flight if pressure else 0)
     return Choice(
         member_id=member.member_id,
         propensity=1.0,
@@ -220,7 +221,7 @@ def adaptive(views: Sequence[View], wish: Wish) -> Distribution:
     best = max(range(len(views)), key=merits.__getitem__)
     roomy = [at for at, view in enumerate(views) if _has_room(view, wish)]
     roomy.sort(key=lambda at: (-merits[at], views[at].cost, at))
-    tight = [at for at in range(len(views)) if at not in roomy]
+    tight = [at for at in range(len(views)) if at not in roomy] if len(roomy) < len(views) else []
     # Beyond the target the least harm counts: to the request, and to those it shares the device with.
     tight.sort(
         key=lambda at: (views[at].strain / views[at].reliability + views[at].cost / views[at].work, at)
@@ -263,7 +264,7 @@ def _merit(view: View, wish: Wish) -> float:
 
 
 def _has_room(view: View, wish: Wish) -> bool:
-    return view.fill <= wish.target and not view.yields and view.work <= view.room
+    return view.fill <= wish.target and not view.yields
 
 
 def _harm(view: View) -> float:

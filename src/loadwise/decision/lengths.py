@@ -11,8 +11,11 @@ from math import ceil, log
 from typing import Final
 
 GROWTH: Final = 1.1
-# Reaches 1.1 ** 144, about 900,000 tokens; longer answers count in the last bucket.
-BUCKETS: Final = 145
+# Rows of buckets, so that a new count copies one row. They reach 1.1 ** 143, about 830,000 tokens; longer
+# answers count in the last bucket.
+ROW: Final = 12
+ROWS: Final = 12
+BUCKETS: Final = ROW * ROWS
 # From here on all counts are halved, so that old answers fade.
 FULL: Final = 20_000
 _LOG_GROWTH: Final = log(GROWTH)
@@ -22,26 +25,28 @@ _LOG_GROWTH: Final = log(GROWTH)
 class LengthSketch:
     """Counts of answer lengths in tokens; `p99_tokens` is None before the first."""
 
-    counts: tuple[int, ...] = ()
+    rows: tuple[tuple[int, ...], ...] = ()
     total: int = 0
     p99_tokens: int | None = None
 
     def add(self, tokens: int) -> LengthSketch:
         """The sketch with one more answer of `tokens` (below 1 counts as 1)."""
-        place = bucket(tokens)
-        counts = self.counts or (0,) * BUCKETS
-        counts = (*counts[:place], counts[place] + 1, *counts[place + 1 :])
+        at, place = divmod(bucket(tokens), ROW)
+        rows = self.rows or _EMPTY
+        row = rows[at]
+        row = (*row[:place], row[place] + 1, *row[place + 1 :])
+        rows = (*rows[:at], row, *rows[at + 1 :])
         total = self.total + 1
         if total >= FULL:
-            counts = tuple(count // 2 for count in counts)
-            total = sum(counts)
+            rows = tuple([tuple([count // 2 for count in row]) for row in rows])
+            total = sum(map(sum, rows))
         # The far tail moves slowly: reading it off every time would be most of the cost.
-        due = total < 256 or total % 16 == 0 or self.p99_tokens is None or tokens > self.p99_tokens
-        return LengthSketch(counts, total, _quantile(counts, total, 0.99) if due else self.p99_tokens)
+        due = total < 64 or total % 16 == 0 or self.p99_tokens is None or tokens > self.p99_tokens
+        return LengthSketch(rows, total, _quantile(rows, total, 0.99) if due else self.p99_tokens)
 
     def quantile(self, fraction: float) -> int | None:
         """The length in tokens that `fraction` (0..1) of the answers do not exceed."""
-        return _quantile(self.counts, self.total, fraction) if self.total else None
+        return _quantile(self.rows, self.total, fraction) if self.total else None
 
 
 def bucket(tokens: int) -> int:
@@ -50,13 +55,16 @@ def bucket(tokens: int) -> int:
 
 
 _UPPER: Final = tuple(int(GROWTH**place) for place in range(BUCKETS))
+_EMPTY: Final = ((0,) * ROW,) * ROWS
 
 
-def _quantile(counts: tuple[int, ...], total: int, fraction: float) -> int:
+def _quantile(rows: tuple[tuple[int, ...], ...], total: int, fraction: float) -> int:
     # From the top, where high quantiles lie.
     above = total - max(1, ceil(fraction * total))
-    for place in range(BUCKETS - 1, -1, -1):
-        above -= counts[place]
-        if above < 0:
-            return _UPPER[place]
+    for at in range(ROWS - 1, -1, -1):
+        row = rows[at]
+        for place in range(ROW - 1, -1, -1):
+            above -= row[place]
+            if above < 0:
+                return _UPPER[at * ROW + place]
     return _UPPER[0]

@@ -10,12 +10,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from math import exp, isfinite, log
 from typing import Final
 
-from loadwise.decision.beliefs import FIRST_TOKEN_OVERHEAD_TOKENS, Belief, Fit, Health
+from loadwise.decision.beliefs import BATCH_START, FIRST_TOKEN_OVERHEAD_TOKENS, Belief, Fit, Health
 from loadwise.decision.facts import Ending, Objectives, Outcome, Policy
 
 TREND_HALF_LIFE_S: Final = 30.0
@@ -24,6 +24,8 @@ TREND_STEP: Final = 0.1
 # Weight of a whole latency of unknown length, and of a time per token that includes the first.
 UNKNOWN_LENGTH_WEIGHT: Final = 0.2
 UNKNOWN_FIRST_TOKEN_WEIGHT: Final = 0.5
+# Decayed outcomes below which a member is measured again.
+STALE_WEIGHT: Final = 3.0
 FAULTS_IN_A_ROW: Final = 5
 FAULT_FRACTION: Final = 0.5
 FAULTS_NEEDED: Final = 5.0
@@ -98,13 +100,13 @@ def drifted(policy: Policy, belief: Belief, now_s: float) -> Belief:
     output = belief.output_line.add(kept, 0.0, 0.0, 0.0)
     first = belief.first_line.add(kept, 0.0, 0.0, 0.0)
     recent = exp(-_LN2 * elapsed / TREND_HALF_LIFE_S)
-    return replace(
-        belief,
+    return belief._replace(
         updated_s=now_s,
         weight=belief.weight * kept,
         failures=belief.failures * kept,
         recent=belief.recent * recent,
         recent_faults=belief.recent_faults * recent,
+        recent_misses=belief.recent_misses * recent,
         output_line=output,
         first_line=first,
         output_fit=output.fit(prior.output_idle_s, prior.full_work, prior.output_full_s),
@@ -144,14 +146,15 @@ def _failed(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float, ke
     recent = exp(-_LN2 * elapsed / TREND_HALF_LIFE_S)
     fault = 0.0 if outcome.status == 429 else 1.0
     out = belief.health is Health.OUT
-    return replace(
-        belief,
+    return belief._replace(
         updated_s=max(belief.updated_s, outcome.finished_s),
+        stale_at_s=_stale_at_s(policy, belief, outcome, kept),
         outcomes=belief.outcomes + 1,
         weight=belief.weight * kept + 1.0,
         failures=belief.failures * kept + 1.0,
         recent=belief.recent * recent + 1.0,
         recent_faults=belief.recent_faults * recent + fault,
+        recent_misses=belief.recent_misses * recent,
         output_line=belief.output_line.add(kept, 0.0, 0.0, 0.0),
         first_line=belief.first_line.add(kept, 0.0, 0.0, 0.0),
         by_load=_by_load(policy, belief, outcome, kept, within=False),
@@ -171,6 +174,7 @@ def _succeeded(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float,
     output_line = belief.output_line.add(kept, each_weight, work, each)
     first_line = belief.first_line.add(kept, first_weight, work, first)
     tokens, total_s = outcome.output_tokens, outcome.total_s
+    within = within_objectives(belief.objectives, outcome)
     answers = belief.answers
     if outcome.finish_reason == "stop" and tokens is not None and tokens > 0:
         answers = answers.add(tokens)
@@ -187,11 +191,13 @@ def _succeeded(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float,
         quality=belief.quality,
         cost=belief.cost,
         updated_s=max(belief.updated_s, outcome.finished_s),
+        stale_at_s=_stale_at_s(policy, belief, outcome, kept),
         outcomes=belief.outcomes + 1,
         weight=belief.weight * kept + 1.0,
         failures=belief.failures * kept,
         recent=belief.recent * recent + 1.0,
         recent_faults=belief.recent_faults * recent,
+        recent_misses=belief.recent_misses * recent + (within is False),
         output_line=output_line,
         first_line=first_line,
         output_fit=output_line.fit(prior.output_idle_s, prior.full_work, prior.output_full_s),
@@ -199,7 +205,7 @@ def _succeeded(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float,
         trend=_trend(belief, recent, work, (each, each_weight), (first, first_weight)),
         answer_tokens=length,
         latency_ms=latency,
-        by_load=_by_load(policy, belief, outcome, kept, within=within_objectives(belief.objectives, outcome)),
+        by_load=_by_load(policy, belief, outcome, kept, within=within),
         answers=answers,
         health=belief.health,
         health_since_s=belief.health_since_s,
@@ -211,7 +217,17 @@ def _succeeded(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float,
 
 
 def _work(belief: Belief, outcome: Outcome) -> float:
-    return outcome.work if outcome.work is not None else max(1, outcome.concurrency) * belief.cost
+    return (
+        outcome.work
+        if outcome.work is not None
+        else (max(1, outcome.concurrency) + BATCH_START) * belief.cost
+    )
+
+
+def _stale_at_s(policy: Policy, belief: Belief, outcome: Outcome, kept: float) -> float:
+    """When the weight will have faded to `STALE_WEIGHT`."""
+    weight = belief.weight * kept + 1.0
+    return outcome.finished_s + policy.belief_half_life_s * log(weight / STALE_WEIGHT) / _LN2
 
 
 def _usable(seconds: float | None) -> bool:
@@ -293,8 +309,7 @@ def _faulty(belief: Belief) -> HealthReason | None:
 
 
 def _removed(belief: Belief, reason: HealthReason, now_s: float) -> HealthChange:
-    belief = replace(
-        belief,
+    belief = belief._replace(
         health=Health.OUT,
         health_since_s=now_s,
         probe_at_s=now_s + probe_after_s(belief.removals),
@@ -311,8 +326,7 @@ def _returning(belief: Belief, now_s: float) -> HealthChange | None:
         health, reason, removals = Health.HEALTHY, HealthReason.RAMP_COMPLETE, 0
     else:
         return None
-    back = replace(
-        belief,
+    back = belief._replace(
         health=health,
         health_since_s=now_s,
         removals=removals,
@@ -320,6 +334,7 @@ def _returning(belief: Belief, now_s: float) -> HealthChange | None:
         faults_in_a_row=0,
         recent=0.0,
         recent_faults=0.0,
+        recent_misses=0.0,
     )
     return HealthChange(member_id=belief.member_id, health=health, reason=reason, belief=back)
 

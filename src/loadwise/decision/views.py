@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from loadwise.decision.beliefs import FIRST_TOKEN_OVERHEAD_TOKENS, Belief, Health, pool_of
-from loadwise.decision.facts import Member, MemberPressure, Policy, RequestFacts, Route, StrategyName
+from loadwise.decision.beliefs import (
+    BATCH_START,
+    FIRST_TOKEN_OVERHEAD_TOKENS,
+    MEASURED_OUTCOMES,
+    Belief,
+    Health,
+    pool_of,
+)
+from loadwise.decision.facts import Member, MemberPressure, RequestFacts, Route, StrategyName
 from loadwise.decision.outcome import ramp
 from loadwise.decision.strategy import Strategy
 
@@ -19,8 +26,6 @@ OUTPUT_TOKEN_TARGET: Final = 0.85
 PLACES_TARGET: Final = 0.75
 # A cheaper member of the pool with this much of its places taken is needed for overflow: dearer ones pause.
 RELIEF_TARGET: Final = 0.5
-# Decayed outcomes below which a member is measured again.
-STALE_WEIGHT: Final = 3.0
 # Answers within objectives that are assumed at each level of load before any was seen.
 MET_PRIOR: Final = 3.0
 UNKNOWN_QUALITY: Final = 0.5
@@ -42,20 +47,18 @@ class View:
     each_s: float
     cost: float
     work: float
-    # Work of the pool at which the first of those in flight there would pass the target.
-    room: float
     # How much of what adaptive allows is used: in time to first token, time per token, places (1: all).
     fill: float
-    # Whether a cheaper member of the pool needs the device, and whether other members share the device.
+    # Whether those in flight in the pool need the device more, and whether other members share it.
     yields: bool
     shared: bool
     measured: bool
+    stale: bool
     in_flight: int
-    # Share of its usual traffic (1 unless it is out or on its ramp), and of answers within objectives
-    # at this level of load so far (1 where none was seen).
+    # Share of answers within objectives at this level of load so far (1 where none was seen).
+    met: float
+    # Share of its usual traffic: 1 unless it is out or on its ramp.
     share: float = 1.0
-    met: float = 1.0
-    stale: bool = False
     probe_due: bool = False
 
 
@@ -86,6 +89,12 @@ class Pool:
     room: float = inf
     # Cost of the cheapest member whose places fill up.
     pressed_cost: float = inf
+    # Recent answers, and those outside their objectives.
+    recent: float = 0.0
+    misses: float = 0.0
+
+    # How much of the targets recent misses leave: 1 below 1 %, three tenths from 15 % on.
+    care: float = 1.0
 
 
 def pools_of(
@@ -99,21 +108,26 @@ def pools_of(
         pool = pools.get(name)
         if pool is None:
             pool = pools[name] = Pool()
+        belief = beliefs[member.member_id]
         pool.members += 1
+        pool.recent += belief.recent
+        pool.misses += belief.recent_misses
         pressure = pressures.get(member.member_id)
-        if pressure is None or pressure.pool_in_flight <= 0:
-            continue
-        pool.total = max(pool.total, pressure.pool_in_flight)
-        if pressure.in_flight > 0:
-            _press(pool, beliefs[member.member_id], pressure, allowed_s)
+        if pressure is not None and pressure.pool_in_flight > 0:
+            pool.total = max(pool.total, pressure.pool_in_flight)
+            if pressure.in_flight > 0:
+                _press(pool, belief, pressure, allowed_s)
     for pool in pools.values():
         pool.work += max(0, pool.total - pool.counted)
+        if pool.misses > 0.0:
+            missed = pool.misses / (pool.recent + 10.0)
+            pool.care = max(0.3, 1.0 - 5.0 * max(0.0, missed - 0.01))
     return pools
 
 
 def _press(pool: Pool, belief: Belief, pressure: MemberPressure, allowed_s: float) -> None:
     in_flight, places = pressure.in_flight, pressure.capacity_requests
-    pool.work += in_flight * belief.cost
+    pool.work += (in_flight + BATCH_START) * belief.cost
     pool.counted += in_flight
     base, slope = belief.output_fit
     if slope > 0.0:
@@ -140,7 +154,6 @@ def wish_of(request: RequestFacts, strategy: Strategy, pressures: Mapping[str, M
 
 
 def views_of(
-    policy: Policy,
     route: Route,
     able: Sequence[Member],
     request: RequestFacts,
@@ -156,10 +169,8 @@ def views_of(
     views = []
     for member in able:
         belief = beliefs[member.member_id]
-        view = _view(route, member, belief, pressures.get(member.member_id), pools, tokens)
-        timed, within = belief.by_load[wish.level]
-        view.met = (within + MET_PRIOR) / (timed + MET_PRIOR)
-        view.stale = belief.weight < STALE_WEIGHT or _faded(policy, belief, now_s) < STALE_WEIGHT
+        pressure = pressures.get(member.member_id)
+        view = _view(route, member, belief, pressure, pools[pool_of(member)], tokens, wish.level, now_s)
         if belief.health is not Health.HEALTHY:
             view.share = ramp(belief, now_s)
             view.probe_due = belief.health is Health.OUT and now_s >= belief.probe_at_s
@@ -167,9 +178,9 @@ def views_of(
     return views
 
 
-def _faded(policy: Policy, belief: Belief, now_s: float) -> float:
-    faded: float = belief.weight * 0.5 ** (max(0.0, now_s - belief.updated_s) / policy.belief_half_life_s)
-    return faded
+def added_work(cost: float, in_flight: int) -> float:
+    """What one more request adds to the work of a pool, given those in flight on its member."""
+    return cost if in_flight else cost * (1.0 + BATCH_START)
 
 
 def _view(
@@ -177,41 +188,45 @@ def _view(
     member: Member,
     belief: Belief,
     pressure: MemberPressure | None,
-    pools: Mapping[str, Pool],
+    pool: Pool,
     tokens: float,
+    level: int,
+    now_s: float,
 ) -> View:
-    pool = pools[pool_of(member)]
-    objectives = route.objectives
-    cost, trend = belief.cost, belief.trend
-    work = pool.work + cost
-    each_s = (belief.output_fit[0] + belief.output_fit[1] * work) * trend
-    first_s = tokens * (belief.first_fit[0] + belief.first_fit[1] * work) * trend
-    in_flight, taken = 0, 0.0
-    if pressure is not None:
-        in_flight = pressure.in_flight
-        places = pressure.capacity_requests
-        if places:
-            taken = in_flight / places
-            if in_flight >= places:
-                # A place falls free every answer's time over the places.
-                waited = (in_flight - places + 1) * belief.answer_tokens * each_s / places
-                first_s = max(first_s, waited + tokens * belief.first_fit[0])
+    objectives, cost, trend = route.objectives, belief.cost, belief.trend
+    in_flight = 0 if pressure is None else pressure.in_flight
+    work = pool.work + (cost if in_flight else cost * (1.0 + BATCH_START))
+    base, slope = belief.output_fit
+    each_s = (base + slope * work) * trend
+    base, slope = belief.first_fit
+    first_s = tokens * (base + slope * work) * trend
+    fill = 0.0
+    places = None if pressure is None else pressure.capacity_requests
+    if places:
+        fill = in_flight / places / PLACES_TARGET
+        if in_flight >= places:
+            # A place falls free every answer's time over the places.
+            waited = (in_flight - places + 1) * belief.answer_tokens * each_s / places
+            first_s = max(first_s, waited + tokens * base)
     first = first_s / objectives.time_to_first_token_s
     each = each_s / objectives.time_per_output_token_s
+    timed, within = belief.by_load[level]
+    # Positional, in the fields' order: names would be a fifth of the cost of a decision.
     return View(
-        member_id=member.member_id,
-        weight=member.weight,
-        quality=UNKNOWN_QUALITY if belief.quality is None else belief.quality,
-        reliability=1.0 - belief.recent_faults / (belief.recent + 2.0),
-        strain=first if first > each else each,
-        first_s=first_s,
-        each_s=each_s,
-        cost=cost,
-        work=work,
-        room=pool.room,
-        fill=max(first / FIRST_TOKEN_TARGET, each / OUTPUT_TOKEN_TARGET, taken / PLACES_TARGET),
-        yields=cost > pool.pressed_cost,
-        shared=pool.members > 1,
-        measured=belief.measured,
-        in_flight=in_flight,
+        member.member_id,
+        member.weight,
+        UNKNOWN_QUALITY if belief.quality is None else belief.quality,
+        1.0 - belief.recent_faults / (belief.recent + 2.0),
+        first if first > each else each,
+        first_s,
+        each_s,
+        cost,
+        work,
+        max(fill, first / FIRST_TOKEN_TARGET, each / OUTPUT_TOKEN_TARGET) / pool.care,
+        cost > pool.pressed_cost or work > pool.room,
+        pool.members > 1,
+        belief.outcomes >= MEASURED_OUTCOMES,
+        now_s >= belief.stale_at_s,
+        in_flight,
+        (within + MET_PRIOR) / (timed + MET_PRIOR),
     )

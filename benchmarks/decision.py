@@ -1,0 +1,128 @@
+"""What one decision costs: parameters, selection and recording, with ten members.
+
+    python benchmarks/decision.py [--members 10] [--decisions 20000] [--json]
+
+The goal is a p99 of at most 50 us.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import time
+from random import Random
+
+from loadwise.decision import ensemble, outcome, parameters, strategy
+from loadwise.decision.beliefs import initial_beliefs
+from loadwise.decision.facts import (
+    Capabilities,
+    Ending,
+    EnsembleStrategy,
+    Feature,
+    Member,
+    MemberPressure,
+    Outcome,
+    Policy,
+    Replica,
+    RequestFacts,
+    Route,
+)
+
+GOAL_US = 50.0
+
+
+def route_of(members: int, name: EnsembleStrategy) -> Route:
+    """A route whose members differ in quality and cost and share one device."""
+    capabilities = Capabilities(features=frozenset(Feature), context_tokens=4096, embedded=True)
+    return Route(
+        name="auto",
+        members=tuple(
+            Member(
+                member_id=f"member-{at}",
+                replicas=(Replica(replica_id=f"replica-{at}", pool_id="local", capacity_requests=32),),
+                quality=0.5 + 0.5 * at / members,
+                relative_cost=1.0 + at,
+                capabilities=capabilities,
+            )
+            for at in range(members)
+        ),
+        default_member=f"member-{members - 1}",
+        strategy=name,
+    )
+
+
+def measure(members: int, decisions: int, name: EnsembleStrategy) -> dict[str, float | str]:
+    """Microseconds per decision: tuning, selection and learning, each timed as a whole."""
+    policy, route, chance = Policy(), route_of(members, name), Random(1)
+    beliefs = initial_beliefs(route, 0.0)
+    by_id = {member.member_id: member for member in route.members}
+    _, chosen = strategy.choose(policy, strategy.StrategyState(), 0.5, 0.0)
+    flights = {member_id: chance.randrange(8) for member_id in by_id}
+    pressures = {
+        member_id: MemberPressure(
+            member_id=member_id, in_flight=count, pool_in_flight=sum(flights.values()), capacity_requests=32
+        )
+        for member_id, count in flights.items()
+    }
+    taken = []
+    # As a server runs: the collector is frozen after start, so that it visits only what is new.
+    gc.collect()
+    gc.freeze()
+    for at in range(decisions + 1000):
+        request = RequestFacts(request_id=str(at), prompt_tokens=100 + at % 400)
+        now_s, draw = at * 0.05, chance.random()
+        started = time.perf_counter_ns()
+        choice = ensemble.select(policy, route, request, beliefs, pressures, chosen, draw, now_s)
+        if not isinstance(choice, ensemble.Choice):
+            raise SystemExit(choice.message)
+        belief = beliefs[choice.member_id]
+        parameters.tune(policy, chosen, request, by_id[choice.member_id], belief.answers)
+        ended = Outcome(
+            request_id=request.request_id,
+            member_id=choice.member_id,
+            replica_id=choice.member_id,
+            ending=Ending.SUCCEEDED,
+            finished_s=now_s,
+            total_s=1.0 + draw,
+            time_to_first_token_s=0.1 * draw,
+            prompt_tokens=100,
+            output_tokens=50 + at % 100,
+            finish_reason="stop",
+            work=choice.work,
+            load_score=0.5,
+        )
+        beliefs[choice.member_id] = outcome.learn(policy, belief, ended)
+        taken.append(time.perf_counter_ns() - started)
+    gc.unfreeze()
+    return {"strategy": name.value, **quantiles(taken[1000:])}
+
+
+def quantiles(taken_ns: list[int]) -> dict[str, float]:
+    """Median and tail in microseconds."""
+    ordered = sorted(taken_ns)
+    at = {"p50_us": 0.5, "p99_us": 0.99, "p99.9_us": 0.999}
+    return {name: round(ordered[int(len(ordered) * share)] / 1000.0, 1) for name, share in at.items()}
+
+
+def main() -> None:
+    """Prints a table, or JSON, and ends with 1 when the goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--members", type=int, default=10)
+    parser.add_argument("--decisions", type=int, default=20_000)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    rows = [measure(options.members, options.decisions, name) for name in EnsembleStrategy]
+    met = all(float(row["p99_us"]) <= GOAL_US for row in rows)
+    if options.json:
+        print(json.dumps({"members": options.members, "goal_p99_us": GOAL_US, "met": met, "rows": rows}))
+    else:
+        print(f"{'strategy':18}{'p50 us':>9}{'p99 us':>9}{'p99.9 us':>10}   ({options.members} members)")
+        for row in rows:
+            print(f"{row['strategy']:18}{row['p50_us']:>9}{row['p99_us']:>9}{row['p99.9_us']:>10}")
+        print(f"goal: p99 at most {GOAL_US:g} us: {'met' if met else 'missed'}")
+    raise SystemExit(0 if met else 1)
+
+
+if __name__ == "__main__":
+    main()
