@@ -58,6 +58,8 @@ class StubUpstream:
         # The newest requests, for tests that check what arrived.
         self.received: deque[Received] = deque(maxlen=keep)
         self.connections = 0
+        # Its base address, once it listens.
+        self.url = ""
         # Requests being answered, and those whose client left before the end.
         self.active = 0
         self.aborted = 0
@@ -70,7 +72,8 @@ class StubUpstream:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), host, port)
         bound = self._server.sockets[0].getsockname()[1]
-        return f"http://{host}:{bound}"
+        self.url = f"http://{host}:{bound}"
+        return self.url
 
     async def close(self) -> None:
         """Stops listening and ends what is being answered."""

@@ -1,0 +1,114 @@
+"""Members: what settings name is opened, what they do not name cannot be reached."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from loadwise.app.members import Members
+from loadwise.clock import SystemClock
+from loadwise.engines.catalogue import Catalogue
+from loadwise.errors import ConfigurationError, UnknownNameError
+from loadwise.settings import load_settings
+from loadwise.testing import StubUpstream
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[StubUpstream]:
+    server = StubUpstream()
+    await server.start()
+    yield server
+    await server.close()
+
+
+def members(**settings: object) -> Members:
+    loaded = load_settings(**settings)
+    return Members(loaded, Catalogue(loaded, SystemClock()))
+
+
+async def test_an_upstream_is_a_member_with_its_own_pool_and_context(stub: StubUpstream) -> None:
+    opened = members(upstreams={"eu": {"url": stub.url, "quality": 0.5, "capacity_requests": 4}})
+    (parts,) = await opened.open_all()
+    await opened.close()
+    assert parts.member.member_id == "eu"
+    assert parts.member.quality == 0.5
+    assert parts.member.capabilities.context_tokens == 1024
+    assert parts.member.replicas[0].pool_id == "eu-0"
+    assert parts.member.replicas[0].capacity_requests == 4
+    assert parts.engine_kind == "openai_http"
+
+
+async def test_replicas_share_a_pool_only_when_the_operator_says_so(stub: StubUpstream) -> None:
+    opened = members(
+        upstreams={
+            "apart": {"url": stub.url, "replicas": [stub.url]},
+            "together": {"url": stub.url, "replicas": [stub.url], "pool": "gpu"},
+        }
+    )
+    parts = {part.member.member_id: part.member for part in await opened.open_all()}
+    await opened.close()
+    assert [r.pool_id for r in parts["apart"].replicas] == ["apart-0", "apart-1"]
+    assert [r.pool_id for r in parts["together"].replicas] == ["gpu", "gpu"]
+
+
+async def test_an_upstream_that_is_down_does_not_stop_the_start() -> None:
+    opened = members(upstreams={"down": {"url": "http://127.0.0.1:9"}})
+    (parts,) = await opened.open_all()
+    await opened.close()
+    assert parts.member.capabilities.context_tokens is None
+
+
+async def test_other_models_of_an_upstream_may_be_admitted_by_name(stub: StubUpstream) -> None:
+    stub.behaviour.models = ({"id": "first"}, {"id": "second", "max_model_len": 77})
+    opened = members(upstreams={"eu": {"url": stub.url}})
+    await opened.open_all()
+    assert await opened.names() == ["second"]
+    parts = await opened.open("second")
+    await opened.close()
+    assert parts.member.capabilities.context_tokens == 77
+    assert parts.member.replicas[0].pool_id == "eu"
+
+
+@pytest.mark.parametrize("name", ["nothing", "../secret", "/etc", "http://127.0.0.1:1", ""])
+async def test_a_name_outside_the_catalogue_is_unknown(stub: StubUpstream, tmp_path: Path, name: str) -> None:
+    (tmp_path / "models").mkdir()
+    opened = members(upstreams={"eu": {"url": stub.url}}, model_dir=tmp_path / "models")
+    with pytest.raises(UnknownNameError, match="Known"):
+        await opened.open(name)
+    await opened.close()
+
+
+async def test_a_link_out_of_the_model_folder_is_not_in_the_catalogue(
+    stub: StubUpstream, tmp_path: Path
+) -> None:
+    for place in (tmp_path / "models" / "inside", tmp_path / "outside"):
+        place.mkdir(parents=True)
+        (place / "config.json").write_text(json.dumps({}), encoding="utf-8")
+    (tmp_path / "models" / "escape").symlink_to(tmp_path / "outside")
+    opened = members(upstreams={"eu": {"url": stub.url}}, model_dir=tmp_path / "models")
+    assert await opened.names() == ["inside"]
+    await opened.close()
+
+
+def test_a_model_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="is no folder"):
+        members(upstreams={"eu": {"url": "http://127.0.0.1:9"}}, model_dir=tmp_path / "nowhere")
+
+
+async def test_a_key_that_is_not_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EU_KEY", raising=False)
+    opened = members(upstreams={"eu": {"url": "http://127.0.0.1:9", "api_key_env": "EU_KEY"}})
+    with pytest.raises(ConfigurationError, match="EU_KEY"):
+        await opened.open_all()
+    await opened.close()
+
+
+async def test_an_upstreams_key_is_sent_to_it(stub: StubUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EU_KEY", "open-sesame")
+    opened = members(upstreams={"eu": {"url": stub.url, "api_key_env": "EU_KEY"}})
+    await opened.open_all()
+    await opened.close()
+    assert {received.headers["authorization"] for received in stub.received} == {"Bearer open-sesame"}

@@ -1,0 +1,133 @@
+"""The composed server over real sockets: every layer joined, an upstream behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from loadwise.app.server import Server, composed
+from loadwise.errors import ConfigurationError
+from loadwise.settings import load_settings
+from loadwise.testing import StubUpstream
+
+BODY = {"model": "auto", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[StubUpstream]:
+    server = StubUpstream()
+    await server.start()
+    yield server
+    await server.close()
+
+
+@asynccontextmanager
+async def serving(tmp_path: Path, **settings: object) -> AsyncIterator[tuple[Server, str]]:
+    """A composed server listening on a free port, and its address."""
+    loaded = load_settings(port=0, state_dir=tmp_path / "state", cache_dir=tmp_path / "cache", **settings)
+    async with composed(loaded) as server:
+        tasks = [asyncio.create_task(listener.run()) for listener in server.listeners]
+        address = f"http://127.0.0.1:{server.listeners[0].port}"
+        await server.optimization.optimizer.start_optimization()
+        try:
+            yield server, address
+        finally:
+            for listener in server.listeners:
+                listener.stop()
+            await asyncio.gather(*tasks)
+
+
+async def test_one_request_passes_through_every_layer_and_is_learned_from(
+    stub: StubUpstream, tmp_path: Path
+) -> None:
+    async with (
+        serving(tmp_path, upstreams={"eu": {"url": stub.url}}) as (_, address),
+        aiohttp.ClientSession() as client,
+    ):
+        async with client.post(address + "/v1/chat/completions", json=BODY) as answer:
+            assert answer.status == 200
+            assert answer.headers["x-loadwise-member"] == "eu"
+            assert answer.headers["x-loadwise-config"] == "1"
+            assert (await answer.json())["choices"][0]["finish_reason"] == "stop"
+        async with client.get(address + "/v1/optimization/ensemble") as answer:
+            (model,) = (await answer.json())["models"]
+        assert (model["model_id"], model["outcomes"], model["error_rate"]) == ("eu", 1, 0.0)
+        assert model["engine"] == "openai_http"
+        async with client.get(address + "/metrics") as answer:
+            assert 'loadwise_requests_total{ending="succeeded"' in await answer.text()
+
+
+async def test_the_optimizer_stopped_leaves_requests_untouched(stub: StubUpstream, tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, upstreams={"eu": {"url": stub.url}}) as (server, address),
+        aiohttp.ClientSession() as client,
+    ):
+        await server.optimization.optimizer.stop_optimization()
+        async with client.post(address + "/v1/chat/completions", json=BODY) as answer:
+            assert answer.status == 200
+            assert answer.headers["x-loadwise-reason"] == "stopped"
+            assert answer.headers["x-loadwise-tuned"] == "none"
+
+
+async def test_a_member_is_admitted_from_the_catalogue_and_answers_by_name(
+    stub: StubUpstream, tmp_path: Path
+) -> None:
+    stub.behaviour.models = ({"id": "stub"}, {"id": "second"})
+    async with (
+        serving(tmp_path, upstreams={"eu": {"url": stub.url}}) as (_, address),
+        aiohttp.ClientSession() as client,
+    ):
+        add = address + "/v1/optimization/ensemble/add_model"
+        async with client.post(add, params={"model_id": "second", "initial_weight": "0.9"}) as answer:
+            assert answer.status == 200, await answer.text()
+        async with client.post(address + "/v1/chat/completions", json={**BODY, "model": "second"}) as answer:
+            assert answer.headers["x-loadwise-member"] == "second"
+        async with client.post(add, params={"model_id": "unheard-of"}) as answer:
+            assert answer.status == 404
+
+
+async def test_an_admin_port_moves_the_control_plane(stub: StubUpstream, tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, upstreams={"eu": {"url": stub.url}}, admin_port=0) as (server, address),
+        aiohttp.ClientSession() as client,
+    ):
+        admin = f"http://127.0.0.1:{server.listeners[1].port}"
+        async with client.get(address + "/v1/optimization/status") as answer:
+            assert answer.status == 404
+        async with client.get(admin + "/v1/optimization/status") as answer:
+            assert answer.status == 200
+        async with client.post(admin + "/v1/chat/completions", json=BODY) as answer:
+            assert answer.status == 404
+
+
+async def test_a_port_in_use_is_said_in_one_line(stub: StubUpstream, tmp_path: Path) -> None:
+    async with serving(tmp_path, upstreams={"eu": {"url": stub.url}}) as (server, _):
+        taken = load_settings(
+            port=server.listeners[0].port,
+            upstreams={"eu": {"url": stub.url}},
+            state_dir=tmp_path / "other",
+        )
+        with pytest.raises(ConfigurationError, match="is in use"):
+            async with composed(taken):
+                pass
+
+
+async def test_a_configuration_survives_a_restart(stub: StubUpstream, tmp_path: Path) -> None:
+    upstreams = {"eu": {"url": stub.url}}
+    async with (
+        serving(tmp_path, upstreams=upstreams) as (_, address),
+        aiohttp.ClientSession() as client,
+        client.post(address + "/v1/optimization/configure", json={"ensemble_strategy": "adaptive"}) as answer,
+    ):
+        assert answer.status == 200
+    async with (
+        serving(tmp_path, upstreams=upstreams) as (_, address),
+        aiohttp.ClientSession() as client,
+        client.get(address + "/v1/optimization/ensemble") as answer,
+    ):
+        assert (await answer.json())["strategy"] == "adaptive"
