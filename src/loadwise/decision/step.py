@@ -6,12 +6,20 @@ Deterministic: the same state and observation give the same decision, so any ste
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from loadwise.decision import load, outcome, strategy
 from loadwise.decision.beliefs import Belief
 from loadwise.decision.builds import BuildFact, BuildPlan, plan
-from loadwise.decision.facts import EngineReading, Evidence, HostReading, Policy, ServiceReading, StrategyName
+from loadwise.decision.facts import (
+    EngineReading,
+    Evidence,
+    HostReading,
+    LoadWeights,
+    Policy,
+    ServiceReading,
+    StrategyName,
+)
 from loadwise.decision.load import LoadScore, ServerLoadMetrics
 from loadwise.decision.outcome import HealthChange
 from loadwise.decision.strategy import Strategy, StrategyState
@@ -26,6 +34,8 @@ class Observation:
     engines: Mapping[str, Sequence[EngineReading]] = field(default_factory=dict)
     services: Mapping[str, ServiceReading] = field(default_factory=dict)
     host: HostReading | None = None
+    # Pools that run on this host, whose load its figures are; None: all do.
+    host_pools: frozenset[str] | None = None
     # Per route name, each member's belief.
     beliefs: Mapping[str, Mapping[str, Belief]] = field(default_factory=dict)
     # Compiled models in order of importance, and their builds.
@@ -112,10 +122,17 @@ def _pool(
         now_s,
         policy.stale_after_s,
     )
-    score = load.score(metrics, policy.weights, policy.objectives)
+    score = load.score(metrics, _weights(policy, observation, name), policy.objectives)
     after, chosen = strategy.choose(policy, before, score.value, now_s)
     changed = before.name is not None and chosen.name is not before.name
     return after, PoolDecision(pool_id=name, metrics=metrics, score=score, strategy=chosen, changed=changed)
+
+
+def _weights(policy: Policy, observation: Observation, pool_id: str) -> LoadWeights:
+    """A pool elsewhere is not loaded because this machine is."""
+    if observation.host_pools is None or pool_id in observation.host_pools:
+        return policy.weights
+    return replace(policy.weights, cpu=0.0, memory=0.0, gpu=0.0)
 
 
 _RANK = {StrategyName.QUALITY: 0, StrategyName.BALANCED: 1, StrategyName.PERFORMANCE: 2}

@@ -144,6 +144,7 @@ class Cycle:
             engines={pool: parts.readings.latest(replicas) for pool, replicas in pools.items()},
             services={pool: self._service(pool) for pool in pools},
             host=self._host,
+            host_pools=frozenset({LOCAL}),
             beliefs={
                 route.name: {m.member_id: ensemble.beliefs[m.member_id] for m in route.members}
                 for route in ensemble.fleet.routes.values()
