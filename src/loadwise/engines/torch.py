@@ -233,14 +233,17 @@ class TorchTokenEngine:
             thread.wake()
 
     def _deliver(self, outputs: Sequence[Output]) -> None:
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._hand_over, outputs)
+        self._tell(partial(self._hand_over, outputs))
 
     def _failed(self, sequences: Sequence[Running], error: BaseException) -> None:
         _log.error("a step of %s failed: %s", self.model_id, error, exc_info=error)
-        if self._loop is not None:
-            message = f"{self.model_id} failed in a step ({type(error).__name__}); try again."
-            self._loop.call_soon_threadsafe(self._break, sequences, message)
+        message = f"{self.model_id} failed in a step ({type(error).__name__}); try again."
+        self._tell(partial(self._break, sequences, message))
+
+    def _tell(self, news: Callable[[], None]) -> None:
+        """Runs `news` on the event loop; a loop that has ended has nobody left to hear it."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(news)
 
     def _hand_over(self, outputs: Sequence[Output]) -> None:
         for output in outputs:
