@@ -84,7 +84,7 @@ async def test_leaving_while_sending_the_body_dispatches_nothing(paced, when):
     connection.close()
     probe = await connected(paced.port)
     probe.close()
-    assert paced.director.requests == []
+    assert not paced.director.requests
 
 
 async def test_the_connection_serves_on_after_an_answer(paced, when):

@@ -90,7 +90,7 @@ async def test_a_wrong_field_is_named(site_of, path, body, param):
     assert reply.status == 400
     assert reply.error["param"] == param
     assert param.split(".")[-1].split("[")[0] in reply.error["message"]
-    assert site.director.requests == []
+    assert not site.director.requests
 
 
 @pytest.mark.parametrize("path", [CHAT, TEXT, "/v1/optimization/configure"])
@@ -100,7 +100,7 @@ async def test_a_body_that_is_no_object_is_refused(site_of, path, body, code):
     reply = await site.ask("POST", path, body)
     assert (reply.status, reply.error["code"]) == (400, code)
     assert "x-request-id" in reply.headers
-    assert site.director.requests == []
+    assert not site.director.requests
     assert site.control.commands == []
 
 

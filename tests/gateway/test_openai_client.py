@@ -111,7 +111,7 @@ async def test_n_beyond_the_limit_is_refused_by_name(client, site):
     with pytest.raises(openai.BadRequestError) as caught:
         await client.chat.completions.create(model="auto", messages=MESSAGES, n=10**6)
     assert caught.value.body["param"] == "n"
-    assert site.director.requests == []
+    assert not site.director.requests
 
 
 async def test_prompt_beyond_the_context_is_refused(client, site):

@@ -10,6 +10,9 @@ from loadwise.gateway.asgi import Exchange
 from loadwise.gateway.fields import decode
 from loadwise.gateway.preferences import preference
 from loadwise.gateway.reading import read_facts
+from loadwise.ports import PromptSize
+
+SIZE = PromptSize(exact=3, bound=9)
 
 
 def facts(endpoint: Endpoint, body: bytes, headers=(), principal=ANONYMOUS) -> RequestFacts:
@@ -18,7 +21,7 @@ def facts(endpoint: Endpoint, body: bytes, headers=(), principal=ANONYMOUS) -> R
     async def nothing(*_: object) -> dict:
         return {}
 
-    return read_facts(endpoint, decode(endpoint, body), Exchange(scope, nothing, nothing, "r1", principal))
+    return read_facts(endpoint, decode(endpoint, body), Exchange(scope, nothing, nothing, principal), SIZE)
 
 
 def chat(rest: str, **more) -> RequestFacts:

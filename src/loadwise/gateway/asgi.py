@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-import uuid
+import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -32,12 +31,11 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-def request_id(scope: Scope) -> str:
+def request_id(sent: bytes | None) -> str:
     """The client's `x-request-id` where it is a plain token of at most 128 characters, else a new one."""
-    for key, value in scope["headers"]:
-        if key == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return bytes(value).decode("ascii")
-    return "req-" + uuid.uuid4().hex
+    if sent is not None and _REQUEST_ID.fullmatch(sent):
+        return sent.decode("ascii")
+    return "req-" + secrets.token_hex(16)
 
 
 class MethodNotAllowedError(RequestError):
@@ -64,20 +62,35 @@ def error_headers(error: RequestError) -> RawHeaders:
     return fields
 
 
-@dataclass(slots=True)
 class Exchange:
     """One request and the way to answer it; every answer carries its request id."""
 
-    scope: Scope
-    receive: Receive
-    send: Send
-    request_id: str
-    principal: Principal = ANONYMOUS
+    __slots__ = ("_named", "principal", "receive", "request_id", "scope", "send", "started")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, principal: Principal = ANONYMOUS) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.principal = principal
+        # The answer has begun: what goes wrong from here on can only end it.
+        self.started = False
+        self._named: dict[bytes, bytes] = dict(scope["headers"])
+        self.request_id = request_id(self._named.get(b"x-request-id"))
+
+    def header(self, name: bytes) -> str | None:
+        """The last header of that lower-case name, or None."""
+        value = self._named.get(name)
+        return None if value is None else value.decode("latin-1")
 
     @property
     def headers(self) -> RawHeaders:
         """What every answer carries."""
         return [(b"x-request-id", self.request_id.encode("ascii"))]
+
+    async def begin(self, status: int, headers: RawHeaders) -> None:
+        """The answer has begun."""
+        self.started = True
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def reply(
         self,
@@ -89,7 +102,7 @@ class Exchange:
         """A whole answer is on its way."""
         length = b"%d" % len(body)
         fields = [(b"content-type", content_type), (b"content-length", length), *self.headers, *headers]
-        await self.send({"type": "http.response.start", "status": status, "headers": fields})
+        await self.begin(status, fields)
         await self.send({"type": "http.response.body", "body": body})
 
     async def reply_json(self, status: int, value: Any) -> None:

@@ -8,6 +8,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from loadwise.decision.facts import Principal
 from loadwise.errors import RequestError
@@ -185,6 +186,7 @@ def _foreign(what: str, value: bytes | None) -> RequestError:
     )
 
 
+@lru_cache(256)
 def is_loopback(name: str) -> bool:
     """Whether a host name or address (IPv6 in brackets) is this machine's own."""
     name = name.strip("[]").lower()

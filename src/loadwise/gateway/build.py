@@ -82,6 +82,7 @@ def _mounted(app: ASGIApp) -> Handler:
     async def handle(exchange: Exchange) -> None:
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":
+                exchange.started = True
                 message["headers"] = [*message["headers"], *exchange.headers]
             await exchange.send(message)
 

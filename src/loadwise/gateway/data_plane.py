@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Protocol
 
 from loadwise.decision.facts import Endpoint
 from loadwise.errors import RequestError
-from loadwise.gateway.asgi import Exchange, header
+from loadwise.gateway.asgi import Exchange
 from loadwise.gateway.body import check_text, read_body
 from loadwise.gateway.departure import Departure
 from loadwise.gateway.fields import decode
@@ -67,18 +66,16 @@ class DataPlane:
         body = await read_body(scope, receive, settings.body_limit_bytes, settings.timeouts.idle_s)
         await check_text(body)
         fields = decode(endpoint, body)
-        facts = read_facts(endpoint, fields, exchange)
         call = Call(
             endpoint=endpoint,
             body=body,
             request_id=exchange.request_id,
-            stream=facts.stream,
+            stream=bool(fields.stream),
             headers=to_engine(scope),
         )
         async with Departure(receive):
-            size = await self._director.measure(facts.model, call)
-            facts = replace(facts, prompt_tokens=size.exact, prompt_tokens_bound=size.bound)
-            await self._relay.serve(exchange, facts, call, fields)
+            size = await self._director.measure(fields.model, call)
+            await self._relay.serve(exchange, read_facts(endpoint, fields, exchange, size), call, fields)
 
     async def models(self, exchange: Exchange) -> None:
         """GET /v1/models."""
@@ -110,7 +107,7 @@ class DataPlane:
 
     async def metrics(self, exchange: Exchange) -> None:
         """GET /metrics: the exposition format of Prometheus, or OpenMetrics where it is asked for."""
-        body, content_type = self._telemetry.render(header(exchange.scope, b"accept") or "")
+        body, content_type = self._telemetry.render(exchange.header(b"accept") or "")
         await exchange.reply(200, body, content_type.encode("ascii"))
 
     async def version(self, exchange: Exchange) -> None:

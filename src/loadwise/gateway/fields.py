@@ -18,6 +18,7 @@ CountOrNone = Annotated[int, Meta(ge=0, le=2**31 - 1)] | None | UnsetType
 Penalty = Annotated[float, Meta(ge=-2, le=2)] | None | UnsetType
 Share = Annotated[float, Meta(ge=0, le=1)] | None | UnsetType
 
+ABSENT = Raw()
 # Numbers that the client chose itself: a decision may clamp them to a ceiling, never replace them.
 EXPLICIT = (
     "max_tokens",
@@ -45,7 +46,7 @@ class Turn(Struct, gc=False):
     """One message; its content stays as the client wrote it."""
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
-    content: Raw = Raw()
+    content: Raw = ABSENT
 
 
 class Part(Struct, gc=False):
@@ -67,7 +68,7 @@ class StreamOptions(Struct, gc=False):
 
 
 class CommonFields(Struct, kw_only=True, gc=False):
-    """Fields that chat and text completions share. `Raw()` means absent."""
+    """Fields that chat and text completions share. `ABSENT` means absent."""
 
     model: Annotated[str, Meta(min_length=1, max_length=512)]
     stream: Flag = None
@@ -88,14 +89,14 @@ class CommonFields(Struct, kw_only=True, gc=False):
     max_thinking_tokens: CountOrNone = UNSET
     ignore_eos: Flag = None
     session_id: str | None = None
-    logit_bias: Raw = Raw()
-    stop_token_ids: Raw = Raw()
-    response_format: Raw = Raw()
-    structured_outputs: Raw = Raw()
-    guided_json: Raw = Raw()
-    guided_regex: Raw = Raw()
-    guided_choice: Raw = Raw()
-    guided_grammar: Raw = Raw()
+    logit_bias: Raw = ABSENT
+    stop_token_ids: Raw = ABSENT
+    response_format: Raw = ABSENT
+    structured_outputs: Raw = ABSENT
+    guided_json: Raw = ABSENT
+    guided_regex: Raw = ABSENT
+    guided_choice: Raw = ABSENT
+    guided_grammar: Raw = ABSENT
 
 
 class ChatFields(CommonFields, kw_only=True, gc=False):
@@ -105,11 +106,11 @@ class ChatFields(CommonFields, kw_only=True, gc=False):
     max_tokens: Count = UNSET
     logprobs: Flag = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    tools: Raw = Raw()
-    functions: Raw = Raw()
-    function_call: Raw = Raw()
-    reasoning_effort: Raw = Raw()
-    audio: Raw = Raw()
+    tools: Raw = ABSENT
+    functions: Raw = ABSENT
+    function_call: Raw = ABSENT
+    reasoning_effort: Raw = ABSENT
+    audio: Raw = ABSENT
 
 
 class CompletionFields(CommonFields, kw_only=True, gc=False):
@@ -128,6 +129,10 @@ Fields = ChatFields | CompletionFields
 _DECODERS: Mapping[Endpoint, msgspec.json.Decoder[Fields]] = {
     Endpoint.CHAT: msgspec.json.Decoder(ChatFields),
     Endpoint.COMPLETION: msgspec.json.Decoder(CompletionFields),
+}
+_NUMBERS = {
+    kind: tuple(name for name in EXPLICIT if name in kind.__struct_fields__)
+    for kind in (ChatFields, CompletionFields)
 }
 _WHERE = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(?P<where>[^`]+)`")
@@ -159,19 +164,17 @@ def wrong_field(error: Exception, prefix: str = "") -> RequestError:
 
 def said(raw: Raw) -> bool:
     """Whether a field is there and says something: not null, not empty."""
-    return bytes(raw) not in (b"", b"null", b"[]", b"{}", b'""')
+    return raw is not ABSENT and bytes(raw) not in (b"", b"null", b"[]", b"{}", b'""')
 
 
 def explicit(fields: Fields) -> dict[str, Number]:
     """The numbers that the client set itself."""
-    values = ((name, getattr(fields, name, None)) for name in EXPLICIT)
-    return {name: value for name, value in values if value is not None and value is not UNSET}
-
-
-def number(fields: Fields, name: str) -> Number | None:
-    """A number that the client set, or None."""
-    value = getattr(fields, name, None)
-    return value if isinstance(value, int | float) else None
+    found: dict[str, Number] = {}
+    for name in _NUMBERS[type(fields)]:
+        value = getattr(fields, name)
+        if value is not UNSET and value is not None:
+            found[name] = value
+    return found
 
 
 def present(fields: Fields, names: Mapping[str, Number]) -> frozenset[str]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from loadwise.errors import RequestError
-from loadwise.gateway.asgi import Exchange, Message, MethodNotAllowedError, Receive, Scope, Send, request_id
+from loadwise.gateway.asgi import Exchange, MethodNotAllowedError, Receive, Scope, Send
 from loadwise.gateway.auth import Guard
 from loadwise.gateway.data_plane import Readiness
 from loadwise.gateway.departure import ClientLeft
@@ -31,22 +31,13 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection is served."""
         if scope["type"] == "http":
-            await self._http(Exchange(scope, receive, send, request_id(scope)))
+            await self._http(Exchange(scope, receive, send))
         elif scope["type"] == "lifespan":
             await _lifespan(receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _http(self, exchange: Exchange) -> None:
-        started = False
-        sent = exchange.send
-
-        async def send(message: Message) -> None:
-            nonlocal started
-            started = True
-            await sent(message)
-
-        exchange.send = send
         try:
             handler, scope = self._route(exchange.scope["path"], exchange.scope["method"])
             exchange.principal = self._guard.authorize(exchange.scope["headers"], scope)
@@ -54,12 +45,12 @@ class Gateway:
         except ClientLeft:
             _log.debug("%s: the client left", exchange.request_id)
         except RequestError as error:
-            if started:
+            if exchange.started:
                 raise
             await exchange.reply_error(error)
         except Exception:
             _log.exception("%s: unexpected error", exchange.request_id)
-            if started:
+            if exchange.started:
                 raise
             await exchange.reply_error(_unexpected(exchange.request_id))
 

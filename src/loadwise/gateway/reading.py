@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from loadwise.decision.facts import Endpoint, Feature, Principal, RequestFacts
+from loadwise.decision.facts import Endpoint, Feature, Number, Principal, RequestFacts
 from loadwise.errors import RequestError
-from loadwise.gateway.asgi import Exchange, Scope, header
+from loadwise.gateway.asgi import Exchange
 from loadwise.gateway.fields import (
     GRAMMARS,
     ChatFields,
@@ -19,34 +19,48 @@ from loadwise.gateway.fields import (
     Part,
     Turn,
     explicit,
-    number,
     said,
     wrong_field,
 )
 from loadwise.gateway.preferences import preference
+from loadwise.ports import PromptSize
 
+_BY_NUMBER = (
+    ("n", Feature.N),
+    ("best_of", Feature.BEST_OF),
+    ("seed", Feature.SEED),
+    ("top_k", Feature.TOP_K),
+    ("min_p", Feature.MIN_P),
+    ("min_tokens", Feature.MIN_TOKENS),
+    ("presence_penalty", Feature.PENALTIES),
+    ("frequency_penalty", Feature.PENALTIES),
+    ("repetition_penalty", Feature.REPETITION_PENALTY),
+)
 _PARTS = msgspec.json.Decoder(list[Part])
 _FORMAT = msgspec.json.Decoder(Format | None)
 
 
-def read_facts(endpoint: Endpoint, fields: Fields, exchange: Exchange) -> RequestFacts:
-    """The facts of a request; prompt lengths are not yet in it. `RequestError` 400 names a wrong field."""
-    scope, principal = exchange.scope, exchange.principal
-    conversation_id, continues = conversation(fields, header(scope, b"x-session-id"), principal)
+def read_facts(endpoint: Endpoint, fields: Fields, exchange: Exchange, size: PromptSize) -> RequestFacts:
+    """The facts of a request whose prompt was measured; `RequestError` 400 names a wrong field or header."""
+    principal = exchange.principal
+    conversation_id, continues = conversation(fields, exchange.header(b"x-session-id"), principal)
+    numbers = explicit(fields)
     return RequestFacts(
         request_id=exchange.request_id,
         endpoint=endpoint,
         model=fields.model,
-        explicit=explicit(fields),
-        features=features(fields),
+        prompt_tokens=size.exact,
+        prompt_tokens_bound=size.bound,
+        explicit=numbers,
+        features=features(fields, numbers),
         stream=bool(fields.stream),
-        n=int(number(fields, "n") or 1),
+        n=int(numbers.get("n", 1)),
         conversation_id=conversation_id,
         continues=continues,
         principal=principal,
-        off=_switched_off(header(scope, b"x-loadwise")),
-        quality_preference=_preference(scope, b"x-loadwise-quality"),
-        speed_preference=_preference(scope, b"x-loadwise-speed"),
+        off=_switched_off(exchange.header(b"x-loadwise")),
+        quality_preference=_preference(exchange, b"x-loadwise-quality"),
+        speed_preference=_preference(exchange, b"x-loadwise-speed"),
     )
 
 
@@ -56,31 +70,34 @@ def _switched_off(value: str | None) -> bool:
     raise RequestError(f"The header x-loadwise is 'off' or 'on', not {value!r:.80}.", param="x-loadwise")
 
 
-def _preference(scope: Scope, name: bytes) -> float | None:
-    value = header(scope, name)
+def _preference(exchange: Exchange, name: bytes) -> float | None:
+    value = exchange.header(name)
     return None if value is None else preference(value, name.decode())
 
 
-def features(fields: Fields) -> frozenset[Feature]:
-    """What the request needs of an engine, beyond plain text."""
+def features(fields: Fields, numbers: Mapping[str, Number]) -> frozenset[Feature]:
+    """What the request needs of an engine, beyond plain text; `numbers` are its explicit ones."""
     found = set(_shared(fields))
+    if numbers:
+        found.update(feature for name, feature in _BY_NUMBER if _asks(name, numbers.get(name)))
     found.update(_of_chat(fields) if isinstance(fields, ChatFields) else _of_completion(fields))
     return frozenset(found)
 
 
+def _asks(name: str, value: Number | None) -> bool:
+    """Whether a number asks for its feature: some values say "as if it were absent"."""
+    if value is None:
+        return False
+    if name in ("n", "best_of"):
+        return value > 1
+    if name in ("top_k", "min_p", "min_tokens"):
+        return value > 0
+    if name == "repetition_penalty":
+        return value != 1.0
+    return name == "seed" or value != 0
+
+
 def _shared(fields: Fields) -> Iterator[Feature]:
-    for feature in (Feature.N, Feature.BEST_OF):
-        if (number(fields, feature.value) or 1) > 1:
-            yield feature
-    if number(fields, "seed") is not None:
-        yield Feature.SEED
-    for feature in (Feature.TOP_K, Feature.MIN_P, Feature.MIN_TOKENS):
-        if (number(fields, feature.value) or 0) > 0:
-            yield feature
-    if number(fields, "presence_penalty") or number(fields, "frequency_penalty"):
-        yield Feature.PENALTIES
-    if number(fields, "repetition_penalty") not in (None, 1.0):
-        yield Feature.REPETITION_PENALTY
     if fields.ignore_eos:
         yield Feature.IGNORE_EOS
     if said(fields.logit_bias):
@@ -94,7 +111,7 @@ def _shared(fields: Fields) -> Iterator[Feature]:
 def _structured(fields: Fields) -> bool:
     if any(said(getattr(fields, name)) for name in GRAMMARS):
         return True
-    if not bytes(fields.response_format):
+    if not said(fields.response_format):
         return False
     try:
         form = _FORMAT.decode(fields.response_format)

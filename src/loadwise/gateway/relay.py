@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from loadwise.decision.facts import RequestFacts
 from loadwise.errors import EngineError, RequestError
-from loadwise.gateway.asgi import Exchange, RawHeaders, Send
+from loadwise.gateway.asgi import Exchange, RawHeaders
 from loadwise.gateway.attempt import Attempt
 from loadwise.gateway.body import edited
 from loadwise.gateway.events import broken_stream
@@ -40,9 +39,7 @@ class Relay:
             dispatch = self._dispatch(facts, tried)
             said = of_dispatch(dispatch)
             try:
-                await self._attempt(
-                    dispatch, _changed(call, fields, dispatch), exchange.send, [*exchange.headers, *said]
-                )
+                await self._attempt(dispatch, _changed(call, fields, dispatch), exchange, said)
             except EngineError as error:
                 _log.warning("%s on replica %s failed: %s", facts.request_id, dispatch.replica_id, error)
                 tried |= {dispatch.replica_id}
@@ -61,21 +58,23 @@ class Relay:
                 raise _no_answer(facts.model) from None
             raise
 
-    async def _attempt(self, dispatch: Dispatch, call: Call, send: Send, headers: RawHeaders) -> None:
-        last = b""
+    async def _attempt(self, dispatch: Dispatch, call: Call, exchange: Exchange, said: RawHeaders) -> None:
+        whole = b""
         with Attempt(self._director, self._clock, dispatch) as attempt:
             answer = attempt.answer = await dispatch.engine.answer(call)
-            async with _closing(answer.chunks):
-                streaming = call.stream and answer.status < 400
+            streaming = call.stream and answer.status < 400
+            try:
                 if streaming:
-                    await _stream(answer, send, headers)
+                    await _stream(answer, exchange, said)
                 else:
-                    last = b"".join([chunk async for chunk in answer.chunks])
+                    whole = b"".join([chunk async for chunk in answer.chunks])
+            finally:
+                await _close(answer.chunks)
         # The engine is done: what the client does from here on says nothing about it.
         if not streaming:
-            length = (b"content-length", b"%d" % len(last))
-            await send(_start(answer, [length, *headers]))
-        await send({"type": "http.response.body", "body": last})
+            length = (b"content-length", b"%d" % len(whole))
+            await exchange.begin(answer.status, _headers(answer, exchange, said, length))
+        await exchange.send({"type": "http.response.body", "body": whole})
 
 
 def _changed(call: Call, fields: Fields, dispatch: Dispatch) -> Call:
@@ -93,34 +92,29 @@ def _no_answer(name: str) -> RequestError:
     )
 
 
-@asynccontextmanager
-async def _closing(chunks: AsyncIterator[bytes]) -> AsyncIterator[None]:
-    """Frees the engine's place at the end of the block, however it ends."""
-    try:
-        yield
-    finally:
-        close = getattr(chunks, "aclose", None)
-        if close is not None:
-            await close()
+async def _close(chunks: AsyncIterator[bytes]) -> None:
+    """Frees the engine's place, also where the chunks were not read to their end."""
+    close = getattr(chunks, "aclose", None)
+    if close is not None:
+        await close()
 
 
-def _start(answer: Answer, headers: RawHeaders) -> dict[str, object]:
-    fields = [*from_engine(answer.headers), *headers]
-    return {"type": "http.response.start", "status": answer.status, "headers": fields}
+def _headers(answer: Answer, exchange: Exchange, said: RawHeaders, *more: tuple[bytes, bytes]) -> RawHeaders:
+    return [*from_engine(answer.headers), *more, *exchange.headers, *said]
 
 
-async def _stream(answer: Answer, send: Send, headers: RawHeaders) -> None:
+async def _stream(answer: Answer, exchange: Exchange, said: RawHeaders) -> None:
     """Chunks go on as they come, no faster than the client takes them; all but the last message is sent."""
     # Nothing is sent before the first chunk is there: until then another replica may be tried.
-    first = await anext(answer.chunks, b"")
-    await send(_start(answer, headers))
-    last = first
+    last = await anext(answer.chunks, b"")
+    await exchange.begin(answer.status, _headers(answer, exchange, said))
+    send = exchange.send
     try:
-        await send({"type": "http.response.body", "body": first, "more_body": True})
+        await send({"type": "http.response.body", "body": last, "more_body": True})
         async for chunk in answer.chunks:
             last = chunk
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     except Exception as error:  # noqa: BLE001 - whatever broke, the client is told and the outcome is a failure
-        _log.warning("a stream broke: %s: %s", type(error).__name__, error)
+        _log.warning("%s: its stream broke: %s: %s", exchange.request_id, type(error).__name__, error)
         answer.progress.failed = True
         await send({"type": "http.response.body", "body": broken_stream(error, last), "more_body": True})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,17 +31,18 @@ from loadwise.settings import OptimizationConfig
 class FakeDirector:
     """Sends `auto` to its first engine and a name to the engine of that name, and keeps what it saw.
 
-    `changes` are set on every dispatch; `refusal` is raised instead of dispatching.
+    `changes` are set on every dispatch; `refusal` is raised instead of dispatching. The newest `keep`
+    requests, dispatches and outcomes are kept.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], clock: Clock) -> None:
+    def __init__(self, engines: Mapping[str, Engine], clock: Clock, *, keep: int = 10_000) -> None:
         self.engines = dict(engines)
         self._clock = clock
         self.changes: Mapping[str, Number] = {}
         self.refusal: RequestError | None = None
-        self.requests: list[RequestFacts] = []
-        self.dispatches: list[Dispatch] = []
-        self.outcomes: list[Outcome] = []
+        self.requests: deque[RequestFacts] = deque(maxlen=keep)
+        self.dispatches: deque[Dispatch] = deque(maxlen=keep)
+        self.outcomes: deque[Outcome] = deque(maxlen=keep)
         self._open: dict[int, Dispatch] = {}
 
     @property
