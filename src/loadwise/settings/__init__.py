@@ -1,0 +1,44 @@
+"""What an operator may set: the only reader of files and environment.
+
+Precedence: command line over environment (`LOADWISE_`, `__` for nesting) over file over default.
+Unknown keys are refused; every refusal names the field, its value and the range.
+"""
+
+from loadwise.settings.checked import Checked, describe
+from loadwise.settings.optimization import (
+    PRESETS,
+    LoadWeightSettings,
+    ObjectiveSettings,
+    OptimizationConfig,
+    RangeSettings,
+)
+from loadwise.settings.server import (
+    KeySettings,
+    ModelSettings,
+    RouteSettings,
+    Settings,
+    TimeoutSettings,
+    UpstreamSettings,
+    explain_setting,
+    load_settings,
+    read_yaml,
+)
+
+__all__ = [
+    "PRESETS",
+    "Checked",
+    "KeySettings",
+    "LoadWeightSettings",
+    "ModelSettings",
+    "ObjectiveSettings",
+    "OptimizationConfig",
+    "RangeSettings",
+    "RouteSettings",
+    "Settings",
+    "TimeoutSettings",
+    "UpstreamSettings",
+    "describe",
+    "explain_setting",
+    "load_settings",
+    "read_yaml",
+]

@@ -1,0 +1,207 @@
+"""`Settings`: everything `loadwise serve` may be told, from command line, environment and file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from loadwise.decision.facts import EnsembleStrategy
+from loadwise.errors import ConfigurationError
+from loadwise.settings.checked import Checked, Fraction, Positive, describe, first_field
+from loadwise.settings.optimization import PRESETS, ObjectiveSettings, OptimizationConfig
+
+Scope = Literal["infer", "metrics", "feedback", "admin:read", "admin:write"]
+
+
+class KeySettings(Checked):
+    """One key of `keys:`; only its SHA-256 is kept."""
+
+    id: Annotated[str, Field(min_length=1, max_length=64)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    scopes: frozenset[Scope] = frozenset({"infer"})
+    tenant: str = "default"
+    optimize: bool = True
+    ceilings: Mapping[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+
+
+class ModelSettings(Checked):
+    """A model folder served in this process."""
+
+    path: Path
+    engine: Literal["auto", "openvino", "torch"] = "auto"
+    quality: Fraction | None = None
+    weight: Positive = 1.0
+    standby: bool = False
+
+
+class UpstreamSettings(Checked):
+    """One OpenAI-compatible server; several members may name replicas of one pool."""
+
+    url: AnyHttpUrl
+    # The name it serves the model under; None: the first it lists.
+    model: str | None = None
+    # Name of the environment variable that holds its key.
+    api_key_env: str | None = None
+    pool: str | None = None
+    replicas: tuple[AnyHttpUrl, ...] = ()
+    capacity_requests: Annotated[int, Field(ge=1)] | None = None
+    context_tokens: Annotated[int, Field(ge=1)] | None = None
+    quality: Fraction | None = None
+    weight: Positive = 1.0
+    standby: bool = False
+
+
+class RouteSettings(Checked):
+    """A public model name and the members that may answer it, in order of preference."""
+
+    members: tuple[str, ...]
+    default_member: str | None = None
+    objectives: ObjectiveSettings | None = None
+    ensemble_strategy: EnsembleStrategy | None = None
+    quality_floor: Fraction | None = None
+
+
+class TimeoutSettings(Checked):
+    """How long each stage towards an upstream may take, in seconds."""
+
+    connect_s: Positive = 5.0
+    first_byte_s: Positive = 120.0
+    idle_s: Positive = 60.0
+    total_s: Positive = 1800.0
+
+
+def _state_home() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state")) / "loadwise"
+
+
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "loadwise"
+
+
+class _YamlFile(PydanticBaseSettingsSource):
+    """Values of the file that `config` names."""
+
+    def __init__(self, settings_cls: type[BaseSettings], path: Path | None) -> None:
+        super().__init__(settings_cls)
+        self.path = path
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return {} if self.path is None else read_yaml(self.path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's top-level mapping; `ConfigurationError` when it is missing or is none."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"Cannot read {path}: {error.strerror or error}.", field="config") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = str(error).replace("\n", " ")
+        raise ConfigurationError(f"{path} is no valid YAML: {place}", field="config") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{path} must hold a mapping of settings, not a {type(values).__name__}.")
+    return values
+
+
+class Settings(BaseSettings):
+    """Everything `loadwise serve` may be told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LOADWISE_", env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+    )
+    _file: ClassVar[Path | None] = None
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 2240
+    admin_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    api_key: SecretStr | None = None
+    admin_key: SecretStr | None = None
+    keys: tuple[KeySettings, ...] = ()
+    preset: Literal["production", "performance"] | None = None
+    bypass: bool = False
+
+    models: Mapping[str, ModelSettings] = Field(default_factory=dict)
+    model_dir: Path | None = None
+    upstreams: Mapping[str, UpstreamSettings] = Field(default_factory=dict)
+    routes: Mapping[str, RouteSettings] = Field(default_factory=dict)
+    optimization: OptimizationConfig = OptimizationConfig()
+
+    timeouts: TimeoutSettings = TimeoutSettings()
+    body_limit_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024**2
+    # Requests that may wait in one embedded engine before 429, and run at once.
+    queue_limit: Annotated[int, Field(ge=0)] = 128
+    max_running: Annotated[int, Field(ge=1)] = 32
+    # Bytes of key/value cache of one embedded member.
+    kv_cache_bytes: Annotated[int, Field(ge=1024**2)] = 64 * 1024**2
+    state_dir: Path = Field(default_factory=_state_home)
+    cache_dir: Path = Field(default_factory=_cache_home)
+    report_dir: Path | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line, then environment, then file."""
+        return init_settings, env_settings, _YamlFile(settings_cls, cls._file)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        preset = str(values.get("preset"))
+        if preset in PRESETS and not isinstance(values.get("optimization"), OptimizationConfig):
+            return {**values, "optimization": {**PRESETS[preset], **(values.get("optimization") or {})}}
+        return values
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Settings:
+        loopback = self.host in {"localhost", "::1"} or self.host.startswith("127.")
+        if not loopback and self.api_key is None and not self.keys:
+            raise ValueError(
+                f"host {self.host} is reachable from outside and no key is set: set api_key (--api-key or "
+                "LOADWISE_API_KEY) or keys, or listen on 127.0.0.1"
+            )
+        both = sorted(set(self.models) & set(self.upstreams))
+        if both:
+            raise ValueError(f"{both[0]!r} is named both as a model and as an upstream; names must differ")
+        return self
+
+
+def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """Settings from file, environment and overrides (the command line's), or `ConfigurationError`."""
+    source = type("Settings", (Settings,), {"_file": config, "__module__": __name__})
+    try:
+        loaded: Settings = source(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigurationError(describe(error), field=first_field(error)) from None
+    return loaded
+
+
+def explain_setting(name: str) -> dict[str, Any]:
+    """A setting's type, default and range, by its (dotted) name; `ConfigurationError` for an unknown one."""
+    schema = Settings.model_json_schema(mode="serialization")
+    definitions = schema.get("$defs", {})
+    candidates = {**definitions["OptimizationConfig"]["properties"], **schema["properties"]}
+    found = candidates.get(name.rsplit(".", 1)[-1])
+    if found is None:
+        raise ConfigurationError(
+            f"Unknown setting {name!r}. Known: {', '.join(sorted(candidates))}.", field=name
+        )
+    reference = found.get("$ref", "").rsplit("/", 1)[-1]
+    return {**definitions.get(reference, {}), **found}
