@@ -26,6 +26,8 @@ class EngineReadings:
         self._engines = engines
         self._on_error = on_error
         self._latest: dict[str, EngineReading] = {}
+        # Readings that were handed in: of engines that are not asked here.
+        self._given: dict[str, EngineReading] = {}
 
     async def refresh(self) -> None:
         """Every engine has been asked once, at the same time, each for at most two seconds."""
@@ -43,16 +45,17 @@ class EngineReadings:
         self._latest[replica_id] = replace(reading, replica_id=replica_id)
 
     def keep(self, reading: EngineReading) -> None:
-        """The reading is the latest of its replica."""
-        self._latest[reading.replica_id] = reading
+        """The reading, of an engine that is not asked here, is the latest of its replica."""
+        self._given[reading.replica_id] = reading
 
     def latest(self, replica_ids: Iterable[str] | None = None) -> list[EngineReading]:
         """The latest readings, of all replicas or of those named."""
-        names = self._latest if replica_ids is None else replica_ids
-        return [self._latest[name] for name in names if name in self._latest]
+        known = {**self._given, **self._latest}
+        names = known if replica_ids is None else replica_ids
+        return [known[name] for name in names if name in known]
 
     def __getitem__(self, replica_id: str) -> EngineReading | None:
-        return self._latest.get(replica_id)
+        return self._latest.get(replica_id) or self._given.get(replica_id)
 
 
 def reader_of(engine_client: Any) -> Callable[[], Sequence[EngineReading]] | None:
