@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import secrets
@@ -20,6 +21,9 @@ Send = Callable[[Message], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
 
 JSON = b"application/json"
+# Request ids are unique over all processes and cheap within one; they are no secrets.
+_PROCESS = secrets.token_hex(8)
+_COUNTER = itertools.count(1)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -35,7 +39,7 @@ def request_id(sent: bytes | None) -> str:
     """The client's `x-request-id` where it is a plain token of at most 128 characters, else a new one."""
     if sent is not None and _REQUEST_ID.fullmatch(sent):
         return sent.decode("ascii")
-    return "req-" + secrets.token_hex(16)
+    return f"req-{_PROCESS}{next(_COUNTER):010x}"
 
 
 class MethodNotAllowedError(RequestError):
