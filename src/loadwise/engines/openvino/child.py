@@ -53,15 +53,15 @@ class Child(asyncio.SubprocessProtocol):
         except TimeoutError:
             self._transport.kill()
             await self.ended.wait()
-        self._transport.close()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Hands on the messages that these bytes complete."""
         for news in self._frames.feed(data):
             self._on_news(news)
 
-    def process_exited(self) -> None:
-        """Says once that the child is gone."""
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Says once that the child is gone, after its last words were read."""
+        self._transport.close()
         self.ended.set()
         self._on_end()
 

@@ -27,11 +27,13 @@ from loadwise.engines.openvino.wire import (
     Submit,
     frame,
 )
+from loadwise.ports import SamplingParams
 
 # Tokens per block of the CPU device's paged attention.
 BLOCK_TOKENS = 32
 # Tokens of one step: a long prompt is read in pieces of this size, between the others' tokens.
 BATCHED_TOKENS = 256
+WARM_UP_TOKENS = 16
 
 
 class Sequence:
@@ -128,8 +130,18 @@ class Pipeline:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of the key/value cache as allocated; before the first step 0."""
+        """Bytes of the key/value cache as allocated so far; it grows with use."""
         return int(self._pipe.get_metrics().kv_cache_size_in_bytes)
+
+    def warm_up(self, sequences: int) -> None:
+        """Runs a few tokens, so that the first request does not pay for kernels made at first use."""
+        sampling = SamplingParams(max_tokens=WARM_UP_TOKENS, temperature=0.0)
+        prompts = [tuple(range(place, place + WARM_UP_TOKENS)) for place in range(sequences)]
+        handles = [self.add(Submit(place, prompt, (), sampling)) for place, prompt in enumerate(prompts)]
+        while self._pipe.has_non_finished_requests():
+            self._pipe.step()
+        for handle in handles:
+            handle.read_all()
 
     def add(self, submit: Submit) -> Any:
         """Queues a sequence and returns its handle."""
@@ -218,6 +230,7 @@ def main() -> None:
     try:
         load = _first(0)
         pipeline = Pipeline(load)
+        pipeline.warm_up(min(load.max_running, 8))
         os.write(sink, frame(Ready(pipeline.cache_bytes, pipeline.cache_tokens)))
         Worker(pipeline, load.max_running, 0, sink).run()
     except BrokenPipeError:
