@@ -298,14 +298,14 @@ class LoadWeights:
     utilisation, which says little for an LLM server.
     """
 
-    queue: float = 0.30
+    queue: float = 0.40
     kv_cache: float = 0.20
     in_flight: float = 0.20
-    time_to_first_token: float = 0.15
-    cpu: float = 0.05
-    memory: float = 0.025
-    gpu: float = 0.05
-    error_rate: float = 0.025
+    time_to_first_token: float = 0.12
+    cpu: float = 0.02
+    memory: float = 0.015
+    gpu: float = 0.03
+    error_rate: float = 0.015
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

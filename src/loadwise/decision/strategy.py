@@ -32,8 +32,10 @@ from loadwise.decision.facts import (
 
 # Standard errors by which a short mean must leave the level for load to have moved.
 MOVED: Final = 4.0
-# What is assumed of noise before it is seen: 10 % of the level, evenly spread, as 2 observations.
-NOISE_PRIOR: Final = 0.058
+# What is assumed of noise before it is seen: 10 % of the level, but below what would hide a jump; it
+# counts as 2 observations.
+NOISE_PRIOR: Final = 0.10
+NOISE_PRIOR_MOST: Final = 0.06
 NOISE_PRIOR_WEIGHT: Final = 2.0
 NOISE_FLOOR: Final = 0.005
 
@@ -83,12 +85,14 @@ class StrategyState:
 
     name: StrategyName | None = None
     changed_s: float = 0.0
-    # When a score was last there, and its level: mean, observations in it, variance of single scores.
+    # When a score was last there, and its level: the mean, and observations in it.
     scored_s: float | None = None
     level: float = 0.0
     count: float = 0.0
+    # Variance of single scores, with the squares and observations that it comes from.
     variance: float = 0.0
-    variance_weight: float = 0.0
+    squares: float = 0.0
+    seen: float = 0.0
     # A short mean and the observations in it.
     short: float = 0.0
     short_count: float = 0.0
@@ -240,29 +244,25 @@ def _restarted(state: StrategyState, score: float) -> StrategyState:
 
 
 def _averaged(policy: Policy, state: StrategyState, score: float, elapsed: float) -> StrategyState:
-    remember_s = max(300.0, 20.0 * policy.tuning_interval_s)
-    count = state.count * exp(-elapsed / remember_s) + 1.0
+    remembered = exp(-elapsed / max(300.0, 20.0 * policy.tuning_interval_s))
+    count = state.count * remembered + 1.0
     off = score - state.level
-    # Noise is measured against the level before this score, which is a little too far: hence the factor.
-    weight = state.variance_weight * exp(-elapsed / remember_s) + 1.0
-    squared = off * off * state.count / (state.count + 1.0)
+    # The score was not yet in the level that it is compared with: hence the factor.
+    squares = state.squares * remembered + off * off * state.count / (state.count + 1.0)
+    seen = state.seen * remembered + 1.0
     prior = _prior_variance(state.level) * NOISE_PRIOR_WEIGHT
-    total = (
-        (state.variance * (state.variance_weight + NOISE_PRIOR_WEIGHT)) if state.variance_weight else prior
-    )
-    old = max(0.0, total - prior) if state.variance_weight else 0.0
-    kept = old * exp(-elapsed / remember_s) + squared
     return replace(
         state,
         level=state.level + off / count,
         count=count,
-        variance_weight=weight,
-        variance=(prior + kept) / (NOISE_PRIOR_WEIGHT + weight),
+        squares=squares,
+        seen=seen,
+        variance=(prior + squares) / (NOISE_PRIOR_WEIGHT + seen),
     )
 
 
 def _prior_variance(level: float) -> float:
-    return max(NOISE_FLOOR, NOISE_PRIOR * level) ** 2
+    return min(NOISE_PRIOR_MOST, max(NOISE_FLOOR, NOISE_PRIOR * level)) ** 2
 
 
 def _plain(policy: Policy, score: float) -> StrategyName:
