@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,7 +49,7 @@ def test_the_reference_names_every_metric_once() -> None:
 def test_counters_agree_with_what_happened() -> None:
     telemetry = Telemetry()
     for ending in (Ending.SUCCEEDED, Ending.SUCCEEDED, Ending.FAILED, Ending.ABANDONED):
-        telemetry.ended(outcome(ending=ending))
+        telemetry.ended(outcome(ending=ending), ending is Ending.SUCCEEDED)
     labels = {"route": "auto", "member": "fast"}
     assert telemetry.value(names.REQUESTS, {**labels, "ending": "succeeded"}) == 2
     assert telemetry.value(names.REQUESTS, {**labels, "ending": "abandoned"}) == 1
@@ -98,3 +100,27 @@ def test_both_formats_can_be_parsed_whatever_a_member_is_called(member: str, sec
     assert opened_type.startswith("application/openmetrics-text")
     assert opened.endswith(b"# EOF\n")
     assert list(parse_openmetrics(opened.decode()))
+
+
+def test_buckets_count_what_is_at_most_their_bound() -> None:
+    telemetry = Telemetry()
+    for value in (0.004, 0.005, 0.006, 500.0):
+        telemetry.observe(names.FIRST_TOKEN_SECONDS, "m", value=value)
+    families = {family.name: family for family in parse(telemetry.render()[0].decode())}
+    samples = {s.labels.get("le"): s.value for s in families[names.FIRST_TOKEN_SECONDS.name].samples}
+    assert (samples["0.005"], samples["0.01"], samples["120.0"], samples["+Inf"]) == (2, 3, 3, 4)
+
+
+def test_counting_from_several_threads_loses_nothing() -> None:
+    telemetry = Telemetry()
+
+    def work() -> None:
+        for _ in range(2000):
+            telemetry.count(names.OUTPUT_TOKENS, "m")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert telemetry.value(names.OUTPUT_TOKENS, {"member": "m"}) == 8000

@@ -22,7 +22,6 @@ from loadwise.decision.facts import (
     Route,
     StrategyName,
 )
-from loadwise.decision.outcome import within_objectives
 from loadwise.decision.strategy import Strategy
 from loadwise.errors import RequestError
 from loadwise.optimizer.conversations import Conversations
@@ -144,7 +143,15 @@ class EnsembleDirector:
         return self.conversations.recall(request.principal.tenant, route.name, request.conversation_id)
 
     def _pressures(self, route: Route) -> dict[str, MemberPressure]:
-        return {member.member_id: self._pressure(member) for member in route.members}
+        """Of members with requests in flight, and of one per pool: the others' would say nothing more."""
+        busy, pools = self.in_flight.by_member, set()
+        found = {}
+        for member in route.members:
+            pool_id = member.replicas[0].pool_id
+            if member.member_id in busy or pool_id not in pools:
+                pools.add(pool_id)
+                found[member.member_id] = self._pressure(member)
+        return found
 
     def _pressure(self, member: Member) -> MemberPressure:
         counts, places = self.in_flight, self.places
@@ -187,7 +194,7 @@ class EnsembleDirector:
             )
             if isinstance(choice, Refusal):
                 raise _refused(choice)
-            admission = self._admission(request, choice.member_id, pressures[choice.member_id], route)
+            admission = self._admission(request, choice.member_id, route)
             if admission.admitted:
                 return choice
             if request.model != route.name or choice.reason in UNTOUCHED:
@@ -204,12 +211,10 @@ class EnsembleDirector:
             retry_after_s=admission.retry_after_s or 1.0,
         )
 
-    def _admission(
-        self, request: RequestFacts, member_id: str, pressure: MemberPressure, route: Route
-    ) -> Admission:
+    def _admission(self, request: RequestFacts, member_id: str, route: Route) -> Admission:
         """Whether the pool and the member's own queue have room."""
         member = next(m for m in route.members if m.member_id == member_id)
-        policy, places = self.ensemble.policy, self.places
+        policy, places, pressure = self.ensemble.policy, self.places, self._pressure(member)
         pool = admit(policy, request, pressure, places.pools.get(member.replicas[0].pool_id, UNLIMITED))
         if not pool.admitted:
             return pool
@@ -280,14 +285,13 @@ class EnsembleDirector:
             return
         heard = replace(outcome, work=entry.work, control=dispatch.control, load_score=dispatch.load_score)
         self.ensemble.learn(heard)
-        self.recorder.record(
+        within = self.recorder.record(
             heard,
             strategy=dispatch.strategy,
             objectives=entry.objectives,
             compared_s=dispatch.started_s if entry.compared else None,
         )
         if not heard.control:
-            within = within_objectives(entry.objectives, heard)
             for listener in self._listeners:
                 listener(heard.load_score, within)
 

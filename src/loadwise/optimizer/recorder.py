@@ -64,7 +64,7 @@ class Recorder:
         self, config: OptimizationConfig, telemetry: Telemetry | None = None, clock: Clock | None = None
     ) -> None:
         self._clock: Clock = clock or SystemClock()
-        self.telemetry = telemetry or Telemetry(Objectives(**config.objectives.model_dump()))
+        self.telemetry = telemetry or Telemetry()
         self.window = ServiceWindow()
         self.history: History[Entry] = History(
             config.metrics_history_size, enabled=config.enable_performance_tracking
@@ -88,15 +88,19 @@ class Recorder:
         strategy: StrategyName | None = None,
         objectives: Objectives | None = None,
         compared_s: float | None = None,
-    ) -> None:
-        """Keeps the outcome; `compared_s` is the dispatch time of a request that blocks may compare."""
+    ) -> bool | None:
+        """Whether the request was within its objectives, where that could be seen; it is kept.
+
+        `compared_s` is the dispatch time of a request that blocks may compare.
+        """
         objectives = objectives or self._objectives
         within = within_objectives(objectives, outcome)
         self.window.add(outcome)
-        self.telemetry.ended(outcome, objectives)
+        self.telemetry.ended(outcome, within)
         self.history.add(Entry(self._clock.wall_s(), outcome, strategy, within))
         if compared_s is not None:
             self.switchback.note(compared_s, within)
+        return within
 
     def service(self, active_requests: int | None = None) -> ServiceReading:
         """Recent averages."""
