@@ -223,6 +223,8 @@ class Dispatch:
     config_version: int = 1
     started_s: float = 0.0
     concurrency: int = 1
+    # The pool's requests in flight weighed by cost, this one included; for `Outcome.work`.
+    work: float | None = None
     load_score: float | None = None
     # Served without optimisation.
     control: bool = False

@@ -35,7 +35,7 @@ def dispatch(member: str = "fast", request_id: str = "r") -> Dispatch:
 
 
 def entry(opened: Dispatch, owed_tokens: float) -> Open:
-    return Open(opened, "local", owed_tokens, 1.0, Objectives(), compared=True)
+    return Open(opened, "local", owed_tokens, Objectives(), compared=True)
 
 
 def outcome(finished_s: float, ending: Ending = Ending.SUCCEEDED, **changes: object) -> Outcome:

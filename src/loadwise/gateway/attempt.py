@@ -63,6 +63,7 @@ class Attempt:
             output_tokens=None if progress is None else progress.output_tokens,
             finish_reason=None if progress is None else progress.finish_reason,
             concurrency=dispatch.concurrency,
+            work=dispatch.work,
             load_score=dispatch.load_score,
             status=status if answer is None else answer.status,
             control=dispatch.control,

@@ -263,6 +263,7 @@ class EnsembleDirector:
             config_version=self.config_version,
             started_s=now_s,
             concurrency=counts.by_pool.get(pool_id, 0) + 1,
+            work=choice.work,
             load_score=None if in_force is None else in_force.load_score,
             control=untouched,
         )
@@ -271,9 +272,7 @@ class EnsembleDirector:
                 request.principal.tenant, route.name, request.conversation_id, choice.conversation
             )
         compared = self.running and request.model == route.name and _comparable(choice.reason)
-        counts.open(
-            Open(dispatch, pool_id, belief.answer_tokens * request.n, choice.work, route.objectives, compared)
-        )
+        counts.open(Open(dispatch, pool_id, belief.answer_tokens * request.n, route.objectives, compared))
         return dispatch
 
     # --- learning ---
@@ -283,7 +282,11 @@ class EnsembleDirector:
         entry = self.in_flight.close(dispatch)
         if entry is None:
             return
-        heard = replace(outcome, work=entry.work, control=dispatch.control, load_score=dispatch.load_score)
+        heard = outcome
+        if outcome.work is None or outcome.control is not dispatch.control:
+            heard = replace(
+                outcome, work=dispatch.work, control=dispatch.control, load_score=dispatch.load_score
+            )
         self.ensemble.learn(heard)
         within = self.recorder.record(
             heard,

@@ -16,8 +16,6 @@ class Open:
     pool_id: str
     # Output tokens that it is expected to make.
     owed_tokens: float
-    # The pool's weighed requests in flight with this one.
-    work: float
     objectives: Objectives
     # A request of a block that may be compared with other blocks.
     compared: bool
