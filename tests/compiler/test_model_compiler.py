@@ -163,6 +163,46 @@ def test_model_in_training_mode_is_not_built(
     assert backend.requests == []
 
 
+def test_build_that_fails_while_serving_is_retired_and_the_original_answers(
+    compiler: ModelCompiler, backend: FakeBackend, model: Doubler
+) -> None:
+    served = promoted(compiler, model)
+    backend.built[0].weight = "broken"
+    assert torch.equal(call(served), X * 2)
+    stats = compiler.compilation_stats["m"]
+    assert (stats["state"], stats["mode"]) == ("failed", None)
+    assert "TypeError while serving" in stats["cause"]
+    calls = backend.built[0].calls
+    call(served)
+    assert backend.built[0].calls == calls
+
+
+def test_one_build_is_queued_however_often_it_is_asked_for(
+    compiler: ModelCompiler, backend: FakeBackend, model: Doubler
+) -> None:
+    promoted(compiler, model)
+    backend.hold.clear()
+    assert compiler.force_recompile("m") == ["m"]
+    assert compiler.force_recompile("m") == ["m"]
+    backend.hold.set()
+    assert compiler.wait(30)
+    assert len(backend.requests) == 2
+
+
+def test_objects_of_the_callers_are_never_kept(
+    compiler: ModelCompiler, backend: FakeBackend, model: Doubler
+) -> None:
+    class Cache(list[float]):
+        """Something that a call could write to."""
+
+    model.forward = lambda x, cache: x * cache[0]  # type: ignore[method-assign]
+    served = compiler.compile_model(model, "m")
+    assert torch.equal(served(X, Cache([2.0])), X * 2)
+    assert not compiler.build("m")
+    assert "can be copied" in compiler.compilation_stats["m"]["cause"]
+    assert backend.requests == []
+
+
 def test_call_that_the_build_cannot_take_goes_to_the_original(
     compiler: ModelCompiler, backend: FakeBackend, model: Doubler
 ) -> None:
@@ -281,6 +321,21 @@ def test_given_examples_are_built_for_without_a_call(
     assert compiler.wait(30)
     assert compiler.compilation_stats["m"]["state"] == "promoted"
     assert backend.requests[0].dynamic_shapes == "as torch.export has it"
+
+
+def test_builds_still_queued_at_the_close_say_so(
+    compiler: ModelCompiler, backend: FakeBackend, model: Doubler
+) -> None:
+    served = promoted(compiler, model)
+    backend.hold.clear()
+    compiler.build("m", "default")
+    compiler.build("m", "max-autotune")
+    compiler._stop.set()
+    backend.hold.set()
+    compiler.close()
+    assert compiler.wait(30)
+    assert served.builds["max-autotune"].cause == "The compiler was closed."
+    assert served.builds["default"].built is not None
 
 
 def test_planner_hears_of_builds_and_their_failures(

@@ -11,7 +11,9 @@ VOCABULARY = 61
 EOS = 2
 
 
-def make_llama(folder: Path, vocabulary: int = VOCABULARY, context: int = CONTEXT, eos: int = EOS) -> Path:
+def make_llama(
+    folder: Path, vocabulary: int = VOCABULARY, context: int = CONTEXT, eos: int = EOS, layers: int = 2
+) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -20,7 +22,7 @@ def make_llama(folder: Path, vocabulary: int = VOCABULARY, context: int = CONTEX
         vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=context,
@@ -40,6 +42,13 @@ def make_llama(folder: Path, vocabulary: int = VOCABULARY, context: int = CONTEX
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("transformers")
     return make_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def shallow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One layer, so that compiling takes half as long."""
+    pytest.importorskip("transformers")
+    return make_llama(tmp_path_factory.mktemp("shallow"), layers=1)
 
 
 @pytest.fixture(scope="session")

@@ -72,11 +72,11 @@ def test_decode_step_exports_with_rows_and_span_that_vary(llama_folder: Path) ->
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="unavailable: g++")
-async def test_promoted_step_answers_token_for_token_as_the_original(llama_folder: Path) -> None:
+async def test_promoted_step_answers_token_for_token_as_the_original(shallow_folder: Path) -> None:
     compiler = ModelCompiler(OptimizationConfig(), automatic=False)
-    plain = TorchTokenEngine(llama_folder, clock=SystemClock(), max_running=4)
+    plain = TorchTokenEngine(shallow_folder, clock=SystemClock(), max_running=4)
     engine = TorchTokenEngine(
-        llama_folder, clock=SystemClock(), model_id="m", max_running=4, compile_step=compiler.compile_model
+        shallow_folder, clock=SystemClock(), model_id="m", max_running=4, compile_step=compiler.compile_model
     )
     await plain.start()
     await engine.start()

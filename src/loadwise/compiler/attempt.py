@@ -40,6 +40,8 @@ class Attempt:
         return build
 
     def _make(self, served: ServedModel, build: Build, config: OptimizationConfig) -> None:
+        if self._stop.is_set():
+            raise BuildError("The compiler was closed.", remedy="Make a new ModelCompiler.")
         key = ParameterKey(served.original)
         examples = served.examples.all()
         started_s = self._clock.monotonic_s()

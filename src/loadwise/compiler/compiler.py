@@ -190,10 +190,14 @@ class ModelCompiler:
         if obstacle is not None:
             served.cause, served.remedy = obstacle
             return False
-        old = served.builds.get(mode)
-        if old is not None and old.state is BuildState.BUILDING:
-            return True
         served.cause = served.remedy = ""
+        with self._idle:
+            if mode not in served.queued:
+                self._enqueue(served, mode)
+        return True
+
+    def _enqueue(self, served: ServedModel, mode: str) -> None:
+        old = served.builds.get(mode)
         if old is None or old.built is None:
             failures = 0 if old is None else old.failures
             served.builds[mode] = Build(
@@ -202,13 +206,12 @@ class ModelCompiler:
                 changed_s=self._clock.monotonic_s(),
                 failures=failures,
             )
-        with self._idle:
-            self._pending += 1
+        served.queued.add(mode)
+        self._pending += 1
         self._jobs.put((served, mode))
         if self._worker is None:
             self._worker = threading.Thread(target=self._work, name="model-compiler", daemon=True)
             self._worker.start()
-        return True
 
     def _obstacle(self, served: ServedModel) -> tuple[str, str] | None:
         """Cause and remedy of not even trying."""
@@ -219,7 +222,10 @@ class ModelCompiler:
         if served.original.training:
             return "the model is in training mode", "Call model.eval(), then force_recompile."
         if not served.examples.known:
-            return "no call seen yet, so no shapes to build for", "Call the model once, or pass examples."
+            return (
+                "no call seen yet whose arguments can be copied, so no shapes to build for",
+                "Call the model once with tensors and plain values, or pass examples.",
+            )
         availability = self._backend.available()
         if not availability.ok:
             return f"unavailable: {availability.reason}", f"Install {availability.reason}; see 'make doctor'."
@@ -229,10 +235,10 @@ class ModelCompiler:
         while (job := self._jobs.get()) is not None:
             served, mode = job
             try:
-                if not self._stop.is_set():
-                    self._settle(served, self._attempt(served, mode, self.config))
+                self._settle(served, self._attempt(served, mode, self.config))
             finally:
                 with self._idle:
+                    served.queued.discard(mode)
                     self._pending -= 1
                     self._idle.notify_all()
 

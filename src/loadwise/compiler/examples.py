@@ -16,9 +16,9 @@ def signature(tree: Any) -> Any:
     """A hashable description of arguments: kinds and sizes of tensors, plain values themselves."""
     if hasattr(tree, "untyped_storage"):
         return ("tensor", tuple(tree.shape), tree.dtype, str(tree.device))
-    if isinstance(tree, Mapping):
-        return ("mapping", tuple((name, signature(value)) for name, value in sorted(tree.items())))
-    if isinstance(tree, list | tuple):
+    if type(tree) is dict:
+        return ("dict", tuple((name, signature(tree[name])) for name in sorted(tree, key=str)))
+    if _is_row(tree):
         return (type(tree).__name__, tuple(signature(value) for value in tree))
     if tree is None or isinstance(tree, bool | int | float | str):
         return (type(tree).__name__, tree)
@@ -29,15 +29,30 @@ def copied(tree: Any) -> Any:
     """The same arguments with tensors of their own."""
     if hasattr(tree, "untyped_storage"):
         return tree.detach().contiguous().clone()
-    if isinstance(tree, dict):
+    if type(tree) is dict:
         return {name: copied(value) for name, value in tree.items()}
-    if isinstance(tree, list):
+    if type(tree) is list:
         return [copied(value) for value in tree]
-    # A named tuple is made of arguments, a plain one of an iterable.
-    if isinstance(tree, tuple):
+    if _is_row(tree):
+        # A named tuple is made of arguments, a plain one of an iterable.
         parts = [copied(value) for value in tree]
         return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
     return tree
+
+
+def copyable(tree: Any) -> bool:
+    """Whether a copy shares nothing that a call could change: tensors, plain values, and rows of them."""
+    if type(tree) is dict:
+        return all(copyable(value) for value in tree.values())
+    if _is_row(tree):
+        return all(copyable(value) for value in tree)
+    plain = tree is None or isinstance(tree, bool | int | float | str)
+    return plain or hasattr(tree, "untyped_storage")
+
+
+def _is_row(tree: Any) -> bool:
+    """Lists, tuples and named tuples, not other kinds of them with a life of their own."""
+    return type(tree) in (list, tuple) or (isinstance(tree, tuple) and hasattr(tree, "_fields"))
 
 
 def size_bytes(tree: Any) -> int:
@@ -64,7 +79,9 @@ class Examples:
         """Copies arguments of a new signature; True when that was the first example."""
         if self._given is not None or len(self._learned) >= MAX_EXAMPLES:
             return False
-        kind = signature((args, kwargs))
+        if not copyable((args, dict(kwargs))):
+            return False
+        kind = signature((args, dict(kwargs)))
         with self._lock:
             size = size_bytes((args, kwargs))
             if kind in self._learned or self._bytes + size > MAX_EXAMPLE_BYTES:

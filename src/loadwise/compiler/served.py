@@ -74,6 +74,8 @@ class ServedModel:
         self.examples = examples
         self.dynamic_shapes: Any = None
         self.builds: dict[str, Build] = {}
+        # Modes whose build waits or runs.
+        self.queued: set[str] = set()
         self.cause = ""
         self.remedy = ""
         # Replaced as a whole, so that a call sees either the old build or the new one.
@@ -84,36 +86,43 @@ class ServedModel:
         """The model's answer; whatever the model raises is raised."""
         build = self.active
         if build is not None and build.built is not None and self._fits(build, build.built, args, kwargs):
-            return build.built.call(*args, **kwargs)
+            try:
+                return build.built.call(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - whatever a build raises, the original can answer
+                first_line = str(error).split("\n")[0]
+                self.retire(build, BuildState.FAILED, f"{type(error).__name__} while serving: {first_line}")
         if self.examples.learn(args, kwargs):
             self._on_first_call(self)
         return self.original(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for what this object does not have itself.
-        return getattr(self.__dict__["original"], name)
+        if "original" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.original, name)
 
     def _fits(self, build: Build, built: Built, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         if build.key is not None and not build.key.holds():
             # Training comes and goes; other changes are for good, and the build with them.
             if not self.original.training:
-                self.retire(build)
+                self.retire(build, BuildState.ORIGINAL, "The model's parameters changed after the build.")
             return False
-        return built.accepts(args, kwargs) and not _needs_original(args)
+        return built.accepts(args, kwargs) and not _needs_original(args, kwargs)
 
-    def retire(self, build: Build) -> None:
-        """The build no longer serves, because the model has changed."""
-        build.state = BuildState.ORIGINAL
-        build.cause = "The model's parameters changed after the build."
+    def retire(self, build: Build, state: BuildState, cause: str) -> None:
+        """The build no longer serves, for the reason given."""
+        build.state, build.cause = state, cause
         build.remedy = f"force_recompile({self.model_id!r}) builds it anew."
         build.built = build.key = None
         if self.active is build:
             self.active = None
 
 
-def _needs_original(args: tuple[Any, ...]) -> bool:
+def _needs_original(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether gradients for an input, or mixed precision, are asked of this call."""
     torch = sys.modules["torch"]
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         return True
-    return torch.is_grad_enabled() and any(getattr(arg, "requires_grad", False) for arg in args)
+    if not torch.is_grad_enabled():
+        return False
+    return any(getattr(value, "requires_grad", False) for value in (*args, *kwargs.values()))
