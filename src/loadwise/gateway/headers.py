@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from loadwise.gateway.asgi import RawHeaders, Scope
@@ -76,8 +76,3 @@ def _plain(text: str) -> bytes:
     if text.isascii() and text.isprintable():
         return text.encode("ascii")
     return quote(text, safe=" /:@,=+").encode("ascii")
-
-
-def merged(*groups: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
-    """All headers in order."""
-    return [header for group in groups for header in group]
