@@ -98,6 +98,9 @@ class StubServer:
             assert request.transport is not None
             request.transport.abort()
         member = "accurate" if model == "auto" else model
+        if not body.get("stream"):
+            usage = {"prompt_tokens": self._length(body), "completion_tokens": body["max_tokens"]}
+            return web.json_response({"choices": [{"text": "x"}], "usage": usage})
         response = web.StreamResponse(
             headers={
                 "content-type": "text/event-stream",

@@ -114,7 +114,10 @@ def test_keys_are_not_kept_in_the_command(stub: Any, tmp_path: Path, monkeypatch
     ("arguments", "message"),
     [
         (["--workload", "nope"], "none of poisson"),
-        (["--rate", "0"], "rate must be above 0"),
+        (["--rate", "0"], "--rate must be above 0, not 0"),
+        (["--rate", "1", "--duration", "-1"], "--duration must be above 0"),
+        (["--rate", "1", "--duration", "nan"], "--duration must be above 0, not nan"),
+        (["--rate", "1", "--scale-lengths", "0"], "--scale-lengths must be above 0"),
         (["--workload", "poisson"], "needs --rate"),
         (["--rate", "1", "--model", "gpt"], "has no model 'gpt'. It serves: auto, fast"),
         (["--rate", "1", "--compare", "--find-capacity"], "Choose one"),

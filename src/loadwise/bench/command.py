@@ -46,7 +46,7 @@ TokenizerPath = Annotated[
 ]
 Chat = Annotated[bool, typer.Option("--chat", help="Use chat completions.")]
 Settle = Annotated[float, typer.Option(min=0, help="Seconds of rest between runs.")]
-Timeout = Annotated[float, typer.Option(help="Longest answer in seconds; longer ones failed.")]
+Timeout = Annotated[float, typer.Option(min=0.001, help="Longest answer in seconds; longer ones failed.")]
 Out = Annotated[Path | None, typer.Option(help="Save JSON, CSV and a picture in this folder.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 ApiKey = Annotated[str | None, typer.Option(help="The server's key.", envvar="LOADWISE_API_KEY")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,16 @@ class Workload:
     scale_lengths: float = 1.0
     context_tokens: int = 1000
 
+    def __post_init__(self) -> None:
+        """Raises `ConfigurationError` where a rate, a duration or a divisor is not above 0."""
+        for flag, value in (
+            ("--rate", self.rate_per_s),
+            ("--duration", self.duration_s),
+            ("--scale-lengths", self.scale_lengths),
+        ):
+            if value is not None and not 0.0 < value < math.inf:
+                raise ConfigurationError(f"{flag} must be above 0, not {value:g}.", field=flag)
+
     def changed_rate(self, rate_per_s: float) -> Workload:
         """The same workload at another rate."""
         return replace(self, rate_per_s=rate_per_s)
@@ -48,7 +59,9 @@ class Source:
                     field="--duration",
                 )
         elif workload.rate_per_s is None:
-            raise ConfigurationError(f"The workload {workload.source!r} needs --rate (requests per second).")
+            raise ConfigurationError(
+                f"The workload {workload.source!r} needs --rate (requests per second).", field="--rate"
+            )
 
     def arrivals(self, run: int = 0, rate_per_s: float | None = None) -> Fitted:
         """The arrivals of run number `run`: another seed, or another window of the trace.
