@@ -14,7 +14,7 @@ from loadwise.engines.folders import ModelFolder, inspect
 from loadwise.engines.openai_http import OpenAIEngine
 from loadwise.engines.rendering import RenderedEngine
 from loadwise.engines.tokenizer import Tokenizer
-from loadwise.errors import ConfigurationError, EngineError, LoadwiseError, MissingExtraError
+from loadwise.errors import ConfigurationError, LoadwiseError, MissingExtraError
 from loadwise.ports import Clock, TokenEngine
 from loadwise.settings import ModelSettings, Settings, UpstreamSettings
 
@@ -132,8 +132,11 @@ class Catalogue:
         )
         try:
             await engine.start()
-        except EngineError as error:
-            raise ConfigurationError(f"{name} cannot be served by torch: {error}", field="engine") from None
+        except LoadwiseError:
+            raise
+        except Exception as error:
+            shown = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise ConfigurationError(f"{folder.path} cannot be loaded: {shown:.300}", field="path") from error
         return engine
 
     def _tokenizer(self, folder: Path) -> Tokenizer:
