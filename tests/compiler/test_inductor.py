@@ -19,6 +19,7 @@ from loadwise.compiler.verify import difference
 from loadwise.errors import BuildDeclinedError, BuildError
 from loadwise.ports import BuildRequest
 from loadwise.settings import OptimizationConfig
+from loadwise.testing.backend_contract import BuildBackendContract
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="unavailable: g++")
 
@@ -157,13 +158,14 @@ def test_build_beyond_its_limits_is_ended_and_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("quiet_export")
-def test_stopped_build_ends(tmp_path: Path) -> None:
-    stop = threading.Event()
-    stop.set()
-    with pytest.raises(BuildError, match="stopped"):
-        InductorBackend(tmp_path).build(request(Residual(), stop=stop))
-    assert list(tmp_path.iterdir()) == []
+@needs_compiler
+class TestContract(BuildBackendContract):
+    @pytest.fixture
+    def backend(self, tmp_path: Path) -> InductorBackend:
+        return InductorBackend(tmp_path)
 
 
 @pytest.mark.slow
