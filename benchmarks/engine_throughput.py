@@ -12,7 +12,6 @@ measured is suspended. Medians are compared.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import statistics
@@ -25,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from closed_loop import Workload, tokens_per_s
 from servers import Server, free_port, shown, stop_servers_when_told
 
-from loadwise.bench.client import Client, Planned, Target, body_of
 from loadwise.bench.prompts import TextPrompts
 from loadwise.bench.report import machine
 from loadwise.clock import SystemClock, iso_utc
@@ -66,72 +65,6 @@ SETTINGS = (
         preload=True,
     ),
 )
-
-
-@dataclass
-class Workload:
-    """Fixed lengths, and prompts that are never repeated."""
-
-    prompts: TextPrompts
-    input_tokens: int
-    output_tokens: int
-    stream: bool = True
-    made: int = 0
-
-    def requests(self, count: int) -> list[Planned]:
-        """Fresh requests."""
-        first, self.made = self.made, self.made + count
-        return [
-            Planned(
-                t_s=0.0,
-                body=self._body(number),
-                input_tokens=self.input_tokens,
-                output_tokens=self.output_tokens,
-            )
-            for number in range(first, first + count)
-        ]
-
-    def _body(self, number: int) -> bytes:
-        body = body_of(NAME, self.prompts.make(number, self.input_tokens), self.output_tokens)
-        if self.stream:
-            return body
-        fields = {key: value for key, value in json.loads(body).items() if not key.startswith("stream")}
-        return json.dumps(fields).encode()
-
-
-async def streamed(client: Client, planned: Planned) -> int | None:
-    """The tokens of an answer that was read as it came."""
-    sample = await client.ask(NAME, planned, client.clock.monotonic_s())
-    if sample.error is not None:
-        raise SystemExit(f"{client.target.url}: {sample.error}.")
-    return sample.completion_tokens
-
-
-async def at_once(client: Client, planned: Planned) -> int | None:
-    """The tokens of an answer that came whole."""
-    async with client.session.post(client.target.url + client.target.path, data=planned.body) as response:
-        response.raise_for_status()
-        usage = (await response.json())["usage"]
-    return int(usage["completion_tokens"])
-
-
-async def closed_loop(url: str, requests: Sequence[Planned], concurrency: int, stream: bool) -> float:
-    """Output tokens per second while `concurrency` callers ask one request after the other."""
-    queue = iter(requests)
-    tokens = 0
-
-    async def caller(client: Client) -> None:
-        nonlocal tokens
-        for planned in queue:
-            made = await (streamed if stream else at_once)(client, planned)
-            if made != planned.output_tokens:
-                raise SystemExit(f"{url}: {made} tokens instead of {planned.output_tokens}.")
-            tokens += made
-
-    async with Client(Target(url)) as client:
-        started_s = client.clock.monotonic_s()
-        await asyncio.gather(*(caller(client) for _ in range(concurrency)))
-        return tokens / (client.clock.monotonic_s() - started_s)
 
 
 def loadwise_server(arguments: argparse.Namespace, logs: Path) -> Server:
@@ -176,7 +109,7 @@ def preloads(venv: Path) -> list[Path]:
 def measure(server: Server, workload: Workload, concurrency: int, rounds: int) -> float:
     """Tokens per second of one run."""
     requests = workload.requests(max(8, concurrency * rounds) if concurrency > 1 else 8)
-    return asyncio.run(closed_loop(server.url, requests, concurrency, workload.stream))
+    return tokens_per_s(server.url, workload, requests, concurrency)
 
 
 def sweep(arguments: argparse.Namespace, workload: Workload, logs: Path) -> dict[str, Any]:
@@ -281,7 +214,7 @@ def main(argv: Sequence[str]) -> None:
     stop_servers_when_told()
     # Another start, another set of prompts.
     prompts = TextPrompts.from_path(arguments.model, seed=int(time.time()))
-    workload = Workload(prompts, arguments.input, arguments.output, stream=not arguments.no_stream)
+    workload = Workload(NAME, prompts, arguments.input, arguments.output, stream=not arguments.no_stream)
     logs = Path(tempfile.mkdtemp(prefix="engine-throughput-"))
     before = machine()
     results = (sweep if arguments.sweep else head_to_head)(arguments, workload, logs)

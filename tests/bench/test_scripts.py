@@ -1,9 +1,8 @@
-"""The benchmark scripts run from end to end against a server, and keep folders of the machine to themselves."""
+"""The benchmark scripts run from end to end against a server, and name no folder of the machine."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import importlib
 import json
 import sys
@@ -15,8 +14,10 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from loadwise.bench.prompts import TextPrompts
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-NAMES = ("servers", "compare_trace", "engine_throughput")
+NAMES = ("servers", "closed_loop", "compare_trace", "engine_throughput")
 
 
 @pytest.fixture
@@ -64,24 +65,23 @@ def test_the_comparison_on_a_trace_saves_tables_of_both_loads(
 def test_the_closed_loop_counts_every_token(
     stub: Any, scripts: dict[str, ModuleType], words: Path, stream: bool
 ) -> None:
-    throughput = scripts["engine_throughput"]
-    prompts = throughput.TextPrompts.from_path(words, 0)
-    workload = throughput.Workload(prompts, 10, 4, stream=stream)
-    speed = asyncio.run(throughput.closed_loop(stub.url, workload.requests(6), 3, stream))
-    assert speed > 0
-    assert len(stub.seen) == 6
-    assert len({body["prompt"] for body in stub.seen}) == 6
+    loop = scripts["closed_loop"]
+    workload = loop.Workload("fast", TextPrompts.from_path(words, 0), 10, 4, stream=stream)
+    assert loop.tokens_per_s(stub.url, workload, workload.requests(6), 3) > 0
+    assert len({body["prompt"] for body in stub.seen}) == len(stub.seen) == 6
     assert {body.get("stream", False) for body in stub.seen} == {stream}
 
 
-def test_an_answer_of_another_length_stops_the_benchmark(
-    stub: Any, scripts: dict[str, ModuleType], words: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("model", "message"), [("short", "3 tokens instead of 4"), ("broken", "engine died")]
+)
+def test_an_answer_that_is_not_whole_stops_the_benchmark(
+    stub: Any, scripts: dict[str, ModuleType], words: Path, model: str, message: str
 ) -> None:
-    throughput = scripts["engine_throughput"]
-    monkeypatch.setattr(throughput, "NAME", "short")
-    workload = throughput.Workload(throughput.TextPrompts.from_path(words, 0), 10, 4)
-    with pytest.raises(SystemExit, match="3 tokens instead of 4"):
-        asyncio.run(throughput.closed_loop(stub.url, workload.requests(1), 1, True))
+    loop = scripts["closed_loop"]
+    workload = loop.Workload(model, TextPrompts.from_path(words, 0), 10, 4)
+    with pytest.raises(SystemExit, match=message):
+        loop.tokens_per_s(stub.url, workload, workload.requests(1), 1)
 
 
 def test_missing_preloads_are_named(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
