@@ -102,3 +102,15 @@ def test_retries_stay_a_fifth_of_the_requests_once_the_reserve_is_used():
         budget.note_request()
         retried += budget.take(1)
     assert 200 <= retried <= 210
+
+
+async def test_an_engine_that_cannot_even_measure_is_a_502(site_of, scripted):
+    site = site_of(one=scripted())
+
+    async def measure(*_: object) -> None:
+        raise EngineError("http://10.0.0.7 refused")
+
+    site.director.measure = measure
+    reply = await site.ask("POST", "/v1/completions", BODY)
+    assert (reply.status, reply.error["code"]) == (502, "engine_failed")
+    assert b"10.0.0.7" not in reply.body

@@ -12,7 +12,9 @@ import pytest
 
 from loadwise.clock import SystemClock
 from loadwise.errors import ConfigurationError
+from loadwise.gateway.build import build_listeners
 from loadwise.gateway.server import Listener, bind, run, serve
+from loadwise.settings import Settings
 from loadwise.testing.fakes import FakeTokenEngine, Turnstile
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -98,3 +100,26 @@ def test_a_coroutine_runs_to_its_end():
 
     run(main())
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("admin_port", [None, 0])
+async def test_a_server_has_one_listener_or_two_that_drain_together(site_of, admin_port):
+    site = site_of()
+    settings = Settings(port=0, admin_port=admin_port)
+    listeners = build_listeners(settings, site.director, site.control, None, SystemClock())
+    assert len(listeners) == (1 if admin_port is None else 2)
+    assert len({listener.app.readiness for listener in listeners}) == 1
+    for listener in listeners:
+        listener.close()
+
+
+def test_a_taken_admin_port_frees_the_other_and_names_its_flag(site_of):
+    site, clock = site_of(), SystemClock()
+    with bind("127.0.0.1", 0) as taken, bind("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+        free.close()
+        settings = Settings(port=port, admin_port=taken.getsockname()[1])
+        with pytest.raises(ConfigurationError, match="--admin-port") as caught:
+            build_listeners(settings, site.director, site.control, None, clock)
+    assert caught.value.field == "admin_port"
+    bind("127.0.0.1", port).close()

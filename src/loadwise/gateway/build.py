@@ -8,6 +8,7 @@ import msgspec
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from loadwise.errors import ConfigurationError
 from loadwise.gateway.asgi import Exchange, Message
 from loadwise.gateway.auth import Guard
 from loadwise.gateway.control_plane import include_control_plane
@@ -15,6 +16,7 @@ from loadwise.gateway.data_plane import DataPlane, Readiness, Telemetry
 from loadwise.gateway.description import PAGE_HEADERS, described, page
 from loadwise.gateway.gateway import Gateway, Handler
 from loadwise.gateway.routes import CONTROL_ROUTES, DATA_ROUTES, Plane
+from loadwise.gateway.server import Listener
 from loadwise.gateway.serving import OptimizationServingMixin
 from loadwise.ports import Clock, Control, Director
 from loadwise.settings import Settings
@@ -62,6 +64,27 @@ def build_admin_gateway(
 ) -> Gateway:
     """The application for `settings.admin_port`: control plane, metrics, documentation, health."""
     return build_gateway(settings, director, control, telemetry, clock, CONTROL_ONLY, readiness)
+
+
+def build_listeners(
+    settings: Settings, director: Director, control: Control, telemetry: Telemetry, clock: Clock
+) -> list[Listener]:
+    """The bound listeners of a server: its port's, and its admin port's where there is one.
+
+    Raises `ConfigurationError` when a port is in use; nothing stays bound then.
+    """
+    readiness = Readiness()
+    parts = (settings, director, control, telemetry, clock)
+    listeners = [Listener(build_gateway(*parts, readiness=readiness), settings.host, settings.port)]
+    if settings.admin_port is None:
+        return listeners
+    admin = build_admin_gateway(*parts, readiness=readiness)
+    try:
+        listeners.append(Listener(admin, settings.host, settings.admin_port, flag="--admin-port"))
+    except ConfigurationError:
+        listeners[0].close()
+        raise
+    return listeners
 
 
 def control_app(mixin: OptimizationServingMixin, guard: Guard) -> FastAPI:

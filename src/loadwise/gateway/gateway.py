@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-from loadwise.errors import RequestError
+from loadwise.errors import EngineError, RequestError
 from loadwise.gateway.asgi import Exchange, MethodNotAllowedError, Receive, Scope, Send
 from loadwise.gateway.auth import Guard
 from loadwise.gateway.data_plane import Readiness
@@ -44,10 +44,10 @@ class Gateway:
             await handler(exchange)
         except ClientLeft:
             _log.debug("%s: the client left", exchange.request_id)
-        except RequestError as error:
+        except (RequestError, EngineError) as error:
             if exchange.started:
                 raise
-            await exchange.reply_error(error)
+            await exchange.reply_error(error if isinstance(error, RequestError) else _no_engine(error))
         except Exception:
             _log.exception("%s: unexpected error", exchange.request_id)
             if exchange.started:
@@ -65,6 +65,13 @@ class Gateway:
             allowed = ", ".join(sorted(methods))
             raise MethodNotAllowedError(method, allowed)
         return found
+
+
+def _no_engine(error: EngineError) -> RequestError:
+    _log.warning("an engine could not be asked: %s", error)
+    return RequestError(
+        "The engine could not be reached. Try again.", status=502, kind="server_error", code="engine_failed"
+    )
 
 
 def _unexpected(request_id: str) -> RequestError:

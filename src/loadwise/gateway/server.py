@@ -32,9 +32,11 @@ class _Server(uvicorn.Server):
 class Listener:
     """One application on one bound socket; `port` is the real one, also where 0 was asked for."""
 
-    def __init__(self, app: Gateway, host: str, port: int, drain_s: float = DRAIN_S) -> None:
+    def __init__(
+        self, app: Gateway, host: str, port: int, drain_s: float = DRAIN_S, *, flag: str = "--port"
+    ) -> None:
         self.app = app
-        self._socket = bind(host, port)
+        self._socket = bind(host, port, flag)
         self.host = host
         self.port: int = self._socket.getsockname()[1]
         self._server = _Server(
@@ -68,15 +70,18 @@ class Listener:
         self._socket.close()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A bound socket; `ConfigurationError` in one line when the port is taken or the address is not here."""
+def bind(host: str, port: int, flag: str = "--port") -> socket.socket:
+    """A bound socket; `ConfigurationError` in one line when the port is taken or the address is not here.
+
+    `flag` is the option that the message names.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            message = f"Port {port} on {host} is in use. Choose another with --port, or 0 for any free one."
-            raise ConfigurationError(message, field="port") from None
+            message = f"Port {port} on {host} is in use. Choose another with {flag}, or 0 for any free one."
+            raise ConfigurationError(message, field=flag.lstrip("-").replace("-", "_")) from None
         reason = error.strerror or str(error)
         raise ConfigurationError(f"Cannot listen on {host}, port {port}: {reason}.", field="host") from None
 
