@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loadwise.decision.load import FIELDS
-from loadwise.errors import CapacityError, ConfigurationError, UnknownNameError
+from loadwise.errors import CapacityError, ConfigurationError, LoadwiseError, UnknownNameError
 from loadwise.ports import AddModel, Configure, Recompile, Start, Stop, View
 
 
@@ -183,6 +183,16 @@ class TestConfigure:
         assert server.optimizer.ensemble_manager.fleet.active() == ("accurate",)
         server.end(dispatch)
         assert server.optimizer.recorder.summary().success_rate == 1.0
+
+    async def test_a_state_folder_that_cannot_be_written_leaves_everything_as_it_was(
+        self, make, tmp_path: Path
+    ) -> None:
+        (tmp_path / "state").write_text("a file where a folder should be")
+        server = make(state=True)
+        with pytest.raises(LoadwiseError, match="state_dir"):
+            await server.made.control.apply(Configure(changes={"max_ensemble_size": 2}))
+        assert server.optimizer.config.max_ensemble_size == 3
+        assert server.optimizer.configurations.version == 1
 
     async def test_the_same_configuration_again_is_no_new_version(self, make) -> None:
         server = make()

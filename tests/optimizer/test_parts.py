@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -237,3 +239,49 @@ class TestHost:
             assert reading.cpu_usage_percent is None or 0 <= reading.cpu_usage_percent <= 100
             assert reading.memory_usage_percent is not None
             assert 0 < reading.memory_usage_percent <= 100
+
+    def test_without_a_gpu_its_use_is_absent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "pynvml", None)
+        assert HostSensor().read().gpu_utilization_percent is None
+
+    def test_the_busiest_gpu_counts_and_one_that_fails_is_absent(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        library = FakeGpus([20, 85])
+        monkeypatch.setitem(sys.modules, "pynvml", library)
+        sensor = HostSensor()
+        assert sensor.read().gpu_utilization_percent == 85.0
+        library.broken = True
+        assert sensor.read().gpu_utilization_percent is None
+
+    def test_a_driver_that_is_missing_is_a_normal_state(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        library = FakeGpus([])
+        library.broken = True
+        monkeypatch.setitem(sys.modules, "pynvml", library)
+        assert HostSensor().read().gpu_utilization_percent is None
+
+
+class FakeGpus(ModuleType):
+    """NVIDIA's library over GPUs as busy as told."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, used: list[int]) -> None:
+        super().__init__("pynvml")
+        self.used = used
+        self.broken = False
+
+    def nvmlInit(self) -> None:
+        self.nvmlDeviceGetCount()
+
+    def nvmlDeviceGetCount(self) -> int:
+        if self.broken:
+            raise self.NVMLError("driver not loaded")
+        return len(self.used)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> SimpleNamespace:
+        return SimpleNamespace(gpu=self.used[handle])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -10,6 +11,7 @@ from loadwise.clock import SystemClock
 from loadwise.decision import lastgood
 from loadwise.decision.facts import Policy
 from loadwise.decision.lastgood import History, Verdict
+from loadwise.errors import LoadwiseError
 from loadwise.optimizer.config_store import ConfigStore, fingerprint
 from loadwise.optimizer.model_manager import DynamicModelManager
 from loadwise.ports import Clock, JsonObject
@@ -40,6 +42,7 @@ class Configurations:
             History(), self.version, fingerprint(self.current), self._clock.monotonic_s()
         )
         self.verdict: Verdict | None = None
+        self._applying = asyncio.Lock()
         manager.register(NAME, self.current, f"v{self.version}")
 
     def on_applied(self, listener: Callable[[OptimizationConfig, int], None]) -> None:
@@ -53,15 +56,29 @@ class Configurations:
             name: {"from": before[name], "to": after[name]} for name in after if before[name] != after[name]
         }
 
-    def apply(self, config: OptimizationConfig, *, reverting: bool = False) -> int:
+    async def apply(self, config: OptimizationConfig, *, reverting: bool = False) -> int:
         """The configuration is in force and on disk; its version. An equal one changes nothing.
 
-        Raises `OSError` when it cannot be kept on disk; nothing has changed then.
+        Raises `LoadwiseError` when it cannot be kept on disk; nothing has changed then.
         """
-        if config == self.current and not reverting:
-            return self.version
-        version = self.version + 1
-        self._store.save(config, version)
+        async with self._applying:
+            if config == self.current and not reverting:
+                return self.version
+            version = self.version + 1
+            await self._save(config, version)
+            self._put_into_force(config, version, reverting=reverting)
+            return version
+
+    async def _save(self, config: OptimizationConfig, version: int) -> None:
+        try:
+            await asyncio.to_thread(self._store.save, config, version)
+        except OSError as error:
+            raise LoadwiseError(
+                f"The configuration was not applied: it cannot be kept under state_dir ({error}). "
+                "Make that folder writable, or set another state_dir."
+            ) from error
+
+    def _put_into_force(self, config: OptimizationConfig, version: int, *, reverting: bool) -> None:
         self.current, self.version, self._policy = config, version, config.policy()
         self._history = lastgood.applied(
             self._history, version, fingerprint(config), self._clock.monotonic_s(), reverting=reverting
@@ -71,7 +88,6 @@ class Configurations:
         for listener in self._listeners:
             listener(config, version)
         log.info("configuration_applied", version=version, reverting=reverting)
-        return version
 
     def count(self, load_score: float | None, within_objectives: bool | None) -> None:
         """Counts a request served under the present configuration; None says nothing."""
@@ -80,12 +96,12 @@ class Configurations:
                 self._policy, self._history, load_score, within=within_objectives
             )
 
-    def judge(self) -> Verdict:
+    async def judge(self) -> Verdict:
         """The core's verdict; where it says so, the last good configuration is in force again."""
         self.verdict = verdict = lastgood.judge(self._history)
         if verdict.revert_to is not None:
             log.warning("configuration_regressed", version=self.version, back_to=verdict.revert_to)
-            self.apply(self._manager.get(NAME, f"v{verdict.revert_to}"), reverting=True)
+            await self.apply(self._manager.get(NAME, f"v{verdict.revert_to}"), reverting=True)
         return verdict
 
     def as_json(self) -> JsonObject:

@@ -121,7 +121,7 @@ class OptimizationControl:
                 "status": "dry_run", "version": configurations.version, "changes": difference,
                 "config": config.model_dump(mode="json"),
             }  # fmt: skip
-        version = configurations.apply(config)
+        version = await configurations.apply(config)
         return {
             "status": "configured", "version": version, "changes": difference,
             "config": config.model_dump(mode="json"),

@@ -213,8 +213,8 @@ class Cycle:
         if make is not None:
             self.parts.compiler.build(*make)
 
-    def _judge(self) -> None:
-        self.parts.configurations.judge()
+    async def _judge(self) -> None:
+        await self.parts.configurations.judge()
 
     def _alert(self) -> None:
         policy = self.parts.configurations.current.policy()
