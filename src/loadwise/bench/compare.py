@@ -48,15 +48,13 @@ class Comparison:
         return max(members, key=lambda model: fmean(s.goodput_per_s for s in self.summaries(model)))
 
     def as_json(self) -> dict[str, Any]:
-        """Contrasts with their intervals, and every run's figures and timeline."""
+        """Contrasts with their intervals, every run's figures, and the optimised runs over time."""
         return {
             "optimised": self.optimised,
             "best_member": self.best_member,
             "contrasts": [asdict(contrast) for contrast in self.contrasts],
-            "runs": {
-                model: [{**run.summary.as_json(), "timeline": run.timeline()} for run in runs]
-                for model, runs in self.runs.items()
-            },
+            "runs": {model: [run.summary.as_json() for run in runs] for model, runs in self.runs.items()},
+            "timelines": [run.timeline() for run in self.runs[self.optimised]],
         }
 
 
