@@ -15,7 +15,7 @@ from aiohttp import web
 class StubServer:
     """Answers completions of any length at once; `seen` holds the bodies it was sent.
 
-    Models: `refused` answers 429, `cut` ends the stream early, `broken` sends an error event, `garbled`
+    Models: `refused` answers 429, `picky` 400, `cut` ends the stream early, `broken` sends an error event, `garbled`
     an event that is no JSON, `mute` an empty answer, `silent` reports no usage, `short` stops one token
     early, `hangup` closes the connection. `meet(n)` holds every answer back until n requests are there.
     """
@@ -68,6 +68,7 @@ class StubServer:
             "fast",
             "accurate",
             "refused",
+            "picky",
             "cut",
             "broken",
             "garbled",
@@ -94,6 +95,8 @@ class StubServer:
         model = body["model"]
         if model == "refused":
             return web.json_response({"error": {"message": "full"}}, status=429)
+        if model == "picky":
+            return web.json_response({"error": {"message": "no such field: min_tokens"}}, status=400)
         if model == "hangup":
             assert request.transport is not None
             request.transport.abort()

@@ -85,6 +85,7 @@ async def test_lengths_are_reproduced_whatever_the_model_would_say(stub: Any) ->
     ("model", "error"),
     [
         ("refused", "HTTP 429"),
+        ("picky", "HTTP 400: no such field: min_tokens"),
         ("cut", "stream ended early"),
         ("broken", "engine died"),
         ("mute", "empty answer"),

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from loadwise.bench.events import Event, EventReader
+from loadwise.bench.events import Event, EventReader, parse
 from loadwise.clock import SystemClock
 from loadwise.errors import EngineError
 from loadwise.ports import Clock
@@ -214,8 +214,7 @@ class Client:
                 if status == 200:
                     await self._read(response, answer)
                 else:
-                    answer.error = f"HTTP {status}"
-                    await response.read()
+                    answer.error = _refusal(status, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             answer.error = _describe(error)
         ended_s = self.clock.monotonic_s()
@@ -247,6 +246,15 @@ class Client:
             answer.error = "stream ended early"
         elif answer.error is None and answer.first_s is None:
             answer.error = "empty answer"
+
+
+def _refusal(status: int, body: bytes) -> str:
+    """The status, and for what is wrong with the request itself the server's words."""
+    said = parse(body).error
+    # Words of a full or failing server differ from answer to answer, and would not be counted together.
+    return (
+        f"HTTP {status}: {said:.200}" if 400 <= status < 500 and status != 429 and said else f"HTTP {status}"
+    )
 
 
 def _describe(error: BaseException) -> str:
