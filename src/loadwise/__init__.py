@@ -24,9 +24,10 @@ if TYPE_CHECKING:
         OptimizationServingMixin,
         create_optimized_request_context,
     )
-    from loadwise.optimizer.ensemble_manager import ModelEnsembleManager, Selection
+    from loadwise.optimizer.ensemble_manager import ModelEnsembleManager
     from loadwise.optimizer.model_manager import DynamicModelManager
     from loadwise.optimizer.parameter_tuner import LoadBasedParameterTuner
+    from loadwise.optimizer.selection import Selection
     from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
     from loadwise.settings import OptimizationConfig
 
@@ -46,7 +47,7 @@ _HOMES = {
     "OptimizationMiddleware": "loadwise.gateway.serving",
     "OptimizationServingMixin": "loadwise.gateway.serving",
     "RequestError": "loadwise.errors",
-    "Selection": "loadwise.optimizer.ensemble_manager",
+    "Selection": "loadwise.optimizer.selection",
     "ServerLoadMetrics": "loadwise.decision.load",
     "ServerSideOptimizer": "loadwise.optimizer.server_side_optimizer",
     "UnknownNameError": "loadwise.errors",

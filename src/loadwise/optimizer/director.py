@@ -10,7 +10,6 @@ import structlog
 
 from loadwise.clock import SystemClock
 from loadwise.decision import parameters
-from loadwise.decision.admission import Admission, admit
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice, ChoiceReason, Remembered
 from loadwise.decision.ensemble import pick_replica
@@ -27,9 +26,10 @@ from loadwise.errors import RequestError
 from loadwise.optimizer.conversations import Conversations
 from loadwise.optimizer.ensemble_manager import ModelEnsembleManager
 from loadwise.optimizer.in_flight import InFlight, Open
-from loadwise.optimizer.places import UNLIMITED, Places
+from loadwise.optimizer.places import Places
 from loadwise.optimizer.prompts import size_of
 from loadwise.optimizer.recorder import Recorder
+from loadwise.optimizer.refusals import none_left, queue_full, refused, unknown_model
 from loadwise.ports import Call, Clock, Dispatch, ModelCard, PromptSize
 
 log = structlog.get_logger(__name__)
@@ -113,8 +113,8 @@ class EnsembleDirector:
         began_s = self._clock.monotonic_s()
         try:
             dispatch = self._decided(request, exclude, began_s)
-        except RequestError as refused:
-            self.recorder.telemetry.refused(refused.status)
+        except RequestError as error:
+            self.recorder.telemetry.refused(error.status)
             raise
         self.recorder.telemetry.decided(dispatch, self._clock.monotonic_s() - began_s)
         return dispatch
@@ -122,19 +122,13 @@ class EnsembleDirector:
     def _decided(self, request: RequestFacts, exclude: frozenset[str], now_s: float) -> Dispatch:
         route = self.ensemble.fleet.route_of(request.model)
         if route is None:
-            known = ", ".join(card.model_id for card in self.models()) or "none"
-            raise RequestError(
-                f"The model {request.model!r:.200} does not exist. Known models: {known}.",
-                status=404,
-                param="model",
-                code="model_not_found",
-            )
+            raise unknown_model(request, [card.model_id for card in self.models()])
         remembered = self._remembered(route, request)
         pressures = self._pressures(route)
         strategy = self._strategy(route)
         control = remembered is None and not self.recorder.switchback.optimised(now_s)
         choice = self._chosen(route, request, pressures, strategy, remembered, exclude, control)
-        member = next(m for m in route.members if m.member_id == choice.member_id)
+        member = _member(route, choice.member_id)
         return self._opened(route, request, member, choice, strategy, exclude, now_s)
 
     def _remembered(self, route: Route, request: RequestFacts) -> Remembered | None:
@@ -193,35 +187,17 @@ class EnsembleDirector:
                 route, request, pressures, strategy, remembered=remembered, excluded=exclude, control=control
             )
             if isinstance(choice, Refusal):
-                raise _refused(choice)
-            admission = self._admission(request, choice.member_id, route)
+                raise refused(choice)
+            member = _member(route, choice.member_id)
+            admission = self.places.admission(self.ensemble.policy, request, member, self._pressure(member))
             if admission.admitted:
                 return choice
             if request.model != route.name or choice.reason in UNTOUCHED:
                 break
-            full = next(m for m in route.members if m.member_id == choice.member_id)
-            exclude = exclude | {replica.replica_id for replica in full.replicas}
+            exclude = exclude | {replica.replica_id for replica in member.replicas}
             if all(r.replica_id in exclude for m in route.members for r in m.replicas):
                 break
-        raise RequestError(
-            f"Every place for {request.model!r} is taken, and so is the queue. Try again later.",
-            status=429,
-            kind="rate_limit_error",
-            code="queue_full",
-            retry_after_s=admission.retry_after_s or 1.0,
-        )
-
-    def _admission(self, request: RequestFacts, member_id: str, route: Route) -> Admission:
-        """Whether the pool and the member's own queue have room."""
-        member = next(m for m in route.members if m.member_id == member_id)
-        policy, places, pressure = self.ensemble.policy, self.places, self._pressure(member)
-        pool = admit(policy, request, pressure, places.pools.get(member.replicas[0].pool_id, UNLIMITED))
-        if not pool.admitted:
-            return pool
-        own = places.members.get(member_id, UNLIMITED)
-        if own.running is None:
-            return pool
-        return admit(policy, request, replace(pressure, pool_in_flight=pressure.in_flight), own)
+        raise queue_full(request, admission)
 
     def _opened(
         self,
@@ -238,12 +214,7 @@ class EnsembleDirector:
         draw = ensemble.random.random() if len(member.replicas) > 1 else 0.0
         replica_id = pick_replica(member, counts.by_replica, draw, exclude)
         if replica_id is None:
-            raise RequestError(
-                f"No engine is left that could answer {request.model!r}. Try again.",
-                status=503,
-                kind="server_error",
-                code="no_engine_available",
-            )
+            raise none_left(request)
         pool_id = next(r.pool_id for r in member.replicas if r.replica_id == replica_id)
         belief = ensemble.beliefs[member_id]
         untouched = choice.reason in UNTOUCHED or strategy is None
@@ -310,11 +281,5 @@ def _comparable(reason: ChoiceReason) -> bool:
     }
 
 
-def _refused(refusal: Refusal) -> RequestError:
-    return RequestError(
-        refusal.message,
-        status=refusal.status,
-        kind="server_error" if refusal.status >= 500 else "invalid_request_error",
-        param=refusal.param,
-        code=refusal.code,
-    )
+def _member(route: Route, member_id: str) -> Member:
+    return next(member for member in route.members if member.member_id == member_id)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, Final
 
@@ -22,35 +21,13 @@ from loadwise.decision.strategy import Strategy, StrategyState
 from loadwise.errors import CapacityError, ConfigurationError, UnknownNameError
 from loadwise.optimizer.context import facts_of, load_hint
 from loadwise.optimizer.fleet import AUTO, Fleet, MemberParts, single
+from loadwise.optimizer.selection import Selection
 from loadwise.ports import Clock, JsonObject
 from loadwise.settings import OptimizationConfig
 
 log = structlog.get_logger(__name__)
 # Outcomes per member over which the shown error rate is counted, and choices over which shares are.
 COUNTED: Final = 1000
-KEYS: Final = ("model_id", "model", "propensity", "reason")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection(Mapping[str, Any]):
-    """A selected model and why; reads like a mapping too (`selection["model"]`)."""
-
-    model_id: str
-    model: Any
-    # 0..1, the chance that this member had.
-    propensity: float
-    reason: str
-
-    def __getitem__(self, key: str) -> Any:
-        if key not in KEYS:
-            raise KeyError(key)
-        return getattr(self, key)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(KEYS)
-
-    def __len__(self) -> int:
-        return len(KEYS)
 
 
 class ModelEnsembleManager:

@@ -122,6 +122,8 @@ class Fleet:
             raise ConfigurationError(
                 f"{member_id!r} is a route's name; a member needs another.", field="model_id"
             )
+        if not parts.member.replicas:
+            raise ConfigurationError(f"{member_id!r} has no replica; a member needs at least one.")
         self._parts[member_id] = parts
         for book in self._books_of(member_id):
             book.order.append(member_id)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from loadwise.decision.admission import PoolLimit
-from loadwise.decision.facts import EngineReading, Member, Replica
+from loadwise.decision.admission import Admission, PoolLimit, admit
+from loadwise.decision.facts import EngineReading, Member, MemberPressure, Policy, Replica, RequestFacts
 from loadwise.optimizer.sensing import EngineReadings
 
 UNLIMITED = PoolLimit()
@@ -32,6 +33,16 @@ class Places:
             for replica, reading in pairs:
                 pools.setdefault(replica.pool_id, []).append((replica, reading))
         self.pools = {pool_id: _limit(pairs) for pool_id, pairs in pools.items()}
+
+    def admission(
+        self, policy: Policy, request: RequestFacts, member: Member, pressure: MemberPressure
+    ) -> Admission:
+        """Whether the member's pool, and its own queue, have room for the request."""
+        pool = admit(policy, request, pressure, self.pools.get(member.replicas[0].pool_id, UNLIMITED))
+        own = self.members.get(member.member_id, UNLIMITED)
+        if not pool.admitted or own.running is None:
+            return pool
+        return admit(policy, request, replace(pressure, pool_in_flight=pressure.in_flight), own)
 
 
 def _limit(pairs: Sequence[tuple[Replica, EngineReading | None]]) -> PoolLimit:

@@ -1,0 +1,52 @@
+"""Why a request gets no engine, as errors in OpenAI's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loadwise.decision.admission import Admission
+from loadwise.decision.candidates import Refusal
+from loadwise.decision.facts import RequestFacts
+from loadwise.errors import RequestError
+
+
+def unknown_model(request: RequestFacts, known: Sequence[str]) -> RequestError:
+    """404: no route and no member has that name."""
+    return RequestError(
+        f"The model {request.model!r:.200} does not exist. Known models: {', '.join(known) or 'none'}.",
+        status=404,
+        param="model",
+        code="model_not_found",
+    )
+
+
+def refused(refusal: Refusal) -> RequestError:
+    """The core's refusal: 400, 404 or 503."""
+    return RequestError(
+        refusal.message,
+        status=refusal.status,
+        kind="server_error" if refusal.status >= 500 else "invalid_request_error",
+        param=refusal.param,
+        code=refusal.code,
+    )
+
+
+def queue_full(request: RequestFacts, admission: Admission) -> RequestError:
+    """429 with the seconds after which trying again makes sense."""
+    return RequestError(
+        f"Every place for {request.model!r} is taken, and so is the queue. Try again later.",
+        status=429,
+        kind="rate_limit_error",
+        code="queue_full",
+        retry_after_s=admission.retry_after_s or 1.0,
+    )
+
+
+def none_left(request: RequestFacts) -> RequestError:
+    """503: every replica that could answer failed already."""
+    return RequestError(
+        f"No engine is left that could answer {request.model!r}. Try again.",
+        status=503,
+        kind="server_error",
+        code="no_engine_available",
+    )
