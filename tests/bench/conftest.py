@@ -15,9 +15,10 @@ from aiohttp import web
 class StubServer:
     """Answers completions of any length at once; `seen` holds the bodies it was sent.
 
-    Models: `refused` answers 429, `picky` 400, `cut` ends the stream early, `broken` sends an error event, `garbled`
-    an event that is no JSON, `mute` an empty answer, `silent` reports no usage, `short` stops one token
-    early, `hangup` closes the connection. `meet(n)` holds every answer back until n requests are there.
+    Models: `refused` answers 429, `picky` 400, `cut` ends the stream early, `broken` sends an error
+    event, `garbled` an event that is no JSON, `mute` an empty answer, `silent` reports no usage, `short`
+    stops one token early, `hangup` closes the connection. `meet(n)` holds every answer back until n
+    requests are there.
     """
 
     def __init__(self) -> None:
