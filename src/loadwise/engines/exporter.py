@@ -93,14 +93,22 @@ class Exporter:
         await _run(
             [sys.executable, "-m", "venv", str(folder)], INSTALL_S, "making the exporter's environment"
         )
-        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        await _run(
-            [*install, "--extra-index-url", CPU_INDEX, "--requirement", str(REQUIREMENTS)],
-            INSTALL_S,
-            "installing the exporter",
-        )
+        await self._install(python)
         (folder / "complete").touch()
         return python
+
+    async def _install(self, python: Path) -> None:
+        """Everything from the usual index, but torch from that of CPU builds where it can be reached."""
+        lines = REQUIREMENTS.read_text(encoding="utf-8").split()
+        torch = next(line for line in lines if line.startswith("torch=="))
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        quick = ["--retries", "1", "--timeout", "15", "--index-url", CPU_INDEX]
+        try:
+            await _run([*pip, *quick, torch], INSTALL_S, "installing the exporter's torch")
+        except EngineError:
+            await _run([*pip, torch], INSTALL_S, "installing the exporter's torch")
+        others = [line for line in lines if line != torch]
+        await _run([*pip, *others], INSTALL_S, "installing the exporter")
 
     def _place(self, folder: Path) -> Path:
         return self._cache_dir / "openvino" / f"{folder.name}-{_fingerprint(folder)}"
