@@ -101,3 +101,20 @@ def test_requirements_are_locked():
     assert all("==" in line for line in lines)
     assert "torch==2.13.0" in lines
     assert any(line.startswith("optimum-intel==") for line in lines)
+
+
+async def test_without_the_index_of_cpu_builds_torch_comes_from_the_usual_one(tmp_path, folder, monkeypatch):
+    commands = Commands()
+    installs = []
+
+    async def run(command, limit_s, what):
+        if "install" in command:
+            installs.append(command)
+            if "--index-url" in command:
+                raise EngineError("no route")
+        await commands(command, limit_s, what)
+
+    monkeypatch.setattr(module, "_run", run)
+    await Exporter(tmp_path / "cache").export(folder)
+    assert [command[-1] == "torch==2.13.0" for command in installs] == [True, True, False]
+    assert "torch==2.13.0" not in installs[2]
