@@ -156,16 +156,8 @@ def servers(stack: ExitStack, folder: Path, bare: bool) -> tuple[Server, Server,
     stub = Server("stub", command, url, folder / "stub.log", {}, "/health", 30)
     command = [sys.executable, __file__, "--serve-bare", str(port), url]
     if not bare:
-        command = [
-            sys.executable,
-            "-m",
-            "loadwise.cli",
-            "serve",
-            "--port",
-            str(port),
-            "--upstream",
-            f"stub={url}",
-        ]
+        program = [sys.executable, "-c", "from loadwise.cli import main; main()"]
+        command = [*program, "serve", "--port", str(port), "--upstream", f"stub={url}"]
     env = {"LOADWISE_STATE_DIR": str(folder), "LOADWISE_LOG_LEVEL": "warning"}
     address = f"http://127.0.0.1:{port}"
     gateway = Server("gateway", command, address, folder / "gateway.log", env, "/health/readiness", 60)
