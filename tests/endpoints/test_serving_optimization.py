@@ -7,6 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
 from aphrodite.endpoints.openai.serving_optimization import (
     OptimizationMiddleware,
     OptimizationServingMixin,
@@ -14,9 +17,6 @@ from aphrodite.endpoints.openai.serving_optimization import (
     setup_optimization_serving,
 )
 from aphrodite.engine.server_side_optimizer import OptimizationConfig, ServerSideOptimizer
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
-
 from loadwise.decision.facts import StrategyName
 from loadwise.errors import LoadwiseError, RequestError
 from loadwise.gateway.tuning import tuned
@@ -103,18 +103,21 @@ class TestMiddleware:
         assert optimizer.contexts[0]["model_name"] == "auto"
 
     async def test_a_processing_function_may_be_synchronous(self):
-        result = await middleware_over(RecordingOptimizer()).process_request("m", chat(), lambda model, data: data)
+        middleware = middleware_over(RecordingOptimizer())
+        result = await middleware.process_request("m", chat(), lambda model, data: data)
         assert result["max_tokens"] == 512
 
     async def test_explicit_values_win(self):
         request = chat(max_tokens=9, temperature=0.0)
-        result = await middleware_over(RecordingOptimizer()).process_request("m", request, lambda m, data: data)
+        middleware = middleware_over(RecordingOptimizer())
+        result = await middleware.process_request("m", request, lambda model, data: data)
         assert (result["max_tokens"], result["temperature"], result["top_k"]) == (9, 0.0, 40)
 
     async def test_when_the_optimizer_fails_serving_goes_on_with_the_original(self, caplog):
         optimizer = RecordingOptimizer(failing=True)
         request = chat()
-        model, data = await middleware_over(optimizer).process_request("original", request, lambda m, d: (m, d))
+        middleware = middleware_over(optimizer)
+        model, data = await middleware.process_request("original", request, lambda m, d: (m, d))
         assert (model, data) == ("original", request)
         assert "goes on without it" in caplog.text
         assert len(optimizer.records) == 1
@@ -187,7 +190,7 @@ class TestMigration:
         await optimizer.start_optimization()
         try:
             middleware = OptimizationMiddleware(OptimizationServingMixin(optimizer=optimizer))
-            result = await middleware.process_request(len, chat(), lambda model, data: model(data["messages"]))
+            result = await middleware.process_request(len, chat(), lambda m, data: m(data["messages"]))
         finally:
             await optimizer.stop_optimization()
         assert result == 1
