@@ -63,7 +63,7 @@ def test_speed_follows_what_is_observed_at_each_level_of_work() -> None:
             known,
             succeeded(at_s=at * 0.1, work=work, total_s=0.1 + 100 * each, time_to_first_token_s=0.1),
         )
-    assert known.output_fit.at(5.0) == pytest.approx(0.0065, rel=0.15)
+    assert known.output_fit.at(5.0) == pytest.approx(0.0065, rel=0.2)
     assert known.output_fit.at(35.0) == pytest.approx(0.0215, rel=0.15)
     assert known.measured
 

@@ -61,4 +61,4 @@ def _retry_after_s(policy: Policy, pressure: MemberPressure, limit: PoolLimit) -
     if limit.output_tokens_per_s is None or limit.output_tokens_per_s <= 0:
         return float(max(1, ceil(policy.objectives.time_to_first_token_s)))
     drained_s = pressure.pool_owed_tokens / limit.output_tokens_per_s / 2.0
-    return float(min(LONGEST_RETRY_S, max(1, ceil(drained_s))))
+    return float(max(1, ceil(min(LONGEST_RETRY_S, drained_s))))

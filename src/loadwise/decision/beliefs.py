@@ -20,7 +20,7 @@ from loadwise.decision.lengths import LengthSketch
 # What a first token costs beside its prompt, as if the prompt were this much longer.
 FIRST_TOKEN_OVERHEAD_TOKENS: Final = 64.0
 # Weight of a prior's far point; one outcome has 1.
-FAR_WEIGHT: Final = 0.05
+FAR_WEIGHT: Final = 0.02
 # Outcomes before a member counts as measured.
 MEASURED_OUTCOMES: Final = 20
 # What running at all costs a member's batch, in requests: weights are read once for the whole batch.
@@ -69,7 +69,7 @@ class Line(NamedTuple):
         )
 
     def fit(self, start: float, end_x: float, end: float) -> Fit:
-        """The line through these points and two of the prior's: (0, `start`) and, lightly, (`end_x`, `end`)."""
+        """The line through these points and the prior's two: (0, `start`) and, lightly, (`end_x`, `end`)."""
         # The far point has a long lever: a small weight is enough where nothing else tells the slope.
         far_x = FAR_WEIGHT * end_x
         weight = self.weight + 1.0 + FAR_WEIGHT

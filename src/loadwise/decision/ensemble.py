@@ -223,9 +223,7 @@ def adaptive(views: Sequence[View], wish: Wish) -> Distribution:
     roomy.sort(key=lambda at: (-merits[at], views[at].cost, at))
     tight = [at for at in range(len(views)) if at not in roomy] if len(roomy) < len(views) else []
     # Beyond the target the least harm counts: to the request, and to those it shares the device with.
-    tight.sort(
-        key=lambda at: (views[at].strain / views[at].reliability + views[at].cost / views[at].work, at)
-    )
+    tight.sort(key=lambda at: (_harm(views[at]), at))
     order = _tested_first(views, roomy) + tight
     spent = order[0] != best and merits[order[0]] < merits[best]
     return (

@@ -114,7 +114,8 @@ def pools_of(
         pool.misses += belief.recent_misses
         pressure = pressures.get(member.member_id)
         if pressure is not None and pressure.pool_in_flight > 0:
-            pool.total = max(pool.total, pressure.pool_in_flight)
+            if pressure.pool_in_flight > pool.total:
+                pool.total = pressure.pool_in_flight
             if pressure.in_flight > 0:
                 _press(pool, belief, pressure, allowed_s)
     for pool in pools.values():
@@ -131,9 +132,11 @@ def _press(pool: Pool, belief: Belief, pressure: MemberPressure, allowed_s: floa
     pool.counted += in_flight
     base, slope = belief.output_fit
     if slope > 0.0:
-        pool.room = min(pool.room, (allowed_s / belief.trend - base) / slope)
-    if places is not None and in_flight >= RELIEF_TARGET * places:
-        pool.pressed_cost = min(pool.pressed_cost, belief.cost)
+        room = (allowed_s / belief.trend - base) / slope
+        if room < pool.room:
+            pool.room = room
+    if places is not None and in_flight >= RELIEF_TARGET * places and belief.cost < pool.pressed_cost:
+        pool.pressed_cost = belief.cost
 
 
 def wish_of(request: RequestFacts, strategy: Strategy, pressures: Mapping[str, MemberPressure]) -> Wish:
@@ -210,6 +213,10 @@ def _view(
             first_s = max(first_s, waited + tokens * base)
     first = first_s / objectives.time_to_first_token_s
     each = each_s / objectives.time_per_output_token_s
+    if first > fill * FIRST_TOKEN_TARGET:
+        fill = first / FIRST_TOKEN_TARGET
+    if each > fill * OUTPUT_TOKEN_TARGET:
+        fill = each / OUTPUT_TOKEN_TARGET
     timed, within = belief.by_load[level]
     # Positional, in the fields' order: names would be a fifth of the cost of a decision.
     return View(
@@ -222,7 +229,7 @@ def _view(
         each_s,
         cost,
         work,
-        max(fill, first / FIRST_TOKEN_TARGET, each / OUTPUT_TOKEN_TARGET) / pool.care,
+        fill / pool.care,
         cost > pool.pressed_cost or work > pool.room,
         pool.members > 1,
         belief.outcomes >= MEASURED_OUTCOMES,
