@@ -196,6 +196,23 @@ async def test_decode_step_is_the_compilers_to_replace(llama_folder: Path) -> No
     await served.close()
 
 
+async def test_small_model_computes_on_one_thread_and_leaves_others_theirs(engine: TorchTokenEngine) -> None:
+    import torch
+
+    own = torch.get_num_threads()
+    runner = engine._engine._runner  # type: ignore[union-attr]
+    step, seen = runner.step, []
+
+    def watched(*args: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return step(*args)
+
+    runner.step = watched
+    await read(engine.submit([5, 6], GREEDY))
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == own
+
+
 async def test_without_torch_the_extra_is_named(llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "loadwise.torch_engine.loading", None)
     with pytest.raises(MissingExtraError, match=r"loadwise\[torch\]"):

@@ -169,10 +169,10 @@ class TorchTokenEngine:
         if self._thread is not None:
             return
         self._loop = asyncio.get_running_loop()
-        engine = await asyncio.to_thread(self._load)
+        engine, prepare = await asyncio.to_thread(self._load)
         self._context_tokens = engine.limits.context_tokens
         self._engine = engine
-        self._thread = EngineThread(engine, self._deliver, self._failed, f"torch-{self.model_id}")
+        self._thread = EngineThread(engine, self._deliver, self._failed, f"torch-{self.model_id}", prepare)
         self._thread.start()
 
     async def close(self) -> None:
@@ -184,7 +184,7 @@ class TorchTokenEngine:
         await asyncio.to_thread(thread.close)
         self._break(engine.drain(), f"{self.model_id} was closed.")
 
-    def _load(self) -> Engine:
+    def _load(self) -> tuple[Engine, Callable[[], None]]:
         try:
             from loadwise.torch_engine.loading import load
             from loadwise.torch_engine.runner import Runner
@@ -202,7 +202,8 @@ class TorchTokenEngine:
         runner = Runner(loaded, limits.places, limits.context_tokens)
         if self._compile_step is not None:
             runner.step = self._compiled(runner, self._compile_step)
-        return Engine(runner, limits, loaded.eos_token_ids, self._clock.monotonic_s)
+        engine = Engine(runner, limits, loaded.eos_token_ids, self._clock.monotonic_s)
+        return engine, runner.prepare
 
     def _places(self, loaded: LoadedModel) -> int:
         from loadwise.torch_engine.cache import columns_for

@@ -15,6 +15,10 @@ from loadwise.torch_engine.scheduler import Chunk, Plan
 from loadwise.torch_engine.sequence import Sampled, Sequence
 from loadwise.torch_engine.step import Step, attention_mask
 
+# A step of a small model is thousands of operations of microseconds each. Sharing each of them among threads
+# gains little on an idle machine, and on a busy one every operation waits for the slowest thread.
+SMALL_PARAMETERS = 50_000_000
+
 StepFunction = Callable[..., torch.Tensor]
 
 
@@ -33,6 +37,12 @@ class Runner:
     def original(self) -> torch.nn.Module:
         """The step as the model has it, for a compiler to start from."""
         return self._original
+
+    def prepare(self) -> None:
+        """The calling thread computes as suits the model; call it on the thread that will `run`."""
+        small = sum(parameter.numel() for parameter in self.loaded.model.parameters()) < SMALL_PARAMETERS
+        if self.loaded.device.type == "cpu" and small:
+            torch.set_num_threads(1)
 
     def run(self, plan: Plan) -> list[tuple[Sequence, Sampled]]:
         """The plan's new tokens; keys and values of everything it read are in the cache."""

@@ -19,10 +19,19 @@ class EngineThread:
     A step that raises ends the sequences that were running, with the error; the others go on.
     """
 
-    def __init__(self, engine: Engine, deliver: Deliver, failed: Failed, name: str = "torch-engine") -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        deliver: Deliver,
+        failed: Failed,
+        name: str = "torch-engine",
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
         self._engine = engine
         self._deliver = deliver
         self._failed = failed
+        # Called first on the thread itself, for what torch keeps per thread.
+        self._prepare = prepare
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -43,6 +52,8 @@ class EngineThread:
             self._thread.join()
 
     def _run(self) -> None:
+        if self._prepare is not None:
+            self._prepare()
         while not self._closing:
             self._wake.clear()
             if self._engine.busy:
