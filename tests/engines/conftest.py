@@ -3,12 +3,17 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from loadwise.engines.openvino import OpenVinoEngine
 from loadwise.engines.rendering import RenderedEngine
 from loadwise.engines.tokenizer import Tokenizer
 from loadwise.testing import FakeClock, FakeTokenEngine, StubUpstream
 from loadwise.testing.folders import write_tokenizer
+
+# Claims hold on slow machines too.
+settings.register_profile("any-speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-speed")
 
 
 @pytest.fixture(scope="session")

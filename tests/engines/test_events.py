@@ -15,7 +15,7 @@ def written(events):
     return [b"".join(line + end for line in lines) + end for lines, end in events]
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(events=EVENTS, data=st.data())
 def test_events_joined_are_the_stream_wherever_it_is_split(events, data):
     raw = b"".join(written(events))

@@ -19,7 +19,7 @@ VALUES = st.recursive(
 BODIES = st.dictionaries(st.text(), VALUES, max_size=6)
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(body=BODIES, model=st.text())
 def test_only_the_model_s_name_changes(body, model):
     raw = json.dumps(body).encode("utf-8", "surrogatepass")
@@ -33,7 +33,7 @@ def test_a_body_that_names_the_model_goes_byte_for_byte(body):
     assert with_model(raw, None) is raw
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     body=BODIES, options=st.none() | st.dictionaries(st.sampled_from(["x", "continuous_usage_stats"]), VALUES)
 )

@@ -12,6 +12,9 @@ from loadwise.engines.tokenizer import Tokenizer
 from loadwise.errors import ConfigurationError
 from loadwise.testing.folders import write_tokenizer
 
+# A special token's name inside a text is that token, which is no text.
+TEXT = st.text().filter(lambda text: "<s>" not in text and "</s>" not in text)
+
 
 @pytest.fixture(scope="module")
 def metaspace():
@@ -27,7 +30,7 @@ def metaspace():
     return Tokenizer(inner, "metaspace")
 
 
-@given(text=st.text(), cut=st.integers(1, 5))
+@given(text=TEXT, cut=st.integers(1, 5))
 def test_text_survives_its_way_through_tokens_in_pieces(tokenizer, text, cut):
     ids = tokenizer.encode(text, add_special=False)
     detokenizer = tokenizer.detokenizer()
@@ -35,7 +38,7 @@ def test_text_survives_its_way_through_tokens_in_pieces(tokenizer, text, cut):
     assert "".join([*pieces, detokenizer.flush()]) == text
 
 
-@given(text=st.text())
+@given(text=TEXT)
 def test_no_piece_ends_in_half_a_character(tokenizer, text):
     detokenizer = tokenizer.detokenizer()
     pieces = [detokenizer.feed((token,)) for token in tokenizer.encode(text, add_special=False)]
