@@ -110,9 +110,11 @@ def test_explicit_values_are_the_clients_own_and_nothing_else():
     assert chat(rest).explicit == {"max_tokens": 7, "temperature": 0.0, "n": 2, "thinking_budget": 9}
 
 
-def test_a_first_turn_is_no_conversation_yet():
+def test_a_first_turn_continues_nothing_but_can_be_found_by_the_second():
     first = turns(("system", "be kind"), ("user", "hi"))
-    assert (first.conversation_id, first.continues) == (None, False)
+    second = turns(("system", "be kind"), ("user", "hi"), ("assistant", "hello"), ("user", "more"))
+    assert not first.continues
+    assert first.conversation_id == second.conversation_id
 
 
 def test_a_conversation_keeps_its_id_while_it_grows():

@@ -14,8 +14,7 @@ from loadwise.app.members import Members
 from loadwise.clock import SystemClock
 from loadwise.compiler import ModelCompiler
 from loadwise.engines.catalogue import Catalogue
-from loadwise.gateway.build import build_admin_gateway, build_gateway
-from loadwise.gateway.data_plane import Readiness
+from loadwise.gateway.build import build_listeners
 from loadwise.gateway.server import Listener, run, serve
 from loadwise.optimizer.factory import Optimization, build
 from loadwise.settings import Settings
@@ -35,7 +34,6 @@ class Server:
 async def composed(settings: Settings) -> AsyncIterator[Server]:
     """A server with its engines running; everything it opened is closed afterwards."""
     clock = SystemClock()
-    readiness = Readiness()
     compiler = ModelCompiler(settings.optimization, clock=clock, automatic=False)
     compile_step = compiler.compile_model if settings.optimization.enable_torch_compile else None
     members = Members(settings, Catalogue(settings, clock, compile_step=compile_step))
@@ -51,26 +49,12 @@ async def composed(settings: Settings) -> AsyncIterator[Server]:
             clock=clock,
         )
         try:
-            yield Server(optimization=made, listeners=_listeners(settings, made, clock, readiness))
+            listeners = build_listeners(settings, made.director, made.control, made.telemetry, clock)
+            yield Server(optimization=made, listeners=tuple(listeners))
         finally:
             await made.optimizer.close()
     finally:
         await members.close()
-
-
-def _listeners(
-    settings: Settings, made: Optimization, clock: SystemClock, readiness: Readiness
-) -> tuple[Listener, ...]:
-    parts = (settings, made.director, made.control, made.telemetry, clock)
-    listeners = [Listener(build_gateway(*parts, readiness=readiness), settings.host, settings.port)]
-    if settings.admin_port is not None:
-        try:
-            admin = build_admin_gateway(*parts, readiness=readiness)
-            listeners.append(Listener(admin, settings.host, settings.admin_port))
-        except Exception:
-            listeners[0].close()
-            raise
-    return tuple(listeners)
 
 
 async def serve_forever(settings: Settings) -> None:

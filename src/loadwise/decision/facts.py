@@ -161,7 +161,7 @@ class RequestFacts:
     features: frozenset[Feature] = frozenset()
     stream: bool = False
     n: int = 1
-    # Session id, or a hash of the conversation's opening; None for a first turn without one.
+    # Session id, or a hash of the conversation's opening; None for a completion without a session.
     conversation_id: str | None = None
     # True when an earlier assistant turn or a session id ties it to the conversation's member.
     continues: bool = False

@@ -170,7 +170,8 @@ def _of_completion(fields: CompletionFields) -> Iterator[Feature]:
 def conversation(fields: Fields, session: str | None, principal: Principal) -> tuple[str | None, bool]:
     """(id, continues): the session's, or a hash of all turns before the first answer.
 
-    A first turn without a session has none: equal openings of different clients are no conversation.
+    A first turn already has its id, so that the second finds who answered it, but it continues nothing:
+    equal openings of different conversations are chosen for apart.
     """
     session = session or fields.session_id
     if session:
@@ -178,11 +179,10 @@ def conversation(fields: Fields, session: str | None, principal: Principal) -> t
     if not isinstance(fields, ChatFields):
         return None, False
     roles = [turn.role for turn in fields.messages]
-    if "assistant" not in roles:
-        return None, False
-    turns = fields.messages[: roles.index("assistant")]
+    continues = "assistant" in roles
+    turns = fields.messages[: roles.index("assistant")] if continues else fields.messages
     opening = (part for turn in turns for part in (turn.role.encode(), turn.content))
-    return _digest(principal, b"opening", *opening), True
+    return _digest(principal, b"opening", *opening), continues
 
 
 def _digest(principal: Principal, *parts: bytes | msgspec.Raw) -> str:

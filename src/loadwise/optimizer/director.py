@@ -132,7 +132,7 @@ class EnsembleDirector:
         return self._opened(route, request, member, choice, strategy, exclude, now_s)
 
     def _remembered(self, route: Route, request: RequestFacts) -> Remembered | None:
-        if request.conversation_id is None:
+        if request.conversation_id is None or not request.continues:
             return None
         return self.conversations.recall(request.principal.tenant, route.name, request.conversation_id)
 
