@@ -18,6 +18,8 @@ Curve = list[tuple[float, float]]
 NAMES = ("fast", "balanced", "accurate")
 # Readable on white and on dark, and apart for eyes that confuse red and green (Okabe and Ito).
 COLOURS = ("#e69f00", "#56b4e9", "#009e73")
+# The member that began as another, deeper.
+GROWN = "accurate"
 WIDTH, HEIGHT, MARGIN = 720, 400, 56
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -116,7 +118,8 @@ def card(runs: Sequence[Run], corpus: dict[str, object], training_tokens: int) -
         held_out=", ".join(f"`{path}`" for path in held_out),
         seed=runs[0].plan["seed"],
         rates=", ".join(f"{run.name} {run.plan['rate']}" for run in runs),
-        batch=f"{runs[0].plan['batch_tokens']:,}",
+        batches=", ".join(f"{run.name} {run.plan['batch_tokens']:,}" for run in runs),
+        parts=", ".join(f"{run.name} {1 - float(str(run.plan['short_share'])):.0%}" for run in runs),
         commands="\n".join(_command(run, training_tokens) for run in runs),
     )
 
@@ -149,8 +152,12 @@ def _plateau(run: Run, training_tokens: int) -> str:
 
 def _command(run: Run, training_tokens: int) -> str:
     epochs = int(str(run.plan["budget_tokens"])) / training_tokens
-    options = f"--rate {run.plan['rate']} --batch-tokens {run.plan['batch_tokens']} --epochs {epochs:.2f}"
-    return f"python -m train.train --size {run.name} --out build/{run.name} {options}"
+    asked = {"rate": "rate", "batch_tokens": "batch-tokens", "short_share": "short-share"}
+    options = " ".join(f"--{option} {run.plan[key]}" for key, option in asked.items())
+    options += f" --epochs {epochs:.2f}"
+    command = f"python -m train.train --size {run.name} --out build/{run.name} {options}"
+    grown = f"python -m train.grow --run build/balanced --size {run.name} --out build/{run.name}\n"
+    return grown + command if run.name == GROWN else command
 
 
 def main() -> None:

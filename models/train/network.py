@@ -28,9 +28,9 @@ class Size:
 
 
 SIZES = {
-    "fast": Size(hidden=128, layers=2, heads=4, feed_forward=384),
-    "balanced": Size(hidden=160, layers=3, heads=5, feed_forward=448),
-    "accurate": Size(hidden=256, layers=6, heads=8, feed_forward=640),
+    "fast": Size(hidden=96, layers=2, heads=3, feed_forward=256),
+    "balanced": Size(hidden=128, layers=2, heads=4, feed_forward=384),
+    "accurate": Size(hidden=128, layers=4, heads=4, feed_forward=384),
 }
 
 
