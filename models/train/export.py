@@ -73,7 +73,6 @@ def _write_model(size: str, weights: dict[str, Tensor], kind: str, out: Path) ->
     shape = network.SIZES[size]
     marks = {"bos_token_id": tokenizer.BOS, "eos_token_id": tokenizer.EOS, "pad_token_id": tokenizer.PAD}
     entries = Tokenizer.from_file(str(out / "tokenizer.json"))
-    ids = {name: entries.token_to_id(mark) for name, mark in marks.items()}
     config = LlamaConfig(
         architectures=["LlamaForCausalLM"],
         vocab_size=network.VOCABULARY,
@@ -88,10 +87,13 @@ def _write_model(size: str, weights: dict[str, Tensor], kind: str, out: Path) ->
         rope_parameters={"rope_type": "default", "rope_theta": network.ROTARY_BASE},
         tie_word_embeddings=True,
         dtype=kind,
-        **ids,
     )
+    generation = GenerationConfig()
+    for name, mark in marks.items():
+        setattr(config, name, entries.token_to_id(mark))
+        setattr(generation, name, entries.token_to_id(mark))
     config.save_pretrained(out)
-    GenerationConfig(**ids).save_pretrained(out)
+    generation.save_pretrained(out)
     halves = {key: value.to(getattr(torch, kind)).contiguous() for key, value in weights.items()}
     save_file(halves, out / "model.safetensors", metadata={"format": "pt"})
 

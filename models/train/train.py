@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,7 @@ def rate_factor(share: float) -> float:
     return min(share / WARM_UP, (1 - share) / (1 - WARM_UP)) if share < 1 else 0.0
 
 
+@lru_cache(maxsize=4)
 def window_starts(count: int, context: int, epoch: int, seed: int) -> np.ndarray:
     """Where an epoch's windows start in a stream of `count` tokens; both contexts visit alike.
 
@@ -79,7 +81,7 @@ def window_starts(count: int, context: int, epoch: int, seed: int) -> np.ndarray
     """
     random = np.random.default_rng((seed, epoch))
     shift = int(random.integers(CONTEXT))
-    blocks = random.permutation((count - 1 - shift) // CONTEXT) * CONTEXT + shift
+    blocks = random.permutation((count - CONTEXT) // CONTEXT) * CONTEXT + shift
     whole = len(blocks) // POOL_BLOCKS * POOL_BLOCKS
     if context == CONTEXT:
         return blocks[:whole]
@@ -98,19 +100,9 @@ def take(stream: Tokens, at: int, amount: int, context: int, seed: int) -> Tenso
     """`amount` tokens of training windows from position `at` of the endless, shuffled stream."""
     per_epoch = len(window_starts(len(stream), context, 0, seed)) * context - amount
     epoch, offset = divmod(at, per_epoch)
-    starts = _cached_starts(len(stream), context, epoch, seed)
+    starts = window_starts(len(stream), context, epoch, seed)
     first = offset // context
     return batch(stream, starts[first : first + amount // context], context)
-
-
-_starts: dict[tuple[int, int, int, int], np.ndarray] = {}
-
-
-def _cached_starts(*key: int) -> np.ndarray:
-    if key not in _starts:
-        _starts.clear()
-        _starts[key] = window_starts(*key)
-    return _starts[key]
 
 
 @torch.no_grad()
