@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from loadwise.decision.facts import Endpoint, Feature, Member, RequestFacts, Route
+from loadwise.decision.lineup import Lineup
 
 _EMPTY: frozenset[str] = frozenset()
 
@@ -33,9 +34,13 @@ class Refusal:
 
 
 def candidates(
-    route: Route, request: RequestFacts, excluded: frozenset[str] = _EMPTY
+    lineup: Lineup, request: RequestFacts, excluded: frozenset[str] = _EMPTY
 ) -> Sequence[Member] | Refusal:
-    """The members that can answer, in the route's order; never empty unless it is a refusal."""
+    """The members that can answer, in the route's order; never empty unless it is a refusal.
+
+    `route.members` itself where all can.
+    """
+    route = lineup.route
     named = request.model != route.name
     members: Sequence[Member] = route.members
     if named:
@@ -51,7 +56,7 @@ def candidates(
         if not able:
             return _unsupported(members, request)
         members = able
-    fitting = _fitting(members, request)
+    fitting = members if _fits_all(lineup, request) else _fitting(members, request)
     if not fitting:
         return _too_long(members, request)
     if excluded:
@@ -64,15 +69,23 @@ def _has_features(member: Member, features: frozenset[Feature]) -> bool:
     return not capabilities.features_known or features <= capabilities.features
 
 
+def _limit(request: RequestFacts) -> float:
+    """The explicit limit of the answer in tokens, at least 1."""
+    explicit = request.explicit
+    return max(1, explicit.get("max_completion_tokens", explicit.get("max_tokens", 1))) if explicit else 1
+
+
+def _fits_all(lineup: Lineup, request: RequestFacts) -> bool:
+    """Whether even the smallest context holds the prompt and the answer."""
+    prompt = request.prompt_tokens if request.prompt_tokens is not None else request.prompt_tokens_bound
+    return prompt is None or prompt + _limit(request) <= lineup.context_tokens
+
+
 def _fitting(members: Sequence[Member], request: RequestFacts) -> Sequence[Member]:
     """Those that hold the prompt and one token; if any, only those that hold the explicit limit too."""
     exact = request.prompt_tokens
-    prompt = exact if exact is not None else request.prompt_tokens_bound
-    if prompt is None:
-        return members
-    explicit = request.explicit
-    limit = explicit.get("max_completion_tokens", explicit.get("max_tokens", 1)) if explicit else 1
-    whole = _holding(members, prompt + max(1, limit))
+    prompt = exact if exact is not None else request.prompt_tokens_bound or 0
+    whole = _holding(members, prompt + _limit(request))
     if whole:
         return whole
     held = _holding(members, prompt + 1)

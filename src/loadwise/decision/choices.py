@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from loadwise.decision.facts import RequestFacts
-from loadwise.decision.views import View
+from loadwise.decision.lineup import Candidates
+from loadwise.decision.views import Scene
 
 # Share of requests for measuring one member again, and for all such members together.
 EXPLORE_SHARE: Final = 0.01
@@ -44,14 +45,13 @@ class Remembered:
     returned: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class Choice(NamedTuple):
     """The member that answers; `candidates` holds every (member id, propensity), which add up to 1."""
 
     member_id: str
     propensity: float
     reason: ChoiceReason
-    candidates: tuple[tuple[str, float], ...]
+    candidates: Candidates
     # The pool's weighed requests in flight with this one, for `Outcome.work`.
     work: float
     # What is expected of it now.
@@ -76,7 +76,7 @@ def memory(request: RequestFacts, remembered: Remembered | None, member_id: str)
 
 
 def drawn(
-    views: Sequence[View],
+    scene: Scene,
     shares: Sequence[float],
     reason: ChoiceReason,
     top: int,
@@ -84,7 +84,9 @@ def drawn(
     request: RequestFacts,
     remembered: Remembered | None,
 ) -> Choice:
-    """The view at `draw` of the cumulated shares; rounding never selects one without a share."""
+    """The candidate at `draw` of the cumulated shares; rounding never selects one without a share."""
+    if shares[top] == 1.0:
+        return choice_of(scene, scene.lineup.certain(top), top, reason, request, remembered)
     at, reached = top, 0.0
     for place, share in enumerate(shares):
         if share <= 0.0:
@@ -93,31 +95,24 @@ def drawn(
         reached += share
         if draw < reached:
             break
-    view = views[at]
-    if reason is not ChoiceReason.PANIC and view.probe_due:
+    if scene.probe_due(at):
         reason = ChoiceReason.PROBING
-    elif at != top and shares[at] <= EXPLORE_MOST and view.stale:
+    elif at != top and shares[at] <= EXPLORE_MOST and scene.stale(at):
         reason = ChoiceReason.EXPLORING
-    return choice_of(views, shares, at, reason, request, remembered)
+    candidates = tuple(zip(scene.lineup.ids, shares, strict=True))
+    return choice_of(scene, candidates, at, reason, request, remembered)
 
 
 def choice_of(
-    views: Sequence[View],
-    shares: Sequence[float],
+    scene: Scene,
+    candidates: Candidates,
     at: int,
     reason: ChoiceReason,
     request: RequestFacts,
     remembered: Remembered | None,
 ) -> Choice:
-    """The choice of the view at `at`, every propensity beside it."""
-    view = views[at]
-    return Choice(
-        member_id=view.member_id,
-        propensity=shares[at],
-        reason=reason,
-        candidates=tuple([(other.member_id, share) for other, share in zip(views, shares, strict=True)]),
-        work=view.work,
-        time_to_first_token_s=view.first_s,
-        time_per_output_token_s=view.each_s,
-        conversation=memory(request, remembered, view.member_id),
-    )
+    """The choice of the candidate at `at`, every propensity beside it."""
+    member_id, propensity = candidates[at]
+    first_s, each_s = scene.latencies(at)
+    kept = memory(request, remembered, member_id)
+    return Choice(member_id, propensity, reason, candidates, scene.work(at), first_s, each_s, kept)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from loadwise.decision.beliefs import Belief, Health, pool_of
+from loadwise.decision.beliefs import MEASURED_OUTCOMES, Belief, Health
 from loadwise.decision.candidates import Refusal, candidates
 from loadwise.decision.choices import (
     EXPLORE_MOST,
@@ -39,8 +39,9 @@ from loadwise.decision.facts import (
     Route,
     StrategyName,
 )
+from loadwise.decision.lineup import Lineup, lineup_of
 from loadwise.decision.strategy import Strategy
-from loadwise.decision.views import View, Wish, added_work, pools_of, views_of, wish_of
+from loadwise.decision.views import Scene, added_work, wish_of, works_of
 
 # Strain beyond which a conversation leaves its member, under overload only.
 UNBEARABLE_STRAIN: Final = 2.0
@@ -70,28 +71,32 @@ def select(
     failed. `control` marks requests of an unoptimised block. Every route member needs a belief;
     `pressures` may lack members whose queues are not known.
     """
-    able = candidates(route, request, excluded)
+    whole = lineup_of(route)
+    able = candidates(whole, request, excluded)
     if isinstance(able, Refusal):
         return able
     if request.model != route.name:
-        return _single(able[0], ChoiceReason.NAMED, route, request, beliefs, pressures, remembered)
+        return _single(able[0], ChoiceReason.NAMED, whole, request, beliefs, pressures, remembered)
     fixed = _fixed(policy, route, request, strategy, control=control)
     if fixed is not None or strategy is None:
         member = _default(route, able, beliefs)
-        return _single(member, fixed or ChoiceReason.STOPPED, route, request, beliefs, pressures, remembered)
+        return _single(member, fixed or ChoiceReason.STOPPED, whole, request, beliefs, pressures, remembered)
+    lineup = whole if able is route.members else Lineup(route, able)
     wish = wish_of(request, strategy, pressures)
-    views = views_of(route, able, request, beliefs, pressures, wish, now_s)
-    kept = _conversation(request, views, strategy, remembered)
+    scene = Scene(whole, lineup, request, beliefs, pressures, wish, now_s)
+    kept = _conversation(request, scene, strategy, remembered)
     if kept is not None:
         return kept
-    shares, reason, top = _distribution(route.strategy, views, wish)
-    return drawn(views, shares, reason, top, draw, request, remembered)
+    shares, reason, top = _distribution(route.strategy, scene)
+    return drawn(scene, shares, reason, top, draw, request, remembered)
 
 
 def pick_replica(
     member: Member, in_flight: Mapping[str, int], draw: float, excluded: frozenset[str] = _EMPTY
 ) -> str | None:
     """The replica with most room, by `draw` (0..1) among equals; None when all are excluded."""
+    if len(member.replicas) == 1 and not excluded:
+        return member.replicas[0].replica_id
     left = [replica for replica in member.replicas if replica.replica_id not in excluded]
     if not left:
         return None
@@ -130,198 +135,231 @@ def _default(route: Route, able: Sequence[Member], beliefs: Mapping[str, Belief]
 def _single(
     member: Member,
     reason: ChoiceReason,
-    route: Route,
+    whole: Lineup,
     request: RequestFacts,
     beliefs: Mapping[str, Belief],
     pressures: Mapping[str, MemberPressure],
     remembered: Remembered | None,
 ) -> Choice:
-    belief = beliefs.get(member.member_id)
-    pool = pools_of(route, beliefs, pressures)[pool_of(member)]
-    pressure = pressures.get(member.member_id)
-    work = pool.work + added_work(belief.cost if belief else 1.0, pressure.in_flight if pressure else 0)
+    member_id = member.member_id
+    pressure = pressures.get(member_id)
+    added = added_work(beliefs[member_id].cost, pressure.in_flight if pressure else 0)
     return Choice(
-        member_id=member.member_id,
+        member_id=member_id,
         propensity=1.0,
         reason=reason,
-        candidates=((member.member_id, 1.0),),
-        work=work,
-        conversation=memory(request, remembered, member.member_id),
+        candidates=((member_id, 1.0),),
+        work=works_of(whole, beliefs, pressures)[whole.pool_by_id[member_id]] + added,
+        conversation=memory(request, remembered, member_id),
     )
 
 
 def _conversation(
-    request: RequestFacts, views: Sequence[View], strategy: Strategy, remembered: Remembered | None
+    request: RequestFacts, scene: Scene, strategy: Strategy, remembered: Remembered | None
 ) -> Choice | None:
     """The conversation's own member while it is healthy, fits and bears the load; or its first one again."""
     if remembered is None or request.conversation_id is None:
         return None
-    by_id = {view.member_id: view for view in views if view.share > 0.0}
-    home = by_id.get(remembered.left or "")
-    if home is not None and not remembered.returned and home.share >= 1.0 and home.fill <= 1.0:
-        return _certain(home, views, ChoiceReason.CONVERSATION_RETURNED, request, remembered)
-    own = by_id.get(remembered.member_id)
-    if own is None or (strategy.name is StrategyName.PERFORMANCE and own.strain > UNBEARABLE_STRAIN):
+    home = _serving(scene, remembered.left)
+    if home is not None and not remembered.returned and scene.takes[home] >= 1.0 and scene.fill(home) <= 1.0:
+        return _certain(scene, home, ChoiceReason.CONVERSATION_RETURNED, request, remembered)
+    own = _serving(scene, remembered.member_id)
+    overloaded = strategy.name is StrategyName.PERFORMANCE
+    if own is None or (overloaded and scene.strain(own) > UNBEARABLE_STRAIN):
         return None
-    return _certain(own, views, ChoiceReason.CONVERSATION, request, remembered)
+    return _certain(scene, own, ChoiceReason.CONVERSATION, request, remembered)
+
+
+def _serving(scene: Scene, member_id: str | None) -> int | None:
+    """The place of a candidate that is not out."""
+    ids = scene.lineup.ids
+    at = ids.index(member_id) if member_id in ids else None
+    return at if at is not None and scene.takes[at] > 0.0 and not scene.panic else None
 
 
 def _certain(
-    view: View, views: Sequence[View], reason: ChoiceReason, request: RequestFacts, remembered: Remembered
+    scene: Scene, at: int, reason: ChoiceReason, request: RequestFacts, remembered: Remembered
 ) -> Choice:
-    shares = [1.0 if other is view else 0.0 for other in views]
-    return choice_of(views, shares, views.index(view), reason, request, remembered)
+    return choice_of(scene, scene.lineup.certain(at), at, reason, request, remembered)
 
 
 # --- the three strategies ------------------------------------------------------------------------
 
+# A share per candidate (sum 1), the reason, and the place of the candidate that is preferred.
 Distribution = tuple[list[float], ChoiceReason, int]
 
 
-def _distribution(name: EnsembleStrategy, views: Sequence[View], wish: Wish) -> Distribution:
-    """A share per view (sum 1) before exploration, the reason, and the view that is preferred."""
-    if len(views) == 1:
+def _distribution(name: EnsembleStrategy, scene: Scene) -> Distribution:
+    """What the strategy wants, with a little set aside for members that must be measured again."""
+    if len(scene.known) == 1:
         return [1.0], ChoiceReason.ONLY_CANDIDATE, 0
-    panic = all(view.share <= 0.0 for view in views)
-    if panic:
-        for view in views:
-            view.share, view.probe_due = 1.0, False
-    shares, reason, top = STRATEGIES[name](views, wish)
-    if panic:
+    shares, reason, top = STRATEGIES[name](scene)
+    if scene.panic:
         return shares, ChoiceReason.PANIC, top
-    return _explored(views, shares), reason, top
+    return _explored(scene, shares), reason, top
 
 
-def weighted_voting(views: Sequence[View], wish: Wish) -> Distribution:
+def weighted_voting(scene: Scene) -> Distribution:
     """Shares that follow given weight, quality, reliability and speed; a new member's stays small."""
-    fastest = min(view.strain for view in views) or 1e-9
-    weights = []
-    for view in views:
-        speed = (fastest / max(view.strain, fastest)) ** wish.speed / (1.0 + view.strain**6)
-        quality = max(view.quality, 0.01) ** (4.0 * wish.quality)
-        weights.append(view.weight * quality * speed * view.reliability**2 * view.met * view.share)
-    total = sum(weights)
+    speed, care = scene.wish.speed, 4.0 * scene.wish.quality
+    strains = list(map(scene.strain, range(len(scene.known))))
+    fastest = min(strains) or 1e-9
+    votes = []
+    for at, strain in enumerate(strains):
+        vote = scene.lineup.weights[at] * scene.takes[at] * scene.met(at) * scene.reliability(at) ** 2
+        vote *= max(scene.quality(at), 0.01) ** care
+        votes.append(vote * (fastest / max(strain, fastest)) ** speed / (1.0 + strain**6))
+    total = sum(votes)
     if total <= 0.0:
-        return _cascade(views, list(range(len(views)))), ChoiceReason.WEIGHTED_VOTING, 0
-    shares = _capped(views, [weight / total for weight in weights])
+        return _cascade(scene, range(len(votes))), ChoiceReason.WEIGHTED_VOTING, 0
+    shares = _capped(scene, [vote / total for vote in votes])
     return shares, ChoiceReason.WEIGHTED_VOTING, shares.index(max(shares))
 
 
-def best_of_n(views: Sequence[View], wish: Wish) -> Distribution:
+def best_of_n(scene: Scene) -> Distribution:
     """Everything to the highest expected utility, as far as its ramp allows, then to the next."""
-    utilities = [utility(view, wish) for view in views]
-    order = sorted(range(len(views)), key=lambda at: (-utilities[at], at))
-    order = _tested_first(views, order)
-    return _cascade(views, order), ChoiceReason.BEST_OF_N, order[0]
+    utilities = [utility(scene, at) for at in range(len(scene.known))]
+    best = utilities.index(max(utilities))
+    order = [best]
+    if not _settles(scene, best):
+        order = _tested_first(scene, sorted(range(len(utilities)), key=lambda at: (-utilities[at], at)))
+    return _cascade(scene, order), ChoiceReason.BEST_OF_N, order[0]
 
 
-def adaptive(views: Sequence[View], wish: Wish) -> Distribution:
+def adaptive(scene: Scene) -> Distribution:
     """Everything to the best member that load leaves room for, as far as its ramp allows, then the next."""
-    merits = [_merit(view, wish) for view in views]
-    best = max(range(len(views)), key=merits.__getitem__)
-    roomy = [at for at, view in enumerate(views) if _has_room(view, wish)]
-    roomy.sort(key=lambda at: (-merits[at], views[at].cost, at))
-    tight = [at for at in range(len(views)) if at not in roomy] if len(roomy) < len(views) else []
-    # Beyond the target the least harm counts: to the request, and to those it shares the device with.
-    tight.sort(key=lambda at: (_harm(views[at]), at))
-    order = _tested_first(views, roomy) + tight
-    spent = order[0] != best and merits[order[0]] < merits[best]
-    return (
-        _cascade(views, order),
-        ChoiceReason.ADAPTIVE_HIGH_LOAD if spent or not roomy else ChoiceReason.ADAPTIVE_LOW_LOAD,
-        order[0],
-    )
+    order = _by_merit(scene)
+    roomy, settled = [], False
+    for at in order:
+        if scene.has_room(at):
+            roomy.append(at)
+            settled = _settles(scene, at)
+            if settled:
+                # Whoever comes after one that takes all would get nothing.
+                break
+    roomy = _tested_first(scene, roomy)
+    top = roomy + ([] if settled else _by_harm(scene, [at for at in order if at not in roomy]))
+    spent = not roomy or _merit(scene, top[0]) < _merit(scene, order[0])
+    reason = ChoiceReason.ADAPTIVE_HIGH_LOAD if spent else ChoiceReason.ADAPTIVE_LOW_LOAD
+    return _cascade(scene, top), reason, top[0]
 
 
-STRATEGIES: Final[Mapping[EnsembleStrategy, Callable[[Sequence[View], Wish], Distribution]]] = (
-    MappingProxyType(
-        {
-            EnsembleStrategy.WEIGHTED_VOTING: weighted_voting,
-            EnsembleStrategy.BEST_OF_N: best_of_n,
-            EnsembleStrategy.ADAPTIVE: adaptive,
-        }
-    )
+STRATEGIES: Final[Mapping[EnsembleStrategy, Callable[[Scene], Distribution]]] = MappingProxyType(
+    {
+        EnsembleStrategy.WEIGHTED_VOTING: weighted_voting,
+        EnsembleStrategy.BEST_OF_N: best_of_n,
+        EnsembleStrategy.ADAPTIVE: adaptive,
+    }
 )
 
 
-def utility(view: View, wish: Wish) -> float:
+def utility(scene: Scene, at: int) -> float:
     """Expected utility in 0..1: reliable, within objectives, and then quality and speed as wished."""
-    likely = view.reliability * view.met / (1.0 + view.strain**6)
-    return likely * (wish.quality * view.quality + wish.speed / (1.0 + view.strain))
+    wish, strain = scene.wish, scene.strain(at)
+    likely = scene.reliability(at) * scene.met(at) / (1.0 + strain**6)
+    return likely * (wish.quality * scene.quality(at) + wish.speed / (1.0 + strain))
 
 
-def _merit(view: View, wish: Wish) -> float:
+def _merit(scene: Scene, at: int) -> float:
     """What adaptive ranks by: quality, unless the client prefers speed or only the strategy tells load."""
+    wish, quality = scene.wish, scene.quality(at)
     if wish.preferred:
-        return utility(view, wish)
+        return utility(scene, at)
     if not wish.pressed and wish.level > 0:
-        speed = 1.0 / (1.0 + view.strain)
         share = 0.5 if wish.level == 1 else 0.0
-        return view.reliability * (share * view.quality + (1.0 - share) * speed)
-    return view.reliability * view.quality
+        quality = share * quality + (1.0 - share) / (1.0 + scene.strain(at))
+    return scene.reliability(at) * quality
 
 
-def _has_room(view: View, wish: Wish) -> bool:
-    return view.fill <= wish.target and not view.yields
+def _by_merit(scene: Scene) -> list[int]:
+    """Places by merit; of equals the default member comes first, then the cheaper."""
+    known, simple = scene.known, scene.wish.pressed and not scene.wish.preferred
+    merits = [
+        belief.quality
+        if simple and not belief.recent_faults and belief.quality is not None
+        else _merit(scene, at)
+        for at, belief in enumerate(known)
+    ]
+    if len(set(merits)) == len(merits):
+        return sorted(range(len(merits)), key=merits.__getitem__, reverse=True)
+    ids, default = scene.lineup.ids, scene.whole.route.default_member
+    keys = [(-merit, ids[at] != default, known[at].cost, at) for at, merit in enumerate(merits)]
+    return [at for _, _, _, at in sorted(keys)]
 
 
-def _harm(view: View) -> float:
-    """What a request does where there is no room: on a shared device everyone pays its cost."""
-    return view.fill / view.reliability * (view.cost**2 if view.shared else 1.0)
+def _by_harm(scene: Scene, places: Sequence[int]) -> list[int]:
+    """Places by what a request does where there is no room: on a shared device everyone pays its cost."""
+    keys = []
+    for at in places:
+        squared = scene.known[at].cost ** 2 if scene.lineup.pools[at] in scene.whole.shared else 1.0
+        keys.append((scene.fill(at) / scene.reliability(at) * squared, at))
+    keys.sort()
+    return [at for _, at in keys]
 
 
-def _tested_first(views: Sequence[View], order: list[int]) -> list[int]:
+def _settles(scene: Scene, at: int) -> bool:
+    """Whether a member may lead and takes all."""
+    return scene.takes[at] >= 1.0 and scene.measured(at)
+
+
+def _tested_first(scene: Scene, order: list[int]) -> list[int]:
     """A new member never leads while a measured one can: it earns its place by exploration."""
-    if not order or views[order[0]].measured:
+    if not order or scene.measured(order[0]):
         return order
-    tested = [at for at in order if views[at].measured and views[at].share > 0.0]
+    tested = [at for at in order if scene.measured(at) and scene.takes[at] > 0.0]
     return tested + [at for at in order if at not in tested]
 
 
-def _cascade(views: Sequence[View], order: Sequence[int]) -> list[float]:
+def _cascade(scene: Scene, order: Sequence[int]) -> list[float]:
     """Each in order takes its share of what is left; the first that takes all ends it."""
-    shares = [0.0] * len(views)
+    shares = [0.0] * len(scene.known)
     left = 1.0
     for at in order:
-        taken = left * views[at].share
+        taken = left * scene.takes[at]
         shares[at] = taken
         left -= taken
         if left <= 0.0:
             return shares
     # Everyone is on a ramp: the first takes what is left.
-    first = max(order, key=lambda at: views[at].share)
-    shares[first] += left
+    shares[max(order, key=scene.takes.__getitem__)] += left
     return shares
 
 
-def _capped(views: Sequence[View], shares: list[float]) -> list[float]:
+def _capped(scene: Scene, shares: list[float]) -> list[float]:
     """Members that nobody has measured take `NEW_SHARE` each at most, while a measured one serves."""
-    new = [at for at, view in enumerate(views) if not view.measured and shares[at] > NEW_SHARE]
-    rest = sum(share for at, share in enumerate(shares) if views[at].measured)
-    if not new or rest <= 0.0:
+    new = [
+        at for at, b in enumerate(scene.known) if b.outcomes < MEASURED_OUTCOMES and shares[at] > NEW_SHARE
+    ]
+    if not new:
         return shares
-    surplus = sum(shares[at] - NEW_SHARE for at in new)
-    scale = (rest + surplus) / rest
-    capped = [share * scale if views[at].measured else share for at, share in enumerate(shares)]
+    rest = sum([share for at, share in enumerate(shares) if scene.measured(at)])
+    if rest <= 0.0:
+        return shares
+    scale = (rest + sum([shares[at] - NEW_SHARE for at in new])) / rest
+    capped = [share * scale if scene.measured(at) else share for at, share in enumerate(shares)]
     for at in new:
         capped[at] = NEW_SHARE
     return capped
 
 
-def _explored(views: Sequence[View], shares: list[float]) -> list[float]:
+def _explored(scene: Scene, shares: list[float]) -> list[float]:
     """The shares with a little set aside for members that must be measured again or probed."""
+    now_s = scene.now_s
+    due = [at for at, b in enumerate(scene.known) if now_s >= b.stale_at_s or b.health is Health.OUT]
+    due = [at for at in due if shares[at] < PROBE_SHARE and scene.in_flight(at) == 0]
+    return _set_aside(scene, shares, due) if due else shares
+
+
+def _set_aside(scene: Scene, shares: list[float], due: Sequence[int]) -> list[float]:
+    """The shares with `PROBE_SHARE` or `EXPLORE_SHARE` for each of `due` that is bearable."""
     extra: dict[int, float] = {}
     budget = EXPLORE_MOST
-    for at, view in enumerate(views):
-        if view.in_flight > 0 or shares[at] >= PROBE_SHARE:
-            continue
-        if view.probe_due:
+    for at in due:
+        if scene.probe_due(at):
             extra[at] = PROBE_SHARE
-        elif view.stale and view.share > 0.0 and view.strain <= 1.0 and budget >= EXPLORE_SHARE:
+        elif budget >= EXPLORE_SHARE and scene.takes[at] > 0.0 and scene.strain(at) <= 1.0:
             extra[at] = EXPLORE_SHARE
             budget -= EXPLORE_SHARE
-    if not extra:
-        return shares
     left = 1.0 - sum(extra.values())
     explored = [share * left for share in shares]
     for at, share in extra.items():

@@ -6,9 +6,8 @@ DDSketch, Masson et al. 2019, section 2).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil, log
-from typing import Final
+from typing import Final, NamedTuple
 
 GROWTH: Final = 1.1
 # Rows of buckets, so that a new count copies one row. They reach 1.1 ** 143, about 830,000 tokens; longer
@@ -21,8 +20,7 @@ FULL: Final = 20_000
 _LOG_GROWTH: Final = log(GROWTH)
 
 
-@dataclass(frozen=True, slots=True)
-class LengthSketch:
+class LengthSketch(NamedTuple):
     """Counts of answer lengths in tokens; `p99_tokens` is None before the first."""
 
     rows: tuple[tuple[int, ...], ...] = ()

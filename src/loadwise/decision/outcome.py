@@ -15,7 +15,14 @@ from enum import StrEnum
 from math import exp, isfinite, log
 from typing import Final
 
-from loadwise.decision.beliefs import BATCH_START, FIRST_TOKEN_OVERHEAD_TOKENS, Belief, Fit, Health
+from loadwise.decision.beliefs import (
+    BATCH_START,
+    FIRST_TOKEN_OVERHEAD_TOKENS,
+    MEASURED_OUTCOMES,
+    Belief,
+    Fit,
+    Health,
+)
 from loadwise.decision.facts import Ending, Objectives, Outcome, Policy
 
 TREND_HALF_LIFE_S: Final = 30.0
@@ -264,10 +271,10 @@ def _trend(
 ) -> float:
     """Observed over predicted, moved a step by this outcome and drawn back to 1 by time."""
     trend = 1.0 + (belief.trend - 1.0) * recent
-    ratio = max(_ratio(belief.output_fit, work, output[0]), _ratio(belief.first_fit, work, first[0]))
     weight = max(output[1], first[1])
-    if weight == 0.0 or not belief.measured:
+    if weight == 0.0 or belief.outcomes < MEASURED_OUTCOMES:
         return trend
+    ratio = max(_ratio(belief.output_fit, work, output[0]), _ratio(belief.first_fit, work, first[0]))
     return trend + TREND_STEP * weight * (min(4.0, max(0.25, ratio)) - trend)
 
 

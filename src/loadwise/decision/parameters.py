@@ -8,9 +8,8 @@ strategy table on embedded members; elsewhere only `max_tokens`, and only where 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from loadwise.decision.facts import Endpoint, Feature, Member, Number, Policy, RequestFacts
 from loadwise.decision.lengths import LengthSketch
@@ -49,13 +48,12 @@ class TuningReason(StrEnum):
     NOTHING_SAFE = "nothing_safe"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tuning:
+class Tuning(NamedTuple):
     """Fields to set in the body (token counts are ints), and why; `because` says it per field."""
 
-    changes: Mapping[str, Number] = field(default_factory=dict)
-    reason: TuningReason = TuningReason.EXPLICIT
-    because: Mapping[str, TuningReason] = field(default_factory=dict)
+    changes: Mapping[str, Number]
+    reason: TuningReason
+    because: Mapping[str, TuningReason]
 
 
 def tune(
@@ -81,16 +79,12 @@ def _untouched(policy: Policy, strategy: Strategy | None, request: RequestFacts)
 
 
 def _tuning(lowered: Mapping[str, Number], supplied: Mapping[str, Number], otherwise: TuningReason) -> Tuning:
-    if not lowered and not supplied:
-        return Tuning(reason=otherwise)
+    if not lowered:
+        reason = TuningReason.STRATEGY if supplied else otherwise
+        return Tuning(supplied, reason, dict.fromkeys(supplied, TuningReason.STRATEGY))
     because = dict.fromkeys(lowered, TuningReason.CEILING) | dict.fromkeys(supplied, TuningReason.STRATEGY)
-    both = bool(lowered) and bool(supplied)
-    first = TuningReason.CEILING if lowered else TuningReason.STRATEGY
-    return Tuning(
-        changes={**lowered, **supplied},
-        reason=TuningReason.CEILING_AND_STRATEGY if both else first,
-        because=because,
-    )
+    reason = TuningReason.CEILING_AND_STRATEGY if supplied else TuningReason.CEILING
+    return Tuning({**lowered, **supplied}, reason, because)
 
 
 def _ceiling(policy: Policy, request: RequestFacts, name: str) -> Number | None:
@@ -140,12 +134,12 @@ def _takes_top_k(member: Member) -> bool:
 
 def _bounded(policy: Policy, request: RequestFacts, name: str, value: Number) -> Number:
     """A supplied value inside the operator's range and under the ceiling."""
-    allowed = policy.ranges.get(name)
+    allowed = policy.ranges.get(name) if policy.ranges else None
     if allowed is not None:
         value = min(max(value, allowed.low), allowed.high)
     ceiling = _ceiling(policy, request, name)
-    if ceiling is not None:
-        value = min(value, ceiling)
+    if ceiling is not None and ceiling < value:
+        value = ceiling
     return int(value) if name in INTEGERS else value
 
 

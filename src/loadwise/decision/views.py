@@ -1,11 +1,13 @@
-"""What every selection strategy sees of a member: the latencies it would give now, and its standing."""
+"""What every selection strategy sees: the latencies each candidate would give now, and its standing.
+
+Figures are worked out when a strategy asks for them: most choices need those of two or three members.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from loadwise.decision.beliefs import (
     BATCH_START,
@@ -13,9 +15,9 @@ from loadwise.decision.beliefs import (
     MEASURED_OUTCOMES,
     Belief,
     Health,
-    pool_of,
 )
-from loadwise.decision.facts import Member, MemberPressure, RequestFacts, Route, StrategyName
+from loadwise.decision.facts import MemberPressure, RequestFacts, StrategyName
+from loadwise.decision.lineup import Lineup
 from loadwise.decision.outcome import ramp
 from loadwise.decision.strategy import Strategy
 
@@ -28,42 +30,11 @@ PLACES_TARGET: Final = 0.75
 RELIEF_TARGET: Final = 0.5
 # Answers within objectives that are assumed at each level of load before any was seen.
 MET_PRIOR: Final = 3.0
-UNKNOWN_QUALITY: Final = 0.5
 UNKNOWN_PROMPT_TOKENS: Final = 256.0
 _LEVEL: Final = {StrategyName.QUALITY: 0, StrategyName.BALANCED: 1, StrategyName.PERFORMANCE: 2}
 
 
-@dataclass(slots=True)
-class View:
-    """One candidate as every strategy sees it; made anew for each request."""
-
-    member_id: str
-    weight: float
-    quality: float
-    reliability: float
-    # Worse of the two expected latencies over its objective, and both latencies in seconds.
-    strain: float
-    first_s: float
-    each_s: float
-    cost: float
-    work: float
-    # How much of what adaptive allows is used: in time to first token, time per token, places (1: all).
-    fill: float
-    # Whether those in flight in the pool need the device more, and whether other members share it.
-    yields: bool
-    shared: bool
-    measured: bool
-    stale: bool
-    in_flight: int
-    # Share of answers within objectives at this level of load so far (1 where none was seen).
-    met: float
-    # Share of its usual traffic: 1 unless it is out or on its ramp.
-    share: float = 1.0
-    probe_due: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """What a request asks of a choice: weights of quality and speed (sum 1), and the level of load."""
 
     quality: float
@@ -76,109 +47,49 @@ class Wish:
     pressed: bool
 
 
-@dataclass(slots=True)
-class Pool:
-    """What is in flight on one device, and what that leaves room for."""
-
-    members: int = 0
-    # Requests in flight, this route's weighed by their cost and others' by one each.
-    work: float = 0.0
-    counted: int = 0
-    total: int = 0
-    # Work at which the first member with requests in flight would pass its target.
-    room: float = inf
-    # Cost of the cheapest member whose places fill up.
-    pressed_cost: float = inf
-    # Recent answers, and those outside their objectives.
-    recent: float = 0.0
-    misses: float = 0.0
-
-    # How much of the targets recent misses leave: 1 below 1 %, three tenths from 15 % on.
-    care: float = 1.0
-
-
-def pools_of(
-    route: Route, beliefs: Mapping[str, Belief], pressures: Mapping[str, MemberPressure], target: float = 1.0
-) -> dict[str, Pool]:
-    """The pools of a route's members as they are now, by pool id."""
-    pools: dict[str, Pool] = {}
-    allowed_s = target * OUTPUT_TOKEN_TARGET * route.objectives.time_per_output_token_s
-    for member in route.members:
-        name = pool_of(member)
-        pool = pools.get(name)
-        if pool is None:
-            pool = pools[name] = Pool()
-        belief = beliefs[member.member_id]
-        pool.members += 1
-        pool.recent += belief.recent
-        pool.misses += belief.recent_misses
-        pressure = pressures.get(member.member_id)
-        if pressure is not None and pressure.pool_in_flight > 0:
-            if pressure.pool_in_flight > pool.total:
-                pool.total = pressure.pool_in_flight
-            if pressure.in_flight > 0:
-                _press(pool, belief, pressure, allowed_s)
-    for pool in pools.values():
-        pool.work += max(0, pool.total - pool.counted)
-        if pool.misses > 0.0:
-            missed = pool.misses / (pool.recent + 10.0)
-            pool.care = max(0.3, 1.0 - 5.0 * max(0.0, missed - 0.01))
-    return pools
-
-
-def _press(pool: Pool, belief: Belief, pressure: MemberPressure, allowed_s: float) -> None:
-    in_flight, places = pressure.in_flight, pressure.capacity_requests
-    pool.work += (in_flight + BATCH_START) * belief.cost
-    pool.counted += in_flight
-    base, slope = belief.output_fit
-    if slope > 0.0:
-        room = (allowed_s / belief.trend - base) / slope
-        if room < pool.room:
-            pool.room = room
-    if places is not None and in_flight >= RELIEF_TARGET * places and belief.cost < pool.pressed_cost:
-        pool.pressed_cost = belief.cost
+# By level of load, and whether queues are known.
+_NO_WISHES: Final = {
+    (name, pressed): Wish(0.5, 0.5, False, level, 1.0, pressed)
+    for name, level in _LEVEL.items()
+    for pressed in (False, True)
+}
 
 
 def wish_of(request: RequestFacts, strategy: Strategy, pressures: Mapping[str, MemberPressure]) -> Wish:
     """What the request and the strategy in force ask of a choice."""
     quality, speed = request.quality_preference, request.speed_preference
-    preferred = quality is not None or speed is not None
+    if quality is None and speed is None:
+        return _NO_WISHES[strategy.name, bool(pressures)]
     wanted = 0.5 if quality is None else min(1.0, max(0.0, quality))
     hurry = 0.5 if speed is None else min(1.0, max(0.0, speed))
     both = wanted + hurry
     return Wish(
         quality=wanted / both if both > 0.0 else 0.5,
         speed=hurry / both if both > 0.0 else 0.5,
-        preferred=preferred,
+        preferred=True,
         level=_LEVEL[strategy.name],
         target=1.0 + 0.3 * (wanted - hurry),
         pressed=bool(pressures),
     )
 
 
-def views_of(
-    route: Route,
-    able: Sequence[Member],
-    request: RequestFacts,
-    beliefs: Mapping[str, Belief],
-    pressures: Mapping[str, MemberPressure],
-    wish: Wish,
-    now_s: float,
-) -> list[View]:
-    """One view per member of `able`, in its order."""
-    pools = pools_of(route, beliefs, pressures, wish.target)
-    prompt = request.prompt_tokens if request.prompt_tokens is not None else request.prompt_tokens_bound
-    tokens = (UNKNOWN_PROMPT_TOKENS if prompt is None else prompt) + FIRST_TOKEN_OVERHEAD_TOKENS
-    views = []
-    for member in able:
-        belief = beliefs[member.member_id]
-        pressure = pressures.get(member.member_id)
-        view = _view(route, member, belief, pressure, pools[pool_of(member)], tokens, wish.level, now_s)
-        if belief.health is not Health.HEALTHY:
-            view.share = ramp(belief, now_s)
-            view.probe_due = belief.health is Health.OUT and now_s >= belief.probe_at_s
-        views.append(view)
-    return views
+def works_of(
+    lineup: Lineup, beliefs: Mapping[str, Belief], pressures: Mapping[str, MemberPressure]
+) -> dict[str, float]:
+    """Work per pool: requests in flight, this route's weighed by their cost and others' by one each."""
+    works = dict.fromkeys(lineup.pool_by_id.values(), 0.0)
+    others: dict[str, int] = {}
+    for member_id, pressure in pressures.items():
+        pool, in_flight = lineup.pool_by_id[member_id], pressure.in_flight
+        if pool not in others:
+            others[pool] = pressure.pool_in_flight
+        if in_flight:
+            works[pool] += (in_flight + BATCH_START) * beliefs[member_id].cost
+            others[pool] -= in_flight
+    for pool, in_flight in others.items():
+        if in_flight > 0:
+            works[pool] += in_flight
+    return works
 
 
 def added_work(cost: float, in_flight: int) -> float:
@@ -186,54 +97,198 @@ def added_work(cost: float, in_flight: int) -> float:
     return cost if in_flight else cost * (1.0 + BATCH_START)
 
 
-def _view(
-    route: Route,
-    member: Member,
-    belief: Belief,
-    pressure: MemberPressure | None,
-    pool: Pool,
-    tokens: float,
-    level: int,
-    now_s: float,
-) -> View:
-    objectives, cost, trend = route.objectives, belief.cost, belief.trend
-    in_flight = 0 if pressure is None else pressure.in_flight
-    work = pool.work + (cost if in_flight else cost * (1.0 + BATCH_START))
-    base, slope = belief.output_fit
-    each_s = (base + slope * work) * trend
-    base, slope = belief.first_fit
-    first_s = tokens * (base + slope * work) * trend
-    fill = 0.0
-    places = None if pressure is None else pressure.capacity_requests
-    if places:
-        fill = in_flight / places / PLACES_TARGET
-        if in_flight >= places:
-            # A place falls free every answer's time over the places.
-            waited = (in_flight - places + 1) * belief.answer_tokens * each_s / places
-            first_s = max(first_s, waited + tokens * base)
-    first = first_s / objectives.time_to_first_token_s
-    each = each_s / objectives.time_per_output_token_s
-    if first > fill * FIRST_TOKEN_TARGET:
-        fill = first / FIRST_TOKEN_TARGET
-    if each > fill * OUTPUT_TOKEN_TARGET:
-        fill = each / OUTPUT_TOKEN_TARGET
-    timed, within = belief.by_load[level]
-    # Positional, in the fields' order: names would be a fifth of the cost of a decision.
-    return View(
-        member.member_id,
-        member.weight,
-        UNKNOWN_QUALITY if belief.quality is None else belief.quality,
-        1.0 - belief.recent_faults / (belief.recent + 2.0),
-        first if first > each else each,
-        first_s,
-        each_s,
-        cost,
-        work,
-        fill / pool.care,
-        cost > pool.pressed_cost or work > pool.room,
-        pool.members > 1,
-        belief.outcomes >= MEASURED_OUTCOMES,
-        now_s >= belief.stale_at_s,
-        in_flight,
-        (within + MET_PRIOR) / (timed + MET_PRIOR),
+class Crowd(NamedTuple):
+    """What those in flight on one pool leave room for."""
+
+    # Work at which the first member with requests in flight would pass its target.
+    room: float = inf
+    # Cost of the cheapest member whose places fill up.
+    pressed_cost: float = inf
+    # How much of the targets recent misses leave: 1 below 1 %, three tenths from 15 % on.
+    care: float = 1.0
+
+
+class Scene:
+    """The candidates of one request as every strategy sees them, by their place in `lineup`."""
+
+    __slots__ = (
+        "_crowds",
+        "_first_objective_s",
+        "_output_objective_s",
+        "_tokens",
+        "_works",
+        "beliefs",
+        "known",
+        "lineup",
+        "now_s",
+        "panic",
+        "pressed",
+        "pressures",
+        "takes",
+        "unknown_quality",
+        "whole",
+        "wish",
     )
+
+    def __init__(
+        self,
+        whole: Lineup,
+        lineup: Lineup,
+        request: RequestFacts,
+        beliefs: Mapping[str, Belief],
+        pressures: Mapping[str, MemberPressure],
+        wish: Wish,
+        now_s: float,
+    ) -> None:
+        """`whole` is the route's lineup, `lineup` that of the members which can answer."""
+        self.whole, self.lineup, self.wish, self.now_s = whole, lineup, wish, now_s
+        self.beliefs, self.pressures = beliefs, pressures
+        self.known = list(map(beliefs.__getitem__, lineup.ids))
+        self.pressed = list(map(pressures.get, lineup.ids))
+        # Share of its usual traffic that each takes: 1 unless it is out or on its ramp.
+        self.takes: tuple[float, ...] = lineup.everyone
+        self.panic = False
+        for belief in self.known:
+            if belief.health is not Health.HEALTHY:
+                self._limp()
+                break
+        prompt = request.prompt_tokens if request.prompt_tokens is not None else request.prompt_tokens_bound
+        self._tokens = (UNKNOWN_PROMPT_TOKENS if prompt is None else prompt) + FIRST_TOKEN_OVERHEAD_TOKENS
+        objectives = whole.route.objectives
+        self._first_objective_s = objectives.time_to_first_token_s
+        self._output_objective_s = objectives.time_per_output_token_s
+        self._works = works_of(whole, beliefs, pressures)
+        self._crowds: dict[str, Crowd] = {}
+        self.unknown_quality: float | None = None
+
+    def _limp(self) -> None:
+        """Ramps and removals count; with everyone out, everyone serves."""
+        self.takes = tuple([ramp(belief, self.now_s) for belief in self.known])
+        if not any(self.takes):
+            self.takes, self.panic = self.lineup.everyone, True
+
+    # --- one member ---
+
+    def in_flight(self, at: int) -> int:
+        """Requests in flight on a member; 0 where its queue is not known."""
+        pressure = self.pressed[at]
+        return 0 if pressure is None else pressure.in_flight
+
+    def work(self, at: int) -> float:
+        """The pool's work with this request on the member."""
+        return self._works[self.lineup.pools[at]] + added_work(self.known[at].cost, self.in_flight(at))
+
+    def latencies(self, at: int) -> tuple[float, float]:
+        """Seconds to the first token, and per further token, that the request would see there now."""
+        belief, pressure = self.known[at], self.pressed[at]
+        trend, work = belief.trend, belief.cost
+        if pressure is None or not pressure.in_flight:
+            work *= 1.0 + BATCH_START
+        work += self._works[self.lineup.pools[at]]
+        base, slope = belief.output_fit
+        each_s = (base + slope * work) * trend
+        base, slope = belief.first_fit
+        first_s = self._tokens * (base + slope * work) * trend
+        if pressure is not None:
+            places, in_flight = pressure.capacity_requests, pressure.in_flight
+            if places and in_flight >= places:
+                # A place falls free every answer's time over the places.
+                waited = (in_flight - places + 1) * belief.answer_tokens * each_s / places
+                first_s = max(first_s, waited + self._tokens * base)
+        return first_s, each_s
+
+    def strain(self, at: int) -> float:
+        """The worse of the two expected latencies, over its objective."""
+        first_s, each_s = self.latencies(at)
+        first, each = first_s / self._first_objective_s, each_s / self._output_objective_s
+        return first if first > each else each
+
+    def quality(self, at: int) -> float:
+        """0..1; a member of unknown quality counts as the mean of those known, for it or against it."""
+        quality = self.known[at].quality
+        if quality is None:
+            if self.unknown_quality is None:
+                known = [belief.quality for belief in self.known if belief.quality is not None]
+                self.unknown_quality = sum(known) / len(known) if known else 1.0
+            return self.unknown_quality
+        return quality
+
+    def reliability(self, at: int) -> float:
+        """0..1: the share of recent answers without a fault, doubtful before many were seen."""
+        belief = self.known[at]
+        faults = belief.recent_faults
+        return 1.0 if faults == 0.0 else 1.0 - faults / (belief.recent + 2.0)
+
+    def met(self, at: int) -> float:
+        """Share of answers within objectives at this level of load so far (1 where none was seen)."""
+        timed, within = self.known[at].by_load[self.wish.level]
+        return (within + MET_PRIOR) / (timed + MET_PRIOR)
+
+    def measured(self, at: int) -> bool:
+        """Whether enough was heard of a member to trust it with more than a small share."""
+        return self.known[at].outcomes >= MEASURED_OUTCOMES
+
+    def stale(self, at: int) -> bool:
+        """Whether a member was not measured lately."""
+        return self.now_s >= self.known[at].stale_at_s
+
+    def probe_due(self, at: int) -> bool:
+        """Whether a member that is out should be tried again."""
+        belief = self.known[at]
+        return belief.health is Health.OUT and self.now_s >= belief.probe_at_s and not self.panic
+
+    # --- what adaptive asks ---
+
+    def fill(self, at: int) -> float:
+        """How much of what adaptive allows is used: in time to first token, per token, places (1: all)."""
+        first_s, each_s = self.latencies(at)
+        fill = first_s / (self._first_objective_s * FIRST_TOKEN_TARGET)
+        each = each_s / (self._output_objective_s * OUTPUT_TOKEN_TARGET)
+        if each > fill:
+            fill = each
+        pressure = self.pressed[at]
+        if pressure is not None and pressure.capacity_requests:
+            taken = pressure.in_flight / pressure.capacity_requests / PLACES_TARGET
+            if taken > fill:
+                fill = taken
+        return fill / self._crowd(self.lineup.pools[at]).care
+
+    def has_room(self, at: int) -> bool:
+        """Whether the member stays below its target, and so do those in flight beside it."""
+        crowd = self._crowd(self.lineup.pools[at])
+        if self.known[at].cost > crowd.pressed_cost or self.work(at) > crowd.room:
+            return False
+        return self.fill(at) <= self.wish.target
+
+    def _crowd(self, pool: str) -> Crowd:
+        found = self._crowds.get(pool)
+        if found is None:
+            found = self._crowds[pool] = self._crowd_of(pool)
+        return found
+
+    def _crowd_of(self, pool: str) -> Crowd:
+        room = pressed_cost = inf
+        allowed_s = self.wish.target * OUTPUT_TOKEN_TARGET * self._output_objective_s
+        members = self.whole.ids_by_pool[pool]
+        for name in members:
+            pressure = self.pressures.get(name)
+            if pressure is None or not pressure.in_flight:
+                continue
+            belief = self.beliefs[name]
+            base, slope = belief.output_fit
+            if slope > 0.0:
+                most = (allowed_s / belief.trend - base) / slope
+                if most < room:
+                    room = most
+            places = pressure.capacity_requests
+            if places is not None and pressure.in_flight >= RELIEF_TARGET * places:
+                pressed_cost = min(pressed_cost, belief.cost)
+        return Crowd(room, pressed_cost, _care([self.beliefs[name] for name in members]))
+
+
+def _care(known: Sequence[Belief]) -> float:
+    misses = sum([belief.recent_misses for belief in known])
+    if misses == 0.0:
+        return 1.0
+    missed = misses / (sum([belief.recent for belief in known]) + 10.0)
+    return max(0.3, 1.0 - 5.0 * max(0.0, missed - 0.01))
