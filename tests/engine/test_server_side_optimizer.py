@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from aphrodite.engine.server_side_optimizer import (
     DynamicModelManager,
@@ -118,8 +121,6 @@ class TestServerSideOptimizer:
         assert made.get_optimization_status()["system_status"] == "bypassed"
 
     async def test_the_loop_turns_at_its_interval(self) -> None:
-        import asyncio
-
         made = optimizer()
         turned = asyncio.Event()
         made.parameter_tuner.on_applied(lambda _: turned.set() if made.cycle.turns >= 3 else None)
@@ -169,15 +170,65 @@ class TestServerSideOptimizer:
         await made.stop_optimization()
         assert await made.optimize_model_for_request("original", context) == "original"
 
-    async def test_a_context_that_makes_no_sense_leaves_the_model_and_is_told(self, model) -> None:
+    async def test_a_context_that_makes_no_sense_leaves_the_model_and_is_told_but_is_no_fault(
+        self, model
+    ) -> None:
         made = optimizer()
         made.ensemble_manager.add_model_to_ensemble("fast_model", model)
         await made.start_optimization()
         wrong = {"user_preferences": {"quality": "enormous"}}
-        assert await made.optimize_model_for_request(model, wrong) is model
-        faults = made.get_optimization_status()["loop"]["faults"]
+        with capture_logs() as logs:
+            assert await made.optimize_model_for_request(model, wrong) is model
+        status = made.get_optimization_status()
         await made.close()
-        assert "enormous" in faults["optimize_model_for_request"]
+        assert "enormous" in next(
+            line["reason"] for line in logs if line["event"] == "request_context_refused"
+        )
+        assert status["loop"]["faults"] == {}
+
+    async def test_a_part_that_failed_for_one_request_is_healthy_with_the_next(self, model) -> None:
+        class Breaking(ModelCompiler):
+            broken = True
+
+            def compile_model(self, model, model_id, **given):  # type: ignore[no-untyped-def]
+                if self.broken:
+                    raise RuntimeError("out of memory")
+                return super().compile_model(model, model_id, **given)
+
+        compiler = Breaking(automatic=False)
+        made = optimizer(model_compiler=compiler)
+        await made.start_optimization()
+        assert await made.optimize_model_for_request(model, {"model_name": "m"}) is model
+        assert (
+            "out of memory" in made.get_optimization_status()["loop"]["faults"]["optimize_model_for_request"]
+        )
+        compiler.broken = False
+        await made.optimize_model_for_request(model, {"model_name": "m"})
+        assert made.get_optimization_status()["loop"]["faults"] == {}
+        await made.close()
+
+    async def test_what_is_recorded_under_the_name_asked_for_teaches_the_member_that_answered(
+        self, model
+    ) -> None:
+        made = optimizer(optimization_config=OptimizationConfig(enable_torch_compile=False))
+        for name in ("fast_model", "accurate_model"):
+            made.ensemble_manager.add_model_to_ensemble(name, model)
+        await made.start_optimization()
+
+        async def request(number: int) -> str:
+            context = {"model_name": "llama-3.1-8b", "request_id": f"req_{number}"}
+            await made.optimize_model_for_request(model, context)
+            await asyncio.sleep(0)
+            made.record_request_performance("llama-3.1-8b", 100.0 + number, True)
+            return context["selected_model"]
+
+        # All at once: each request's outcome belongs to its own choice.
+        answered = await asyncio.gather(*(request(number) for number in range(30)))
+        models = made.ensemble_manager.get_ensemble_status()["models"]
+        report = made.export_performance_report()
+        await made.close()
+        assert {m["model_id"]: m["outcomes"] for m in models} == Counter(answered)
+        assert [entry["model"] for entry in report["performance_history"]] == answered
 
     def test_performance_is_recorded_by_name_or_by_model(self, model) -> None:
         made = optimizer()

@@ -70,6 +70,10 @@ class TestSurviving:
         assert shown["current_strategy"] == "quality"
         assert set(shown["engines"]) == {"balanced/0", "accurate/0"}
         assert server.made.telemetry.value(names.STEP_ERRORS, {"part": "observe"}) >= 1
+        del server.engines["fast/0"].observe
+        await server.turn()
+        shown = await server.made.control.read(View.STATUS)
+        assert shown["loop"]["faults"] == {}
 
     async def test_a_host_that_cannot_be_read_leaves_the_last_figures_until_they_are_stale(
         self, make

@@ -103,6 +103,10 @@ class Cycle:
         self.errors[part] += 1
         self.parts.recorder.telemetry.count(names.STEP_ERRORS, part.partition(":")[0])
 
+    def recovered(self, part: str) -> None:
+        """The part works again; nothing happens when it had not failed."""
+        self.faults.pop(part, None)
+
     async def _part(self, name: str, action: Callable[[], Awaitable[None] | None]) -> bool:
         try:
             waiting = action()
@@ -111,7 +115,7 @@ class Cycle:
         except Exception as error:  # noqa: BLE001 - whatever fails, the loop goes on; it is told on
             self.failed(name, error)
             return False
-        self.faults.pop(name, None)
+        self.recovered(name)
         return True
 
     # --- observe ---

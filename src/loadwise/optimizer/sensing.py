@@ -21,10 +21,13 @@ class EngineReadings:
     """The latest reading of each replica; one that cannot be read keeps its last one, which grows stale."""
 
     def __init__(
-        self, engines: Callable[[], Mapping[str, Engine]], on_error: Callable[[str, Exception], None]
+        self,
+        engines: Callable[[], Mapping[str, Engine]],
+        on_observed: Callable[[str, Exception | None], None],
     ) -> None:
         self._engines = engines
-        self._on_error = on_error
+        # Hears of every attempt: the replica, and why it could not be read, None where it was.
+        self._on_observed = on_observed
         self._latest: dict[str, EngineReading] = {}
         # Readings that were handed in: of engines that are not asked here.
         self._given: dict[str, EngineReading] = {}
@@ -40,9 +43,10 @@ class EngineReadings:
             async with asyncio.timeout(OBSERVE_TIMEOUT_S):
                 reading = await engine.observe()
         except Exception as error:  # noqa: BLE001 - an engine of any making may fail in any way; it is told on
-            self._on_error(f"observe:{replica_id}", error)
+            self._on_observed(replica_id, error)
             return
         self._latest[replica_id] = replace(reading, replica_id=replica_id)
+        self._on_observed(replica_id, None)
 
     def keep(self, reading: EngineReading) -> None:
         """The reading, of an engine that is not asked here, is the latest of its replica."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import MutableMapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,6 +19,7 @@ from loadwise.errors import ConfigurationError
 from loadwise.optimizer import views
 from loadwise.optimizer.config_store import ConfigStore
 from loadwise.optimizer.configurations import Configurations
+from loadwise.optimizer.context import value_of
 from loadwise.optimizer.cycle import Cycle, Parts
 from loadwise.optimizer.director import EnsembleDirector
 from loadwise.optimizer.ensemble_manager import ModelEnsembleManager
@@ -35,6 +37,8 @@ from loadwise.telemetry.history import History
 from loadwise.telemetry.prometheus import Telemetry
 
 log = structlog.get_logger(__name__)
+# In the task that handles a request: which optimizer chose, the name that was asked for, the member it got.
+_CHOSEN: ContextVar[tuple[int, str, str] | None] = ContextVar("loadwise_chosen_member", default=None)
 
 
 class ServerSideOptimizer:
@@ -101,7 +105,7 @@ class ServerSideOptimizer:
 
     def _join(self, config: OptimizationConfig, client: Any) -> None:
         """What needs the other parts to be there."""
-        self.readings = EngineReadings(self.ensemble_manager.fleet.engines, self._part_failed)
+        self.readings = EngineReadings(self.ensemble_manager.fleet.engines, self._observed)
         parts = Parts(
             director=self.director,
             tuner=self.parameter_tuner,
@@ -140,29 +144,35 @@ class ServerSideOptimizer:
     async def optimize_model_for_request(self, model: Any, request_context: Any = None) -> Any:
         """What shall answer: a member of the ensemble, else `model`, with its promoted build.
 
-        The chosen member is noted in a mutable context as `selected_model`. While optimisation is
-        stopped, and whenever a part fails, `model` itself answers.
+        The chosen member is noted in a mutable context as `selected_model`, and hears of what the same
+        task records under the name that was asked for. While optimisation is stopped, whenever a part
+        fails, and for a context that makes no sense, `model` itself answers.
         """
+        _CHOSEN.set(None)
         if not self.director.running:
             return model
         began_s = self.clock.monotonic_s()
         try:
-            model_id, chosen = self._selected(model, request_context)
-            if isinstance(request_context, MutableMapping):
-                request_context["selected_model"] = model_id
-            return self._compiled(chosen, model_id)
+            answering = self._answering(model, request_context)
+        except ConfigurationError as error:
+            # The caller's mistake is no fault of the loop.
+            log.warning("request_context_refused", reason=str(error))
+            return model
         except Exception as error:  # noqa: BLE001 - serving goes on with the model as it is
             self.cycle.failed("optimize_model_for_request", error)
             return model
         finally:
             self._optimization_ms.append(1000.0 * (self.clock.monotonic_s() - began_s))
+        self.cycle.recovered("optimize_model_for_request")
+        return answering
 
     def record_request_performance(self, model: Any, latency_ms: float, success: bool) -> None:
         """A request's latency (ms, at least 0) and success are kept and learned from.
 
-        `model` is a name, or a model (its class then names it). Raises `ConfigurationError`.
+        `model` is a name, or a model (its class then names it); where the ensemble answered for that
+        name in this task, its member is meant. Raises `ConfigurationError`.
         """
-        name = model if isinstance(model, str) else type(model).__name__
+        name = self._answered_by(model if isinstance(model, str) else type(model).__name__)
         if not 0.0 <= latency_ms < float("inf"):
             raise ConfigurationError(
                 f"latency_ms must be at least 0, not {latency_ms!r}.", field="latency_ms"
@@ -219,13 +229,24 @@ class ServerSideOptimizer:
         await self.stop_optimization()
         self.model_compiler.close()
 
-    def _selected(self, model: Any, context: Any) -> tuple[str, Any]:
+    def _answering(self, model: Any, context: Any) -> Any:
+        asked = str(value_of(context, "model_name") or type(model).__name__)
+        model_id, chosen = asked, model
         if self.config.enable_ensemble and self.ensemble_manager.fleet.active():
             selection = self.ensemble_manager.select_model_for_request(context)
             if selection.model is not None:
-                return selection.model_id, selection.model
-        name = context.get("model_name") if isinstance(context, MutableMapping) else None
-        return str(name or type(model).__name__), model
+                model_id, chosen = selection.model_id, selection.model
+        if isinstance(context, MutableMapping):
+            context["selected_model"] = model_id
+        _CHOSEN.set((id(self), asked, model_id))
+        return self._compiled(chosen, model_id)
+
+    def _answered_by(self, name: str) -> str:
+        """The member that answered for `name` in this task; `name` itself where none did."""
+        found = _CHOSEN.get()
+        if found is None or found[:2] != (id(self), name) or name in self.ensemble_manager.fleet:
+            return name
+        return found[2]
 
     def _compiled(self, model: Any, model_id: str) -> Any:
         if not self.config.enable_torch_compile:
@@ -235,8 +256,12 @@ class ServerSideOptimizer:
     def _service(self) -> ServiceReading:
         return self.recorder.service(len(self.director.in_flight))
 
-    def _part_failed(self, part: str, error: Exception) -> None:
-        self.cycle.failed(part, error)
+    def _observed(self, replica_id: str, error: Exception | None) -> None:
+        part = f"observe:{replica_id}"
+        if error is None:
+            self.cycle.recovered(part)
+        else:
+            self.cycle.failed(part, error)
 
     def _configured(self, config: OptimizationConfig, version: int) -> None:
         self.director.config_version = version
