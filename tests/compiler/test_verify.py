@@ -131,3 +131,30 @@ def test_key_breaks_when_a_submodule_is_replaced() -> None:
     assert key.holds()
     model[1] = torch.nn.GELU()
     assert not key.holds()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model[0].register_forward_hook(lambda module, args, answer: answer + 1),
+        lambda model: model[0].register_forward_pre_hook(lambda module, args: (args[0] + 1,)),
+        lambda model: setattr(model[0], "forward", lambda x: x),
+        lambda model: model.append(torch.nn.ReLU()),
+    ],
+    ids=["hook", "pre-hook", "forward", "appended"],
+)
+def test_key_breaks_when_an_adapter_changes_what_a_call_runs(change: Any) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()).eval()
+    key = ParameterKey(model)
+    change(model)
+    assert not key.holds()
+
+
+def test_key_holds_again_when_training_of_a_part_has_ended() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout()).eval()
+    key = ParameterKey(model)
+    model[1].train()
+    assert key.training
+    assert not key.holds()
+    model.eval()
+    assert key.holds()

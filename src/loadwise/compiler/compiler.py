@@ -12,6 +12,7 @@ from loadwise.clock import SystemClock
 from loadwise.compiler.attempt import Attempt
 from loadwise.compiler.backends import default_backend
 from loadwise.compiler.examples import Examples
+from loadwise.compiler.parameters import in_training
 from loadwise.compiler.served import Build, BuildState, ServedModel
 from loadwise.decision.builds import ORIGINAL, BuildFact, BuildStatus, served_mode
 from loadwise.errors import ConfigurationError, UnknownNameError
@@ -219,7 +220,7 @@ class ModelCompiler:
             return "switched off", "Set enable_torch_compile to true."
         if self._stop.is_set():
             return "the compiler was closed", "Make a new ModelCompiler."
-        if served.original.training:
+        if in_training(served.original):
             return "the model is in training mode", "Call model.eval(), then force_recompile."
         if not served.examples.known:
             return (

@@ -85,9 +85,11 @@ class ServedModel:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's answer; whatever the model raises is raised."""
         build = self.active
-        if build is not None and build.built is not None and self._fits(build, build.built, args, kwargs):
+        # Another thread may retire the build at any moment: what it is made of is read once.
+        built = None if build is None else build.built
+        if build is not None and built is not None and self._fits(build, built, args, kwargs):
             try:
-                return build.built.call(*args, **kwargs)
+                return built.call(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - whatever a build raises, the original can answer
                 first_line = str(error).split("\n")[0]
                 self.retire(build, BuildState.FAILED, f"{type(error).__name__} while serving: {first_line}")
@@ -102,9 +104,12 @@ class ServedModel:
         return getattr(self.original, name)
 
     def _fits(self, build: Build, built: Built, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        if build.key is not None and not build.key.holds():
+        key = build.key
+        if key is None:
+            return False
+        if not key.holds():
             # Training comes and goes; other changes are for good, and the build with them.
-            if not self.original.training:
+            if not key.training:
                 self.retire(build, BuildState.ORIGINAL, "The model's parameters changed after the build.")
             return False
         return built.accepts(args, kwargs) and not _needs_original(args, kwargs)
