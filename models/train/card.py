@@ -151,7 +151,7 @@ def _plateau(run: Run, training_tokens: int) -> str:
 
 
 def _command(run: Run, training_tokens: int) -> str:
-    epochs = int(str(run.plan["budget_tokens"])) / training_tokens
+    epochs = int(str(run.progress["tokens"])) / training_tokens
     asked = {"rate": "rate", "batch_tokens": "batch-tokens", "short_share": "short-share"}
     options = " ".join(f"--{option} {run.plan[key]}" for key, option in asked.items())
     options += f" --epochs {epochs:.2f}"

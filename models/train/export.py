@@ -96,6 +96,7 @@ def _write_model(size: str, weights: dict[str, Tensor], kind: str, out: Path) ->
     generation.save_pretrained(out)
     halves = {key: value.to(getattr(torch, kind)).contiguous() for key, value in weights.items()}
     save_file(halves, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)
 
 
 def _write_facts(size: str, run: Path, tokens_folder: Path, out: Path, kind: str) -> None:
