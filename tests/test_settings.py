@@ -109,6 +109,15 @@ def test_a_change_is_validated_as_a_whole_and_leaves_the_original() -> None:
         config.changed({"nonsense": 1})
 
 
+def test_a_group_of_settings_given_in_part_keeps_its_other_values() -> None:
+    config = OptimizationConfig(objectives={"time_to_first_token_s": 3.0, "time_per_output_token_s": 0.2})
+    changed = config.changed({"objectives": {"time_to_first_token_s": 2.0}})
+    assert changed.objectives.time_to_first_token_s == 2.0
+    assert changed.objectives.time_per_output_token_s == 0.2
+    with pytest.raises(ConfigurationError, match="objectives"):
+        config.changed({"objectives": {"time_to_first_token": 2.0}})
+
+
 def test_weights_that_are_all_zero_are_refused() -> None:
     zero = dict.fromkeys(OptimizationConfig().load_weights.model_dump(), 0.0)
     with pytest.raises(ConfigurationError, match="at least one weight"):

@@ -166,6 +166,17 @@ class TestLastKnownGood:
         await self.serve(server, 200, total_s=60.0)
         assert server.optimizer.configurations.version == 3
 
+    async def test_a_good_configuration_far_back_can_still_be_put_back(self, make) -> None:
+        server = make(capacity=100)
+        server.optimizer.director.running = True
+        await server.turn()
+        await self.serve(server, 200, total_s=0.3)
+        for number in range(25):
+            await server.made.control.apply(Configure(changes={"alert_latency_ms": 1000.0 + number}))
+        await self.serve(server, 200, total_s=60.0)
+        assert server.optimizer.config.alert_latency_ms == 500.0
+        assert "last_known_good" not in server.optimizer.cycle.faults
+
     async def test_an_operator_who_applies_it_again_pins_it(self, make) -> None:
         server = make(capacity=100)
         server.optimizer.director.running = True

@@ -14,6 +14,7 @@ import structlog
 from loadwise.clock import SystemClock
 from loadwise.compiler import ModelCompiler
 from loadwise.decision.facts import Ending, Outcome, ServiceReading
+from loadwise.decision.lastgood import KEPT_VERSIONS
 from loadwise.decision.step import PoolDecision
 from loadwise.errors import ConfigurationError
 from loadwise.optimizer import views
@@ -68,7 +69,12 @@ class ServerSideOptimizer:
         self.engine_client = engine_client
         self.model_config = model_config
         self.clock: Clock = clock or SystemClock()
-        self.model_manager = DynamicModelManager(history_size=base.metrics_history_size, clock=self.clock)
+        self.model_manager = DynamicModelManager(
+            # As many as may be put back.
+            max_versions=KEPT_VERSIONS,
+            history_size=base.metrics_history_size,
+            clock=self.clock,
+        )
         self.configurations = Configurations(
             base, self.model_manager, store=ConfigStore(state_dir, base), clock=self.clock
         )

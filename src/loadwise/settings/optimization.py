@@ -118,7 +118,15 @@ class OptimizationConfig(Checked):
                 f"Unknown setting {unknown[0]!r}. Known: {', '.join(type(self).model_fields)}.",
                 field=unknown[0],
             )
-        return type(self)(**{**self.model_dump(), **changes})
+        given = {name: self._whole(name, change) for name, change in changes.items()}
+        return type(self)(**{**self.model_dump(), **given})
+
+    def _whole(self, name: str, change: Any) -> Any:
+        """A group of settings (objectives, weights) given in part, with its other fields as they are."""
+        group = getattr(self, name)
+        if isinstance(group, Checked) and isinstance(change, Mapping):
+            return {**group.model_dump(), **change}
+        return change
 
     def policy(self) -> Policy:
         """The same as plain data for the core."""
