@@ -163,6 +163,12 @@ class TestLastKnownGood:
         await self.serve(server, 200, total_s=60.0)
         assert server.optimizer.config.max_ensemble_size == 3
         assert server.optimizer.configurations.version == 3
+        shown = (await server.made.control.read(View.STATUS))["configuration"]["versions"]
+        assert [(v["good"], v["reverted"], v["active"]) for v in shown[:2]] == [
+            (True, False, False),
+            (False, True, False),
+        ]
+        assert shown[0]["measured"] == {"requests": 200, "within_objectives_fraction": 1.0}
         await self.serve(server, 200, total_s=60.0)
         assert server.optimizer.configurations.version == 3
 

@@ -80,6 +80,17 @@ class TestVersions:
         assert manager.restore_last_good("configuration") is None
         assert manager.get("configuration") == "bad"
 
+    def test_a_version_outside_its_objectives_yields_to_the_last_good_one_by_itself(self) -> None:
+        manager = DynamicModelManager()
+        manager.register("model", "proven")
+        assert manager.record_performance("model", within_objectives=True) == "proven"
+        manager.register("model", "bold")
+        manager.activate("model", "v2")
+        assert manager.record_performance("model", within_objectives=False) == "proven"
+        assert manager.versions("model")[1]["reverted"] is True
+        manager.activate("model", "v2")
+        assert manager.record_performance("model", within_objectives=False) == "bold"
+
     def test_without_a_good_version_nothing_is_put_back(self) -> None:
         manager = DynamicModelManager()
         manager.register("model", 1)

@@ -105,10 +105,26 @@ class Configurations:
         return verdict
 
     def as_json(self) -> JsonObject:
-        """Versions, newest last, and the last verdict."""
+        """Versions, newest last, with what was measured under each, and the last verdict."""
         verdict = self.verdict
+        judged = {f"v{found.version}": self._judged(found) for found in self._history.applied}
         return {
             "version": self.version,
-            "versions": self._manager.versions(NAME),
+            "versions": [
+                {**version, **judged.get(version["version"], {})} for version in self._manager.versions(NAME)
+            ],
             "last_known_good": None if verdict is None else verdict.reason.value,
+        }
+
+    def _judged(self, found: lastgood.Applied) -> JsonObject:
+        requests = sum(seen for seen, _ in found.levels)
+        within = sum(met for _, met in found.levels)
+        return {
+            "good": found.good,
+            "pinned": found.pinned,
+            "reverted": found.fingerprint in self._history.rejected,
+            "measured": {
+                "requests": requests,
+                "within_objectives_fraction": within / requests if requests else None,
+            },
         }

@@ -149,11 +149,18 @@ class DynamicModelManager:
 
     def record_performance(
         self, name: str, *, within_objectives: bool, measured: Mapping[str, float | None] | None = None
-    ) -> None:
-        """Keeps what was measured under the active version; within objectives, it is known as good."""
+    ) -> Any:
+        """Keeps what was measured under the active version, over enough requests to judge it by.
+
+        Within objectives, it is known as good. Outside, the last good version is active again: once per
+        change, and never in place of a pinned one. Returns the payload that is active afterwards.
+        """
         version = self.active(name)
         version.measured = dict(measured or {})
-        version.good = version.good or within_objectives
+        version.good = within_objectives
+        if not within_objectives:
+            self.restore_last_good(name)
+        return self.get(name)
 
     def last_good(self, name: str) -> str | None:
         """The version, other than the active one, that last served within its objectives; else None."""
