@@ -259,6 +259,24 @@ class TestServerSideOptimizer:
         assert json.loads(json.dumps(made.get_optimization_status(), allow_nan=False))["config_version"] == 1
         assert json.loads(json.dumps(made.export_performance_report(), allow_nan=False))["grade"] is None
 
+    async def test_no_history_outgrows_its_configured_size(self, model) -> None:
+        made = optimizer(optimization_config=OptimizationConfig(metrics_history_size=4))
+        made.ensemble_manager.add_model_to_ensemble("m", model)
+        await made.configurations.apply(made.config.changed({"metrics_history_size": 3}))
+        made.director.running = True
+        for number in range(9):
+            await made.optimize_model_for_request(model, {"model_name": "m"})
+            made.record_request_performance("m", 10.0, number >= 8)
+            made.model_manager.apply_parameters({"max_tokens": number})
+            await made.cycle.tune()
+        status, report = made.get_optimization_status(), made.export_performance_report()
+        await made.close()
+        assert len(report["performance_history"]) == len(status["decisions"]) == 3
+        assert len(made.model_manager.history()) == 3
+        # Two of the last three failed.
+        assert status["ensemble"]["models"][0]["error_rate"] == pytest.approx(2 / 3)
+        assert made.recorder.service().error_fraction == pytest.approx(2 / 3)
+
     def test_without_tracking_there_is_no_history(self) -> None:
         made = optimizer(optimization_config=OptimizationConfig(enable_performance_tracking=False))
         made.record_request_performance("m", 10.0, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -32,6 +33,18 @@ class TestFollowing:
         assert busy.strategy is StrategyName.PERFORMANCE
         assert busy.changes["max_tokens"] < quiet.changes["max_tokens"]
         assert server.optimizer.model_manager.parameters["max_tokens"] == 512
+
+    async def test_a_pools_load_rests_on_its_own_answers(self, make) -> None:
+        server = make()
+        fleet = server.optimizer.ensemble_manager.fleet
+        far = fleet.parts("fast").member
+        fleet.update("fast", replicas=(replace(far.replicas[0], pool_id="far"),))
+        for member, took_s in (("fast", 9.0), ("accurate", 0.1)):
+            server.end(server.dispatch(model=member), total_s=took_s, time_to_first_token_s=took_s)
+        await server.turn(1.0)
+        pools = server.optimizer.cycle.decision.pools
+        assert pools["far"].metrics.avg_latency_ms == pytest.approx(9000.0)
+        assert pools["local"].metrics.avg_latency_ms == pytest.approx(100.0)
 
     async def test_decisions_are_kept_with_their_evidence(self, make) -> None:
         server = make(metrics_history_size=3)

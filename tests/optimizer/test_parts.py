@@ -199,6 +199,15 @@ class TestWindow:
         window.add(outcome(1.0, ending=Ending.FAILED, status=429))
         assert window.reading(2.0, 0).error_fraction == 0.5
 
+    def test_each_pools_figures_are_of_its_own_replicas(self) -> None:
+        window = ServiceWindow()
+        window.add(outcome(1.0, total_s=0.1))
+        window.add(outcome(1.0, ending=Ending.FAILED, status=500, replica_id="far/0"))
+        near = window.reading(2.0, 0, lambda replica: replica != "far/0")
+        far = window.reading(2.0, 0, lambda replica: replica == "far/0")
+        assert (near.error_fraction, far.error_fraction) == (0.0, 1.0)
+        assert (near.avg_latency_ms, far.avg_latency_ms) == (pytest.approx(100.0), None)
+
     def test_a_full_window_still_knows_its_rate(self) -> None:
         window = ServiceWindow(span_s=60.0, size=10)
         for number in range(100):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -143,10 +143,11 @@ class Cycle:
         now_s, parts = self._clock.monotonic_s(), self.parts
         ensemble = parts.director.ensemble
         pools = self._pools()
+        owners = {replica: pool for pool, replicas in pools.items() for replica in replicas}
         return Observation(
             now_s=now_s,
             engines={pool: parts.readings.latest(replicas) for pool, replicas in pools.items()},
-            services={pool: self._service(pool) for pool in pools},
+            services={pool: self._service(pool, owners) for pool in pools},
             host=self._host,
             host_pools=frozenset({LOCAL}),
             beliefs={
@@ -171,9 +172,10 @@ class Cycle:
             pools.setdefault(LOCAL, []).extend(strangers)
         return pools
 
-    def _service(self, pool_id: str) -> ServiceReading:
-        counts = self.parts.director.in_flight
-        return self.parts.recorder.service(counts.by_pool.get(pool_id, 0))
+    def _service(self, pool_id: str, owners: Mapping[str, str]) -> ServiceReading:
+        """Recent answers of the pool's replicas; what no member owns is local."""
+        active = self.parts.director.in_flight.by_pool.get(pool_id, 0)
+        return self.parts.recorder.service(active, lambda replica: owners.get(replica, LOCAL) == pool_id)
 
     # --- decide and act ---
 

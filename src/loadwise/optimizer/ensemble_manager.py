@@ -18,7 +18,7 @@ from loadwise.decision.choices import Choice, Remembered
 from loadwise.decision.facts import Ending, MemberPressure, Outcome, RequestFacts, Route
 from loadwise.decision.outcome import HealthChange
 from loadwise.decision.strategy import Strategy, StrategyState
-from loadwise.errors import CapacityError, ConfigurationError, UnknownNameError
+from loadwise.errors import CapacityError, ConfigurationError
 from loadwise.optimizer.context import facts_of, load_hint
 from loadwise.optimizer.fleet import AUTO, Fleet, MemberParts, single
 from loadwise.optimizer.selection import Selection
@@ -26,8 +26,8 @@ from loadwise.ports import Clock, JsonObject
 from loadwise.settings import OptimizationConfig
 
 log = structlog.get_logger(__name__)
-# Outcomes per member over which the shown error rate is counted, and choices over which shares are.
-COUNTED: Final = 1000
+# Conversations that are remembered.
+CONVERSATIONS: Final = 10_000
 
 
 class ModelEnsembleManager:
@@ -55,7 +55,7 @@ class ModelEnsembleManager:
         self._strategy = strategy or (lambda: None)
         self._conversations: dict[str, Remembered] = {}
         self._failures: dict[str, deque[bool]] = {}
-        self._selected: deque[str] = deque(maxlen=COUNTED)
+        self._selected: deque[str] = deque(maxlen=self.config.metrics_history_size)
         self.know_members()
 
     # --- members ---
@@ -66,7 +66,8 @@ class ModelEnsembleManager:
         everyone = self.fleet.everyone()
         fresh = initial_beliefs(everyone, now_s) if everyone is not None else {}
         self.beliefs = {name: self.beliefs.get(name, belief) for name, belief in fresh.items()}
-        self._failures = {name: self._failures.get(name, deque(maxlen=COUNTED)) for name in self.fleet}
+        size = self.config.metrics_history_size
+        self._failures = {name: deque(self._failures.get(name, ()), maxlen=size) for name in self.fleet}
 
     def add_model_to_ensemble(
         self, model_id: str, model: Any, weight: float = 1.0, quality: float | None = None
@@ -100,6 +101,7 @@ class ModelEnsembleManager:
         """Selects by another configuration; a smaller size retires the members of lowest utility."""
         self.config, self.policy = config, config.policy()
         self.fleet.configure(config, self.utility)
+        self._selected = deque(self._selected, maxlen=config.metrics_history_size)
         self.know_members()
 
     def utility(self, model_id: str) -> float:
@@ -173,7 +175,7 @@ class ModelEnsembleManager:
         if request.conversation_id is None or choice.conversation is None:
             return
         self._conversations[request.conversation_id] = choice.conversation
-        if len(self._conversations) > 10 * COUNTED:
+        if len(self._conversations) > CONVERSATIONS:
             del self._conversations[next(iter(self._conversations))]
 
     # --- learning ---
@@ -246,7 +248,7 @@ class ModelEnsembleManager:
         return [name for name in self.fleet.active() if self.beliefs[name].health is Health.OUT]
 
     def selection_distribution(self) -> dict[str, float]:
-        """Each member's share of the last thousand choices; empty before the first."""
+        """Each member's share of the last `metrics_history_size` choices; empty before the first."""
         chosen = list(self._selected)
         return {name: chosen.count(name) / len(chosen) for name in dict.fromkeys(chosen)}
 
@@ -285,10 +287,3 @@ class ModelEnsembleManager:
             "engine": parts.engine_kind,
             "engine_reason": parts.engine_reason,
         }
-
-    def require(self, model_id: str) -> None:
-        """Raises `UnknownNameError` unless the model is a member."""
-        if model_id not in self.fleet:
-            raise UnknownNameError(
-                f"There is no member {model_id!r}. Known: {', '.join(self.fleet) or 'none yet'}."
-            )

@@ -194,6 +194,10 @@ class DynamicModelManager:
             shown = {name: str(value) for name, value in parameters.items()}
             self._record("parameters", "generation", "", **shown)
 
+    def resize_history(self, size: int) -> None:
+        """Keeps at most `size` events from now on, the newest."""
+        self._history.resize(size, enabled=True)
+
     def names(self) -> list[str]:
         """Everything that has versions."""
         return sorted(self._versions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from loadwise.clock import SystemClock, iso_utc
@@ -65,21 +66,24 @@ class Recorder:
     ) -> None:
         self._clock: Clock = clock or SystemClock()
         self.telemetry = telemetry or Telemetry()
-        self.window = ServiceWindow()
+        self.window = ServiceWindow(size=config.metrics_history_size)
         self.history: History[Entry] = History(
             config.metrics_history_size, enabled=config.enable_performance_tracking
         )
         self._objectives = Objectives(**config.objectives.model_dump())
         self._fraction = config.control_fraction
-        self.switchback = Switchback(self._fraction)
+        self.switchback = Switchback(self._fraction, size=config.metrics_history_size)
 
     def configure(self, config: OptimizationConfig) -> None:
         """Keeps as much history as the configuration says, and judges by its objectives."""
         self.history.resize(config.metrics_history_size, enabled=config.enable_performance_tracking)
+        self.window.resize(config.metrics_history_size)
         self._objectives = Objectives(**config.objectives.model_dump())
         if config.control_fraction != self._fraction:
             self._fraction = config.control_fraction
-            self.switchback = Switchback(self._fraction)
+            self.switchback = Switchback(self._fraction, size=config.metrics_history_size)
+        else:
+            self.switchback.resize(config.metrics_history_size)
 
     def record(
         self,
@@ -102,9 +106,11 @@ class Recorder:
             self.switchback.note(compared_s, within)
         return within
 
-    def service(self, active_requests: int | None = None) -> ServiceReading:
-        """Recent averages."""
-        return self.window.reading(self._clock.monotonic_s(), active_requests)
+    def service(
+        self, active_requests: int | None = None, of: Callable[[str], bool] | None = None
+    ) -> ServiceReading:
+        """Recent averages, of all answers or those of replicas that `of` takes."""
+        return self.window.reading(self._clock.monotonic_s(), active_requests, of)
 
     def improvement(self) -> Improvement | None:
         """What optimisation gained; None without enough evidence."""

@@ -130,7 +130,7 @@ class ServerSideOptimizer:
         self.configurations.on_applied(self._configured)
         self.director.on_finished(self.configurations.count)
         self.telemetry.gauges_from(lambda: gauges(self))
-        self._optimization_ms: deque[float] = deque(maxlen=1000)
+        self._optimization_ms: deque[float] = deque(maxlen=config.metrics_history_size)
         self.started = False
         self.bypassed = False
 
@@ -275,7 +275,8 @@ class ServerSideOptimizer:
         self.ensemble_manager.configure(config)
         self.recorder.configure(config)
         self.model_compiler.config = config
-        self.cycle.parts.decisions.resize(
-            config.metrics_history_size, enabled=config.enable_performance_tracking
-        )
+        size = config.metrics_history_size
+        self.model_manager.resize_history(size)
+        self.cycle.parts.decisions.resize(size, enabled=config.enable_performance_tracking)
+        self._optimization_ms = deque(self._optimization_ms, maxlen=size)
         self.loop.wake()

@@ -31,6 +31,10 @@ class Switchback:
         # Requests may end long after their block; then they are no longer counted.
         self._open_blocks = 30
 
+    def resize(self, size: int) -> None:
+        """Keeps at most `size` blocks that ended, the newest."""
+        self._ended = deque(self._ended, maxlen=size)
+
     def optimised(self, now_s: float) -> bool:
         """Whether requests dispatched now are optimised."""
         return self._cycle == 0 or int(now_s / self._block_s) % self._cycle != self._cycle - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from loadwise.decision.facts import Ending, Outcome, ServiceReading
@@ -10,6 +11,7 @@ from loadwise.decision.facts import Ending, Outcome, ServiceReading
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
+    replica_id: str
     finished_s: float
     latency_s: float | None
     failed: bool
@@ -40,6 +42,7 @@ class ServiceWindow:
         succeeded = outcome.ending is Ending.SUCCEEDED
         self._ended.append(
             _Ended(
+                outcome.replica_id,
                 outcome.finished_s,
                 outcome.total_s if succeeded else None,
                 is_failure(outcome),
@@ -47,31 +50,40 @@ class ServiceWindow:
             )
         )
 
-    def reading(self, now_s: float, active_requests: int | None) -> ServiceReading:
-        """Averages over the window; None where nothing was seen."""
-        ended = self._ended
-        while ended and ended[0].finished_s < now_s - self._span_s:
-            ended.popleft()
+    def resize(self, size: int) -> None:
+        """Holds at most `size` answers from now on, the newest."""
+        self._ended = deque(self._ended, maxlen=size)
+
+    def reading(
+        self, now_s: float, active_requests: int | None, of: Callable[[str], bool] | None = None
+    ) -> ServiceReading:
+        """Averages over the window, of all answers or those of replicas that `of` takes.
+
+        None where nothing was seen.
+        """
+        while self._ended and self._ended[0].finished_s < now_s - self._span_s:
+            self._ended.popleft()
+        ended = [e for e in self._ended if of is None or of(e.replica_id)]
         latencies = [e.latency_s for e in ended if e.latency_s is not None]
         firsts = [e.first_token_s for e in ended if e.first_token_s is not None]
         latency_s = _mean(latencies)
         return ServiceReading(
             read_s=now_s,
             active_requests=active_requests,
-            requests_per_s=self._rate(now_s),
+            requests_per_s=self._rate(now_s, len(ended)),
             avg_latency_ms=None if latency_s is None else 1000.0 * latency_s,
             error_fraction=_mean([float(e.failed) for e in ended]),
             time_to_first_token_s=_mean(firsts),
         )
 
-    def _rate(self, now_s: float) -> float | None:
+    def _rate(self, now_s: float, answers: int) -> float | None:
         if self._started_s is None:
             return None
         # A server that started just now has not had a whole window yet; a second at least.
         seconds = min(self._span_s, max(1.0, now_s - self._started_s))
         if len(self._ended) == self._ended.maxlen:
             seconds = min(seconds, max(1e-3, now_s - self._ended[0].finished_s))
-        return len(self._ended) / seconds
+        return answers / seconds
 
 
 def _mean(values: list[float]) -> float | None:
