@@ -88,6 +88,8 @@ def test_a_file_overrides_a_preset(tmp_path: Path) -> None:
         ({"tune_sampling": True}, ["temperature", "top_k"]),
         ({"load_weights": {"queue": -1}}, ["queue", "greater than or equal to 0"]),
         ({"surprise": 1}, ["surprise"]),
+        ({"ceilings": {"banana": 1}}, ["ceilings.banana", "'max_tokens'"]),
+        ({"objectives": {"time_to_first_token_s": -2}}, ["objectives.time_to_first_token_s", "-2"]),
     ],
 )
 def test_a_wrong_setting_is_refused_with_field_value_and_range(changes: dict, words: list[str]) -> None:
@@ -96,6 +98,36 @@ def test_a_wrong_setting_is_refused_with_field_value_and_range(changes: dict, wo
     assert isinstance(refusal.value, ValueError)
     for word in words:
         assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"load_threshold_low": 0.9}, "load_threshold_low"),
+        ({"tune_sampling": True}, "tune_sampling"),
+        ({"objectives": {"time_to_first_token_s": -2}}, "objectives.time_to_first_token_s"),
+        ({"ranges": {"top_k": {"low": 2, "high": 1}}}, "ranges.top_k.low"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_refusal_begins_with_its_field_in_plain_words(changes: dict, field: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        OptimizationConfig(**changes)
+    assert refusal.value.field == field
+    assert str(refusal.value).startswith(field)
+    assert "Value error" not in str(refusal.value)
+    with pytest.raises(ConfigurationError) as nested:
+        load_settings(optimization=changes)
+    assert nested.value.field == f"optimization.{field}"
+    assert str(nested.value).startswith(f"optimization.{field}")
+
+
+@pytest.mark.parametrize("field", ["id", "sha256"])
+def test_two_keys_that_cannot_be_told_apart_are_refused(field: str) -> None:
+    keys = [{"id": "a", "sha256": "1" * 64}, {"id": "b", "sha256": "2" * 64}]
+    keys[1][field] = keys[0][field]
+    with pytest.raises(ConfigurationError, match=f"same {field}"):
+        load_settings(keys=keys)
 
 
 def test_a_change_is_validated_as_a_whole_and_leaves_the_original() -> None:

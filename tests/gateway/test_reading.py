@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from loadwise.decision.facts import ANONYMOUS, Endpoint, Feature, Principal, RequestFacts
 from loadwise.errors import RequestError
 from loadwise.gateway.asgi import Exchange
-from loadwise.gateway.fields import decode
+from loadwise.gateway.fields import EXPLICIT, decode
 from loadwise.gateway.preferences import preference
 from loadwise.gateway.reading import read_facts
 from loadwise.ports import PromptSize
+from loadwise.settings import CappedParameter
 
 SIZE = PromptSize(exact=3, bound=9)
 
@@ -172,3 +175,7 @@ def test_preference_words(value, number):
 @pytest.mark.parametrize(("value", "off"), [("off", True), ("on", False)])
 def test_off_is_said_in_a_header(value, off):
     assert chat("", headers=[("x-loadwise", value)]).off is off
+
+
+def test_every_number_of_a_request_can_have_a_ceiling() -> None:
+    assert set(get_args(CappedParameter)) == set(EXPLICIT)

@@ -51,7 +51,7 @@ def _credentials(settings: Settings) -> Iterable[Credential]:
             tenant=key.tenant,
             scopes=frozenset(key.scopes),
             optimize=key.optimize,
-            ceilings=dict(key.ceilings),
+            ceilings=dict(key.ceilings.items()),
         )
         yield Credential(bytes.fromhex(key.sha256), b"authorization", principal)
     if settings.admin_key is not None:

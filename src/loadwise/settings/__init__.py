@@ -7,6 +7,7 @@ Unknown keys are refused; every refusal names the field, its value and the range
 from loadwise.settings.checked import Checked, describe
 from loadwise.settings.optimization import (
     PRESETS,
+    CappedParameter,
     LoadWeightSettings,
     ObjectiveSettings,
     OptimizationConfig,
@@ -26,6 +27,7 @@ from loadwise.settings.server import (
 
 __all__ = [
     "PRESETS",
+    "CappedParameter",
     "Checked",
     "KeySettings",
     "LoadWeightSettings",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from loadwise.errors import ConfigurationError
 
@@ -14,20 +15,30 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 def describe(error: ValidationError) -> str:
     """One line per problem: field, what is allowed, the value that was given (never a secret's)."""
-    lines = []
-    for problem in error.errors(include_url=False):
-        where = ".".join(str(part) for part in problem["loc"]) or "settings"
-        given = problem.get("input")
-        secret = any(word in where for word in ("key", "secret", "sha256"))
-        shown = "" if secret or isinstance(given, dict | list) else f", not {given!r:.80}"
-        lines.append(f"{where}: {problem['msg']}{shown}")
-    return "; ".join(lines)
+    return "; ".join(_line(problem) for problem in error.errors(include_url=False))
+
+
+def _line(problem: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    said = problem.get("ctx", {}).get("error")
+    if said is not None:
+        # Raised by a validator of ours: its message says all, and begins with its field where it has one.
+        own = getattr(said, "field", None)
+        glue = "." if own and str(said).startswith(own) else ": "
+        return f"{where}{glue}{said}" if where else str(said)
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: there is no such setting"
+    given = problem.get("input")
+    secret = any(word in where for word in ("key", "secret", "sha256"))
+    shown = "" if secret or isinstance(given, dict | list) else f", not {given!r:.80}"
+    return f"{where or 'settings'}: {problem['msg']}{shown}"
 
 
 def first_field(error: ValidationError) -> str | None:
     """The dotted name of the first field that is wrong, None when it is the whole."""
-    location = error.errors(include_url=False)[0]["loc"]
-    return ".".join(str(part) for part in location) or None
+    problem = error.errors(include_url=False)[0]
+    own = getattr(problem.get("ctx", {}).get("error"), "field", None)
+    return ".".join(str(part) for part in (*problem["loc"], *([own] if own else []))) or None
 
 
 class Checked(BaseModel):

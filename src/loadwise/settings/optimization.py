@@ -13,6 +13,26 @@ from loadwise.settings.checked import Checked, Fraction, Positive
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 TunableParameter = Literal["max_tokens", "temperature", "top_k"]
+# Numbers of a request that an operator may hold down.
+CappedParameter = Literal[
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "seed",
+    "min_tokens",
+    "n",
+    "best_of",
+    "thinking_token_budget",
+    "thinking_budget",
+    "max_thinking_tokens",
+]
+Ceilings = Mapping[CappedParameter, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
 
 class ObjectiveSettings(Checked):
@@ -50,7 +70,9 @@ class RangeSettings(Checked):
     @model_validator(mode="after")
     def _in_order(self) -> RangeSettings:
         if self.low > self.high:
-            raise ValueError(f"low ({self.low:g}) must not be above high ({self.high:g})")
+            raise ConfigurationError(
+                f"low ({self.low:g}) must not be above high ({self.high:g})", field="low"
+            )
         return self
 
 
@@ -82,7 +104,7 @@ class OptimizationConfig(Checked):
     tune_sampling: bool = False
     ranges: Mapping[TunableParameter, RangeSettings] = Field(default_factory=dict)
     # Operator's ceilings of values that clients send, for example {"max_tokens": 512}.
-    ceilings: Mapping[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    ceilings: Ceilings = Field(default_factory=dict)
     # False: only the default member answers `auto`.
     allow_degrade: bool = True
     default_member: str | None = None
@@ -101,13 +123,16 @@ class OptimizationConfig(Checked):
     @model_validator(mode="after")
     def _consistent(self) -> OptimizationConfig:
         if self.load_threshold_low >= self.load_threshold_high:
-            raise ValueError(
+            raise ConfigurationError(
                 f"load_threshold_low ({self.load_threshold_low:g}) must be below "
-                f"load_threshold_high ({self.load_threshold_high:g}); both lie in 0..1"
+                f"load_threshold_high ({self.load_threshold_high:g}); both lie in 0..1",
+                field="load_threshold_low",
             )
         missing = {"temperature", "top_k"} - set(self.ranges)
         if self.tune_sampling and missing:
-            raise ValueError(f"tune_sampling needs ranges for {', '.join(sorted(missing))}")
+            raise ConfigurationError(
+                f"tune_sampling needs ranges for {', '.join(sorted(missing))}", field="tune_sampling"
+            )
         return self
 
     def changed(self, changes: Mapping[str, Any]) -> OptimizationConfig:
@@ -144,7 +169,7 @@ class OptimizationConfig(Checked):
             enable_ensemble=self.enable_ensemble,
             tune_sampling=self.tune_sampling,
             ranges={name: Range(low=r.low, high=r.high) for name, r in self.ranges.items()},
-            ceilings=dict(self.ceilings),
+            ceilings=dict(self.ceilings.items()),
             belief_half_life_s=self.belief_half_life_sec,
             stale_after_s=self.stale_after_sec,
             error_rate_alert=self.alert_error_rate,

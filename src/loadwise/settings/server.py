@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from loadwise.decision.facts import EnsembleStrategy
 from loadwise.errors import ConfigurationError
 from loadwise.settings.checked import Checked, Fraction, Positive, describe, first_field
-from loadwise.settings.optimization import PRESETS, ObjectiveSettings, OptimizationConfig
+from loadwise.settings.optimization import PRESETS, Ceilings, ObjectiveSettings, OptimizationConfig
 
 Scope = Literal["infer", "metrics", "feedback", "admin:read", "admin:write"]
 
@@ -27,7 +27,7 @@ class KeySettings(Checked):
     scopes: frozenset[Scope] = frozenset({"infer"})
     tenant: str = "default"
     optimize: bool = True
-    ceilings: Mapping[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    ceilings: Ceilings = Field(default_factory=dict)
 
 
 class ModelSettings(Checked):
@@ -173,13 +173,20 @@ class Settings(BaseSettings):
     def _guarded(self) -> Settings:
         loopback = self.host in {"localhost", "::1"} or self.host.startswith("127.")
         if not loopback and self.api_key is None and not self.keys:
-            raise ValueError(
+            raise ConfigurationError(
                 f"host {self.host} is reachable from outside and no key is set: set api_key (--api-key or "
-                "LOADWISE_API_KEY) or keys, or listen on 127.0.0.1"
+                "LOADWISE_API_KEY) or keys, or listen on 127.0.0.1",
+                field="host",
             )
         both = sorted(set(self.models) & set(self.upstreams))
         if both:
             raise ValueError(f"{both[0]!r} is named both as a model and as an upstream; names must differ")
+        for field in ("id", "sha256"):
+            given = [getattr(key, field) for key in self.keys]
+            if len(set(given)) < len(given):
+                raise ConfigurationError(
+                    f"keys: two entries have the same {field}; give each its own", field="keys"
+                )
         return self
 
 
