@@ -385,6 +385,15 @@ class TestModelEnsembleManager:
         assert models["fast_model"]["error_rate"] == 0.0
         assert models["accurate_model"]["outcomes"] == 0
 
+    def test_times_per_token_are_shown_only_where_tokens_were_counted(self) -> None:
+        ensemble = ModelEnsembleManager()
+        ensemble.add_model_to_ensemble("fast_model", "fast")
+        ensemble.update_model_performance("fast_model", latency_ms=120.0, success=True)
+        shown = ensemble.get_ensemble_status()["models"][0]
+        assert (shown["avg_latency_ms"], shown["time_per_output_token_ms"]) == (120.0, None)
+        ensemble.update_model_performance("fast_model", latency_ms=120.0, success=True, output_tokens=12)
+        assert ensemble.get_ensemble_status()["models"][0]["time_per_output_token_ms"] > 0
+
     def test_a_full_ensemble_refuses_another_model_and_says_its_size(self) -> None:
         ensemble = self.make(max_ensemble_size=1)
         ensemble.add_model_to_ensemble("a", object())

@@ -55,6 +55,8 @@ class ModelEnsembleManager:
         self._strategy = strategy or (lambda: None)
         self._conversations: dict[str, Remembered] = {}
         self._failures: dict[str, deque[bool]] = {}
+        # Members with answers whose tokens were counted.
+        self._counted: set[str] = set()
         self._selected: deque[str] = deque(maxlen=self.config.metrics_history_size)
         self.know_members()
 
@@ -67,6 +69,7 @@ class ModelEnsembleManager:
         fresh = initial_beliefs(everyone, now_s) if everyone is not None else {}
         self.beliefs = {name: self.beliefs.get(name, belief) for name, belief in fresh.items()}
         size = self.config.metrics_history_size
+        self._counted &= set(self.fleet)
         self._failures = {name: deque(self._failures.get(name, ()), maxlen=size) for name in self.fleet}
 
     def add_model_to_ensemble(
@@ -223,6 +226,8 @@ class ModelEnsembleManager:
         if learned is belief:
             return
         self.beliefs[ended.member_id] = learned
+        if ended.ending is Ending.SUCCEEDED and (ended.output_tokens or 0) > 1:
+            self._counted.add(ended.member_id)
         self._failures[ended.member_id].append(ended.ending is Ending.FAILED)
         if ended.ending is Ending.FAILED or learned.health is not Health.HEALTHY:
             self.review()
@@ -277,7 +282,7 @@ class ModelEnsembleManager:
             "outcomes": belief.outcomes,
             "avg_latency_ms": belief.latency_ms,
             "time_per_output_token_ms": 1000.0 * belief.output_fit.base
-            if belief.output_line.weight
+            if model_id in self._counted
             else None,
             "within_objectives_fraction": belief.within_fraction,
             "trend": belief.trend,
