@@ -112,3 +112,37 @@ async def test_an_upstreams_key_is_sent_to_it(stub: StubUpstream, monkeypatch: p
     await opened.open_all()
     await opened.close()
     assert {received.headers["authorization"] for received in stub.received} == {"Bearer open-sesame"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"routes": {"auto": {"members": ["eu", "nowhere"]}}}, "routes.auto.members"),
+        ({"optimization": {"default_member": "nowhere"}}, "optimization.default_member"),
+    ],
+)
+async def test_a_member_that_settings_name_exists(stub: StubUpstream, settings: dict, field: str) -> None:
+    opened = members(upstreams={"eu": {"url": stub.url}}, **settings)
+    with pytest.raises(ConfigurationError, match=f"{field} names 'nowhere'.*Known: .*eu") as refusal:
+        await opened.open_all()
+    await opened.close()
+    assert refusal.value.field == field
+
+
+async def test_settings_may_name_a_model_that_is_admitted_later(stub: StubUpstream, tmp_path: Path) -> None:
+    later = tmp_path / "models" / "later"
+    later.mkdir(parents=True)
+    (later / "config.json").write_text("{}")
+    opened = members(
+        upstreams={"eu": {"url": stub.url}},
+        model_dir=later.parent,
+        routes={"auto": {"members": ["eu", "later"], "default_member": "eu"}},
+    )
+    (parts,) = await opened.open_all()
+    await opened.close()
+    assert parts.member.member_id == "eu"
+
+
+def test_a_routes_default_is_one_of_its_members() -> None:
+    with pytest.raises(ConfigurationError, match=r"routes\.auto\.default_member 'other' is none"):
+        members(routes={"auto": {"members": ["eu"], "default_member": "other"}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,21 @@ class Members:
         parts += await asyncio.gather(
             *(self._upstream(name, upstream) for name, upstream in self._settings.upstreams.items())
         )
+        await self._require_named({part.member.member_id for part in parts})
         return parts
+
+    async def _require_named(self, members: set[str]) -> None:
+        """Refuses settings that name a member which neither exists nor can be admitted later."""
+        missing = [(field, name) for field, name in _named_members(self._settings) if name not in members]
+        if not missing:
+            return
+        known = members | set(await self.names())
+        for field, name in missing:
+            if name not in known:
+                raise ConfigurationError(
+                    f"{field} names {name!r}, which is no member. Known: {', '.join(sorted(known))}.",
+                    field=field,
+                )
 
     async def close(self) -> None:
         """Every engine that was opened is closed."""
@@ -168,6 +182,14 @@ class Members:
 
     def _upstream_engines(self, name: str, upstream: UpstreamSettings) -> tuple[OpenAIEngine, ...]:
         return self._engines.open_upstream(name, upstream, _upstream_key(name, upstream))
+
+
+def _named_members(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Each setting that names a member, with the name."""
+    for route, chosen in settings.routes.items():
+        yield from ((f"routes.{route}.members", name) for name in chosen.members)
+    if settings.optimization.default_member is not None:
+        yield "optimization.default_member", settings.optimization.default_member
 
 
 def _upstream_key(name: str, upstream: UpstreamSettings) -> str | None:

@@ -60,11 +60,21 @@ class UpstreamSettings(Checked):
 class RouteSettings(Checked):
     """A public model name and the members that may answer it, in order of preference."""
 
-    members: tuple[str, ...]
+    members: Annotated[tuple[str, ...], Field(min_length=1)]
     default_member: str | None = None
     objectives: ObjectiveSettings | None = None
     ensemble_strategy: EnsembleStrategy | None = None
     quality_floor: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _has_its_default(self) -> RouteSettings:
+        if self.default_member is not None and self.default_member not in self.members:
+            raise ConfigurationError(
+                f"default_member {self.default_member!r} is none of the route's members: "
+                f"{', '.join(self.members)}",
+                field="default_member",
+            )
+        return self
 
 
 class TimeoutSettings(Checked):
