@@ -80,7 +80,7 @@ def test_slower_build_never_serves(
     call(compiler.compile_model(model, "m"))
     assert compiler.wait(30)
     stats = compiler.compilation_stats["m"]
-    assert stats["state"] == "failed"
+    assert stats["state"] == "declined"
     assert "not faster (20 ms against 10 ms)" in stats["cause"]
 
 

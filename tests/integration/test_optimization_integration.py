@@ -24,7 +24,7 @@ from aphrodite.engine.server_side_optimizer import (
     ServerSideOptimizer,
 )
 from loadwise.decision.facts import StrategyName
-from loadwise.errors import BuildError
+from loadwise.errors import BuildDeclinedError, BuildError
 from loadwise.optimizer.control import OptimizationControl
 from loadwise.ports import Configure, Recompile, View
 
@@ -255,6 +255,40 @@ class TestErrorConditions:
         await asyncio.to_thread(optimizer.model_compiler.wait, 60)
         await optimizer.close()
         assert optimizer.get_optimization_status()["compilation_stats"]["small"]["state"] == "promoted"
+
+    async def test_a_failure_of_one_mode_alerts_also_while_another_mode_serves(
+        self, optimizer, clock, model, batch, backend, heard
+    ) -> None:
+        await optimizer.start_optimization()
+        served = await optimizer.optimize_model_for_request(model, {"model_name": "small"})
+        compiler = optimizer.model_compiler
+        with torch.no_grad():
+            served(batch)
+        for mode, fault in (("default", None), ("max-autotune", BuildError("g++ died"))):
+            backend.fault = fault
+            compiler.build("small", mode)
+            await asyncio.to_thread(compiler.wait, 60)
+        for _ in range(2):
+            await optimizer.cycle.tune()
+        await optimizer.close()
+        assert compiler.compilation_stats["small"]["state"] == "promoted"
+        assert "compilation_failure" in heard.alerts
+
+    async def test_a_build_that_is_not_faster_is_no_failure(
+        self, optimizer, model, batch, backend, heard
+    ) -> None:
+        backend.fault = BuildDeclinedError("The build is not faster.")
+        await optimizer.start_optimization()
+        served = await optimizer.optimize_model_for_request(model, {"model_name": "small"})
+        with torch.no_grad():
+            served(batch)
+        optimizer.model_compiler.build("small")
+        await asyncio.to_thread(optimizer.model_compiler.wait, 60)
+        for _ in range(2):
+            await optimizer.cycle.tune()
+        await optimizer.close()
+        assert "not faster" in optimizer.get_optimization_status()["compilation_stats"]["small"]["cause"]
+        assert heard.alerts == []
 
     async def test_a_failing_member_is_removed_and_the_answers_go_on(self, optimizer, heard, clock) -> None:
         for name in ("sound", "broken"):

@@ -74,7 +74,8 @@ class Attempt:
             verify(served.original, built.call, taken)
             build.timing = measure(served.original, built.call, taken[0], self._clock)
         if build.timing.compiled_s >= build.timing.original_s * (1 - MIN_GAIN):
-            raise BuildError(
+            # Nothing went wrong: nobody need be told.
+            raise BuildDeclinedError(
                 f"The build is not faster ({build.timing.compiled_s * 1000:.3g} ms against "
                 f"{build.timing.original_s * 1000:.3g} ms).",
                 remedy="The original serves. Another compile_mode may do better.",

@@ -19,7 +19,7 @@ from loadwise.optimizer.director import EnsembleDirector
 from loadwise.optimizer.parameter_tuner import LOCAL, LoadBasedParameterTuner
 from loadwise.optimizer.recorder import Recorder
 from loadwise.optimizer.sensing import EngineReadings
-from loadwise.ports import Clock
+from loadwise.ports import Clock, JsonObject
 from loadwise.telemetry import names
 from loadwise.telemetry.alerts import AlertBook
 from loadwise.telemetry.history import History
@@ -233,13 +233,21 @@ class Cycle:
         """The figures that alert rules read."""
         recorder, ensemble = self.parts.recorder, self.parts.director.ensemble
         recent = recorder.service()
-        stats = self.parts.compiler.compilation_stats
-        failed = {name: found["cause"] for name, found in stats.items() if found["state"] == "failed"}
         return grading.Health(
             error_fraction=recent.error_fraction,
             avg_latency_ms=recent.avg_latency_ms,
             improvement=recorder.improvement(),
             members=len(ensemble.fleet.active()),
             members_out=ensemble.members_out(),
-            failed_builds=failed,
+            failed_builds=_failed_builds(self.parts.compiler.compilation_stats),
         )
+
+
+def _failed_builds(stats: Mapping[str, JsonObject]) -> dict[str, str]:
+    """Models of which some mode's latest build failed, whatever serves meanwhile, with its cause."""
+    failed = {}
+    for model_id, found in stats.items():
+        for build in found["builds"].values():
+            if build["state"] == "failed" or (build["state"] == "promoted" and build["failures"]):
+                failed[model_id] = build["cause"]
+    return failed
