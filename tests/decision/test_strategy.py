@@ -76,10 +76,13 @@ def gaussian(chance: Random, level: float) -> float:
     return level * chance.gauss(1.0, 0.1)
 
 
-LEVELS = [0.285, 0.3, 0.315, 0.35, 0.75, 0.775, 0.8, 0.81]
+# At the thresholds, between them and the way back, and where noise is cut off at full load.
+LEVELS = [0.285, 0.3, 0.315, 0.35, 0.5, 0.75, 0.775, 0.8, 0.81, 0.95]
 
 
-@pytest.mark.parametrize(("noise", "every_s"), [(uniform, 1.0), (uniform, 30.0), (gaussian, 5.0)])
+@pytest.mark.parametrize(
+    ("noise", "every_s"), [(uniform, 1.0), (uniform, 30.0), (gaussian, 1.0), (gaussian, 5.0)]
+)
 def test_constant_load_with_noise_changes_strategy_at_most_once_an_hour(
     noise: Callable[[Random, float], float], every_s: float
 ) -> None:
@@ -122,6 +125,23 @@ def test_a_step_through_noise_is_followed_within_ten_seconds(seed: int) -> None:
     )
     assert found[299] is B
     assert found[309] is P
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3])
+def test_noise_at_high_load_is_no_jump(seed: int) -> None:
+    chance = Random(seed)
+    assert changes(names([0.95 * chance.gauss(1.0, 0.1) for _ in range(3600)])) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("before", "after"), [(0.2, 0.95), (0.95, 0.1), (0.5, 0.1)])
+def test_a_jump_through_noise_is_followed_at_once(before: float, after: float, seed: int) -> None:
+    chance = Random(seed)
+    found = names(
+        [gaussian(chance, before) for _ in range(300)] + [gaussian(chance, after) for _ in range(3)]
+    )
+    assert found[299] is choose(POLICY, StrategyState(), before, 0.0)[1].name
+    assert found[300] is choose(POLICY, StrategyState(), after, 0.0)[1].name
 
 
 def test_a_jump_skips_the_dwell() -> None:

@@ -7,9 +7,9 @@ Rules, in order:
 2. The level is the mean of the scores since load last moved. It moved when a short mean lies further
    from the level than noise explains (four standard errors of the noise seen so far).
 3. A threshold is passed upward at its value and downward by `hysteresis` below it for performance, and
-   mirrored for quality; within one level, also by the level's standard error.
-4. A change waits `dwell_s` after the last one. A jump (`policy.jump` or more within a second, beyond
-   noise) skips that once in each direction until a whole dwell has passed.
+   mirrored for quality; both also by the level's standard error, so noise is waited out.
+4. A change waits `dwell_s` after the last one. A jump (`policy.jump` or more within a second, seven
+   standard deviations of the noise) skips both once in each direction until a whole dwell has passed.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from loadwise.decision.facts import (
 
 # Standard errors by which a short mean must leave the level for load to have moved.
 MOVED: Final = 4.0
-# What is assumed of noise before it is seen: 10 % of the level, but below what would hide a jump; it
-# counts as 2 observations.
+# Standard deviations by which a single score must leave the level to be a jump: an hour has thousands
+# of scores, and where load nears 1 noise is cut off above and looks smaller than it is below.
+JUMPED: Final = 7.0
+# What is assumed of noise before it is seen: 10 % of the level, which counts as 3 observations.
 NOISE_PRIOR: Final = 0.10
-NOISE_PRIOR_MOST: Final = 0.06
-NOISE_PRIOR_WEIGHT: Final = 2.0
+NOISE_PRIOR_WEIGHT: Final = 3.0
 NOISE_FLOOR: Final = 0.005
 
 
@@ -138,8 +139,8 @@ def choose(
     if state.name is None or state.scored_s is None:
         return _first(policy, score, now_s)
     now_s = max(now_s, state.scored_s)
-    seen, moved, jumped = _observe(policy, state, score, now_s)
-    margin = 0.0 if moved else sqrt(seen.variance / max(seen.count, 1.0))
+    seen, jumped = _observe(policy, state, score, now_s)
+    margin = 0.0 if jumped else _margin(policy, seen, now_s - state.scored_s)
     wanted = _wanted(policy, state.name, seen.level, margin)
     if wanted is state.name:
         return seen, _strategy(policy, wanted, seen.level, score, StrategyReason.HOLDING)
@@ -207,14 +208,11 @@ def _without_score(policy: Policy, state: StrategyState, now_s: float) -> tuple[
     return fresh, _strategy(policy, StrategyName.BALANCED, middle, None, reason)
 
 
-def _observe(
-    policy: Policy, state: StrategyState, score: float, now_s: float
-) -> tuple[StrategyState, bool, bool]:
-    """The state with the score in it, whether load moved, and whether it jumped."""
+def _observe(policy: Policy, state: StrategyState, score: float, now_s: float) -> tuple[StrategyState, bool]:
+    """The state with the score in it, and whether load jumped."""
     elapsed = now_s - (state.scored_s or now_s)
-    follow_s = max(10.0, policy.tuning_interval_s)
     # A short mean over about a quarter of the time within which a step must be followed.
-    kept = exp(-elapsed / (follow_s / 4.0))
+    kept = exp(-elapsed / (_follow_s(policy) / 4.0))
     short_count = state.short_count * kept + 1.0
     short = state.short + (score - state.short) / short_count
     noise = sqrt(max(state.variance, NOISE_FLOOR**2))
@@ -230,17 +228,20 @@ def _observe(
         anchor=score if anchored else state.anchor,
         anchor_s=now_s if anchored else state.anchor_s,
     )
-    return (_restarted(seen, score) if moved else _averaged(policy, seen, score, elapsed)), moved, jumped
+    return (_restarted(seen, score) if moved else _averaged(policy, seen, score, elapsed)), jumped
 
 
 def _jumped(policy: Policy, state: StrategyState, score: float, now_s: float, noise: float) -> bool:
     recent = now_s - state.anchor_s <= 2.0
     far = abs(score - state.anchor) >= policy.jump - 1e-9
-    return recent and far and abs(score - state.level) > MOVED * noise
+    return recent and far and abs(score - state.level) > JUMPED * noise
 
 
 def _restarted(state: StrategyState, score: float) -> StrategyState:
-    return replace(state, level=score, count=1.0)
+    # Noise grows with load; where load fell, what was seen stays the safer guess until more is.
+    grown = max(1.0, score / max(state.level, NOISE_FLOOR)) ** 2
+    variance = min(state.variance * grown, max(state.variance, _prior_variance(score)))
+    return replace(state, level=score, count=1.0, variance=variance, squares=variance * state.seen)
 
 
 def _averaged(policy: Policy, state: StrategyState, score: float, elapsed: float) -> StrategyState:
@@ -262,7 +263,7 @@ def _averaged(policy: Policy, state: StrategyState, score: float, elapsed: float
 
 
 def _prior_variance(level: float) -> float:
-    return min(NOISE_PRIOR_MOST, max(NOISE_FLOOR, NOISE_PRIOR * level)) ** 2
+    return max(NOISE_FLOOR, NOISE_PRIOR * level) ** 2
 
 
 def _plain(policy: Policy, score: float) -> StrategyName:
@@ -279,6 +280,17 @@ def _wanted(policy: Policy, name: StrategyName, level: float, margin: float) -> 
     if level >= high:
         return StrategyName.PERFORMANCE
     return StrategyName.QUALITY if level < low else StrategyName.BALANCED
+
+
+def _margin(policy: Policy, state: StrategyState, elapsed: float) -> float:
+    """The level's standard error; nothing right after a move where no further score comes in time."""
+    error = sqrt(state.variance / max(state.count, 1.0))
+    return error if state.count > 1.0 else error * max(0.0, 1.0 - elapsed / _follow_s(policy))
+
+
+def _follow_s(policy: Policy) -> float:
+    """Seconds within which a step in load must be followed."""
+    return max(10.0, policy.tuning_interval_s)
 
 
 def _change(
