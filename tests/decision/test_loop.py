@@ -318,7 +318,7 @@ def test_a_step_takes_out_failing_members_and_returns_drifted_beliefs() -> None:
     known = fresh(route())
     for _ in range(5):
         known["accurate"] = learn(POLICY, known["accurate"], failed())
-    _, decision = step(POLICY, State(), Observation(now_s=2.0, beliefs={"auto": known}))
+    _, decision = step(POLICY, State(), Observation(now_s=6.0, beliefs={"auto": known}))
     assert [change.member_id for change in decision.health["auto"]] == ["accurate"]
     assert decision.beliefs["auto"]["accurate"].health is MemberHealth.OUT
-    assert decision.beliefs["auto"]["fast"].updated_s == 2.0
+    assert decision.beliefs["auto"]["fast"].updated_s == 6.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from loadwise.decision import load, outcome, strategy
 from loadwise.decision.beliefs import Belief
@@ -23,6 +24,9 @@ from loadwise.decision.facts import (
 from loadwise.decision.load import LoadScore, ServerLoadMetrics
 from loadwise.decision.outcome import HealthChange
 from loadwise.decision.strategy import Strategy, StrategyState
+
+# Beliefs fade over minutes: to let them fade every second would be most of a step's cost.
+DRIFT_AFTER_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +76,8 @@ class Decision:
     builds: BuildPlan
     # Members to take out or bring back, per route.
     health: Mapping[str, Sequence[HealthChange]]
-    # Every belief as it stands now: drifted, and with its health change in it.
+    # Every belief as it stands now: drifted where it heard nothing for `DRIFT_AFTER_S`, and with its
+    # health change in it.
     beliefs: Mapping[str, Mapping[str, Belief]]
     evidence: Sequence[Evidence] = ()
 
@@ -149,7 +154,12 @@ def _beliefs(
     changes: dict[str, tuple[HealthChange, ...]] = {}
     beliefs: dict[str, dict[str, Belief]] = {}
     for route, members in observation.beliefs.items():
-        now = {name: outcome.drifted(policy, belief, observation.now_s) for name, belief in members.items()}
+        now = {
+            name: outcome.drifted(policy, belief, observation.now_s)
+            if observation.now_s - belief.updated_s >= DRIFT_AFTER_S
+            else belief
+            for name, belief in members.items()
+        }
         changes[route] = outcome.review(policy, now, observation.now_s)
         now.update((change.member_id, change.belief) for change in changes[route])
         beliefs[route] = now

@@ -80,7 +80,9 @@ def works_of(
     works = dict.fromkeys(lineup.pool_by_id.values(), 0.0)
     others: dict[str, int] = {}
     for member_id, pressure in pressures.items():
-        pool, in_flight = lineup.pool_by_id[member_id], pressure.in_flight
+        pool, in_flight = lineup.pool_by_id.get(member_id), pressure.in_flight
+        if pool is None:
+            continue
         if pool not in others:
             others[pool] = pressure.pool_in_flight
         if in_flight:

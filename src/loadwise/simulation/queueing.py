@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from math import inf
 from typing import Literal, NamedTuple
 
 Sharing = Literal["interleaved", "fair"]
@@ -72,6 +73,8 @@ class Device:
     def __init__(self, members: Mapping[str, MemberModel], sharing: Sharing = "interleaved") -> None:
         self._queues = {name: _Queue(model) for name, model in members.items()}
         self._sharing = sharing
+        # Running members and their seconds per token as things stand; None when that has changed.
+        self._speeds: list[tuple[_Queue, float]] | None = None
         self.now_s = 0.0
 
     def in_flight(self, member_id: str) -> int:
@@ -94,18 +97,18 @@ class Device:
     def advance(self, until_s: float) -> Iterator[Event]:
         """Moves the clock to `until_s`, yielding first tokens and ends in order of time."""
         while True:
-            event = self._next()
-            if event is None or event[0] > until_s:
+            at_s, queue = self._next()
+            if queue is None or at_s > until_s:
                 self._pass(max(0.0, until_s - self.now_s))
                 self.now_s = max(self.now_s, until_s)
                 return
-            at_s, queue = event
             self._pass(at_s - self.now_s)
             self.now_s = at_s
             yield self._happen(queue)
 
     def _begin(self, queue: _Queue, job: Job) -> None:
         queue.running += 1
+        self._speeds = None
         first = queue.ticks + 1.0 + job.prompt_tokens / queue.model.prompt_tokens_per_tick
         heappush(queue.due, (first, job.job_id, False, job))
 
@@ -118,28 +121,33 @@ class Device:
             return Event(self.now_s, job, False)
         job.finished_s = self.now_s
         queue.running -= 1
+        self._speeds = None
         if queue.waiting:
             self._begin(queue, queue.waiting.popleft())
         return Event(self.now_s, job, True)
 
-    def _tick_s(self) -> dict[str, float]:
-        """Seconds per token of each running member, as things stand."""
-        active = [queue for queue in self._queues.values() if queue.running]
-        alone = {q.model.member_id: q.model.step_s + q.model.request_s * q.running for q in active}
-        if self._sharing == "fair":
-            return {name: seconds * len(active) for name, seconds in alone.items()}
-        return dict.fromkeys(alone, sum(alone.values()))
+    def _running(self) -> list[tuple[_Queue, float]]:
+        """Members that run, with their seconds per token."""
+        if self._speeds is None:
+            active = [queue for queue in self._queues.values() if queue.running]
+            alone = [queue.model.step_s + queue.model.request_s * queue.running for queue in active]
+            total = sum(alone)
+            fair = self._sharing == "fair"
+            self._speeds = [
+                (queue, own * len(active) if fair else total)
+                for queue, own in zip(active, alone, strict=True)
+            ]
+        return self._speeds
 
-    def _next(self) -> tuple[float, _Queue] | None:
-        soonest: tuple[float, _Queue] | None = None
-        for name, seconds in self._tick_s().items():
-            queue = self._queues[name]
+    def _next(self) -> tuple[float, _Queue | None]:
+        soonest_s, soonest = inf, None
+        for queue, seconds in self._running():
             at_s = self.now_s + max(0.0, queue.due[0][0] - queue.ticks) * seconds
-            if soonest is None or at_s < soonest[0]:
-                soonest = at_s, queue
-        return soonest
+            if at_s < soonest_s:
+                soonest_s, soonest = at_s, queue
+        return soonest_s, soonest
 
     def _pass(self, elapsed_s: float) -> None:
         if elapsed_s > 0.0:
-            for name, seconds in self._tick_s().items():
-                self._queues[name].ticks += elapsed_s / seconds
+            for queue, seconds in self._running():
+                queue.ticks += elapsed_s / seconds
