@@ -9,7 +9,7 @@ from loadwise.decision.facts import Endpoint, Feature
 from loadwise.engines.rendering import RenderedEngine
 from loadwise.engines.rendering.bodies import REFUSED, WITHOUT_EFFECT, ChatBody, CompletionBody
 from loadwise.errors import EngineError
-from loadwise.ports import Call
+from loadwise.ports import Call, SamplingParams
 from loadwise.testing import FakeClock, FakeTokenEngine, Turnstile
 from loadwise.testing.engine_contract import ask, make_call, read, stream, text_of
 
@@ -257,12 +257,22 @@ async def test_counting_an_unreadable_body_says_unknown(rendered):
 
 
 async def test_a_full_queue_takes_none_of_a_request_s_sequences(tokenizer_folder, clock):
-    fake = FakeTokenEngine(capacity=1, queue_limit=1)
+    fake = FakeTokenEngine(capacity=1, queue_limit=2)
     engine = RenderedEngine(fake, tokenizer_folder, "t", "t-0", clock)
+    occupant = fake.submit((1,), SamplingParams(max_tokens=1))
+    before = fake.reading()
     error = await refused(engine, make_call(n=3))
     assert error["code"] == "queue_full"
-    reading = fake.reading()
-    assert (reading.running_requests, reading.waiting_requests) == (0, 0)
+    assert fake.reading() == before
+    occupant.cancel()
+
+
+@pytest.mark.parametrize(("fields", "param"), [({"n": 4}, "n"), ({"prompt": ["a"] * 4}, "prompt")])
+async def test_what_could_never_be_queued_is_refused_for_good(tokenizer_folder, clock, fields, param):
+    engine = RenderedEngine(FakeTokenEngine(capacity=1, queue_limit=2), tokenizer_folder, "t", "t-0", clock)
+    error = await refused(engine, make_call(**fields))
+    assert error["param"] == param
+    assert "room for 3" in error["message"]
 
 
 @pytest.fixture

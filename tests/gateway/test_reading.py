@@ -88,6 +88,7 @@ def test_features_of_a_chat(rest, features):
         (',"echo":true', '"hi"', {Feature.ECHO}),
         (',"suffix":"end"', '"hi"', {Feature.SUFFIX}),
         (',"logprobs":0', '"hi"', {Feature.LOGPROBS}),
+        (',"logprobs":1', '"hi"', {Feature.LOGPROBS, Feature.TOP_LOGPROBS}),
         (',"logprobs":4', '"hi"', {Feature.LOGPROBS, Feature.TOP_LOGPROBS}),
     ],
 )

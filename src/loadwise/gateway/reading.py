@@ -153,7 +153,9 @@ def _has_media(numbered: tuple[int, Turn]) -> bool:
 def _of_completion(fields: CompletionFields) -> Iterator[Feature]:
     prompt = bytes(memoryview(fields.prompt)[:64]).translate(None, b" \t\r\n")[:2]
     if prompt[:1] not in {b'"', b"["} or prompt == b"[]":
-        raise RequestError("prompt: expected a string, strings or token ids, not nothing.", param="prompt")
+        raise RequestError(
+            "prompt: expected a string, token ids, or a list of either, and not an empty one.", param="prompt"
+        )
     if prompt[:1] == b"[" and prompt != b'["':
         yield Feature.TOKEN_IDS
     if fields.echo:
@@ -163,7 +165,7 @@ def _of_completion(fields: CompletionFields) -> Iterator[Feature]:
     if fields.logprobs is not None:
         yield Feature.LOGPROBS
         # The most likely tokens are listed beside the chosen one.
-        if fields.logprobs > 1:
+        if fields.logprobs > 0:
             yield Feature.TOP_LOGPROBS
 
 

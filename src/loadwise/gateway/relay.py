@@ -9,6 +9,7 @@ from dataclasses import replace
 from loadwise.decision.facts import RequestFacts
 from loadwise.errors import EngineError, RequestError
 from loadwise.gateway.asgi import Exchange, RawHeaders
+from loadwise.gateway.asked import in_the_clients_words
 from loadwise.gateway.attempt import Attempt
 from loadwise.gateway.body import edited
 from loadwise.gateway.events import broken_stream
@@ -36,7 +37,7 @@ class Relay:
         self._retries.note_request()
         tried: frozenset[str] = frozenset()
         while True:
-            dispatch = self._dispatch(facts, tried)
+            dispatch = self._dispatch(facts, tried, fields)
             said = of_dispatch(dispatch)
             try:
                 await self._attempt(dispatch, _changed(call, fields, dispatch), exchange, said)
@@ -50,13 +51,13 @@ class Relay:
                 await exchange.reply_error(error, said)
             return
 
-    def _dispatch(self, facts: RequestFacts, tried: frozenset[str]) -> Dispatch:
+    def _dispatch(self, facts: RequestFacts, tried: frozenset[str], fields: Fields) -> Dispatch:
         try:
             return self._director.dispatch(facts, tried)
         except RequestError as error:
             if tried and error.status == 503:
                 raise _no_answer(facts.model) from None
-            raise
+            raise in_the_clients_words(error, fields) from None
 
     async def _attempt(self, dispatch: Dispatch, call: Call, exchange: Exchange, said: RawHeaders) -> None:
         whole = b""

@@ -102,6 +102,7 @@ class RenderedEngine:
 
     async def _submitted(self, call: Call) -> Job:
         prepared = await self._prepared(call)
+        self._check_places(prepared)
         frames = Frames(
             endpoint=call.endpoint,
             request_id=call.request_id,
@@ -113,6 +114,22 @@ class RenderedEngine:
         job = Job(prepared, frames, self.tokenizer, self._clock)
         job.submit(self._engine, self._engine.capabilities.context_tokens)
         return job
+
+    def _check_places(self, prepared: Prepared) -> None:
+        """Refuses what could not be queued on an idle engine either: trying again would not help."""
+        if prepared.sequences == 1:
+            return
+        reading = self._engine.reading()
+        if reading.capacity_requests is None or reading.queue_capacity_requests is None:
+            return
+        places = reading.capacity_requests + reading.queue_capacity_requests
+        if prepared.sequences > places:
+            param = "prompt" if len(prepared.prompt_ids) > 1 else "n"
+            raise RequestError(
+                f"{param}: {prepared.sequences} answers are asked for in one request, and this model "
+                f"has room for {places}. Ask for fewer.",
+                param=param,
+            )
 
     async def _prepared(self, call: Call) -> Prepared:
         if len(call.body) <= INLINE_BODY_BYTES:

@@ -27,6 +27,11 @@ class Prepared:
         """Tokens of all prompts together."""
         return sum(len(ids) for ids in self.prompt_ids)
 
+    @property
+    def sequences(self) -> int:
+        """Sequences to generate for all prompts together."""
+        return len(self.prompt_ids) * self.plan.sequences_per_prompt
+
 
 class Job:
     """Submits a request's sequences and gives them back as frames or as one body."""

@@ -121,7 +121,12 @@ def text_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 def _text_message(message: Mapping[str, Any]) -> dict[str, Any]:
     role = message.get("role")
     if role in ("tool", "function") or message.get("tool_calls") or message.get("function_call"):
-        raise unsupported("messages")
+        raise RequestError(
+            "messages: calls of tools and their results are not supported by this model: "
+            "leave those turns out, or choose a model that offers tools.",
+            param="messages",
+            code="unsupported_parameter",
+        )
     if role not in ROLES:
         raise RequestError(f"messages: role must be one of {', '.join(sorted(ROLES))}.", param="messages")
     content = _text_content(message.get("content"), role == "assistant")
