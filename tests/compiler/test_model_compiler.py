@@ -323,19 +323,23 @@ def test_given_examples_are_built_for_without_a_call(
     assert backend.requests[0].dynamic_shapes == "as torch.export has it"
 
 
-def test_builds_still_queued_at_the_close_say_so(
+def test_builds_that_were_stopped_say_so_and_may_be_asked_for_again(
     compiler: ModelCompiler, backend: FakeBackend, model: Doubler
 ) -> None:
     served = promoted(compiler, model)
     backend.hold.clear()
     compiler.build("m", "default")
     compiler.build("m", "max-autotune")
-    compiler._stop.set()
+    compiler.stop_builds()
     backend.hold.set()
-    compiler.close()
     assert compiler.wait(30)
-    assert served.builds["max-autotune"].cause == "The compiler was closed."
+    stopped = served.builds["max-autotune"]
+    assert (stopped.state, stopped.cause, stopped.failures) == ("original", "The build was stopped.", 0)
     assert served.builds["default"].built is not None
+    assert [fact.mode for fact in compiler.facts()] == ["default"]
+    compiler.build("m", "max-autotune")
+    assert compiler.wait(30)
+    assert served.builds["max-autotune"].state == "promoted"
 
 
 def test_planner_hears_of_builds_and_their_failures(

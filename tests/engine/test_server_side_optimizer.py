@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from collections import Counter
 
 import pytest
@@ -119,6 +120,34 @@ class TestServerSideOptimizer:
         await made.stop_optimization()
         assert not made.loop.running
         assert made.get_optimization_status()["system_status"] == "bypassed"
+
+    async def test_a_stop_during_the_start_leaves_it_stopped(self) -> None:
+        made = optimizer()
+        await asyncio.gather(made.start_optimization(), made.stop_optimization())
+        assert not made.loop.running
+        assert made.get_optimization_status()["running"] is False
+
+    async def test_stopping_ends_the_builds_that_run(self, model, batch, backend) -> None:
+        started = threading.Event()
+
+        def waiting(request):  # type: ignore[no-untyped-def]
+            started.set()
+            assert request.stop.wait(60)
+            raise BuildError("stopped")
+
+        backend.build = waiting
+        compiler = ModelCompiler(backend=backend, automatic=False)
+        made = optimizer(model_compiler=compiler)
+        await made.start_optimization()
+        served = await made.optimize_model_for_request(model, {"model_name": "m"})
+        with torch.no_grad():
+            served(batch)
+        compiler.force_recompile("m")
+        await asyncio.to_thread(started.wait, 60)
+        await made.stop_optimization()
+        assert await asyncio.to_thread(compiler.wait, 60)
+        await made.close()
+        assert compiler.compilation_stats["m"]["cause"] == "The build was stopped."
 
     async def test_the_loop_turns_at_its_interval(self) -> None:
         made = optimizer()
@@ -323,6 +352,22 @@ class TestLoadBasedParameterTuner:
         assert 0 < metrics.memory_usage_percent <= 100
         assert metrics.queue_depth is None
         assert tuner.get_current_strategy() is None
+
+    def test_a_sensor_that_fails_leaves_its_last_figures_until_they_are_stale(
+        self, engine, host, clock
+    ) -> None:
+        engine.running = 4
+        tuner = LoadBasedParameterTuner(engine=lambda: [engine.reading()], host=host, clock=clock)
+        assert tuner.collect_load_metrics().active_requests == 4
+
+        def broken() -> None:
+            raise ConnectionError("the engine hung up")
+
+        engine.reading = broken
+        clock.advance(10.0)
+        assert tuner.collect_load_metrics().active_requests == 4
+        clock.advance(30.0)
+        assert "active_requests" in tuner.collect_load_metrics().absent
 
     @pytest.mark.parametrize(
         ("metrics", "name", "parameters", "mode"),

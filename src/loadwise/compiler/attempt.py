@@ -16,17 +16,21 @@ from loadwise.settings import OptimizationConfig
 class Attempt:
     """Makes builds with one backend; an attempt never raises."""
 
-    def __init__(self, backend: BuildBackend, clock: Clock, stop: threading.Event) -> None:
+    def __init__(self, backend: BuildBackend, clock: Clock) -> None:
         self._backend = backend
         self._clock = clock
-        self._stop = stop
 
-    def __call__(self, served: ServedModel, mode: str, config: OptimizationConfig) -> Build:
-        """The build's outcome, whatever happens: promoted, failed or declined with its reason."""
+    def __call__(
+        self, served: ServedModel, mode: str, config: OptimizationConfig, stop: threading.Event
+    ) -> Build:
+        """The build's outcome, whatever happens: promoted, failed or declined with its reason.
+
+        One that `stop` ended is as if it had not been tried.
+        """
         started_s = self._clock.monotonic_s()
         build = Build(mode=mode, state=BuildState.PROMOTED)
         try:
-            self._make(served, build, config)
+            self._make(served, build, config, stop)
         except BuildDeclinedError as error:
             build.state, build.cause, build.remedy = BuildState.DECLINED, str(error), error.remedy
         except BuildError as error:
@@ -34,14 +38,19 @@ class Attempt:
         except Exception as error:  # noqa: BLE001 - a build may fail in any way; the original serves
             build.state, build.cause = BuildState.FAILED, f"{type(error).__name__}: {error}".split("\n")[0]
             build.remedy = "The original serves. force_recompile tries again."
+        if stop.is_set() and build.built is None:
+            build.state, build.cause = BuildState.ORIGINAL, "The build was stopped."
+            build.remedy = "force_recompile starts it again."
         build.changed_s = self._clock.monotonic_s()
         if build.build_time_s is None:
             build.build_time_s = build.changed_s - started_s
         return build
 
-    def _make(self, served: ServedModel, build: Build, config: OptimizationConfig) -> None:
-        if self._stop.is_set():
-            raise BuildError("The compiler was closed.", remedy="Make a new ModelCompiler.")
+    def _make(
+        self, served: ServedModel, build: Build, config: OptimizationConfig, stop: threading.Event
+    ) -> None:
+        if stop.is_set():
+            return
         key = ParameterKey(served.original)
         examples = served.examples.all()
         started_s = self._clock.monotonic_s()
@@ -55,7 +64,7 @@ class Attempt:
                 dynamic=build.mode == "default",
                 timeout_s=config.build_timeout_sec,
                 memory_bytes=config.build_memory_bytes,
-                stop=self._stop,
+                stop=stop,
             )
         )
         build.build_time_s = self._clock.monotonic_s() - started_s

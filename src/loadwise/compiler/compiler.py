@@ -49,11 +49,13 @@ class ModelCompiler:
         self._wanted_mode: str = self.config.compile_mode
         self._models: dict[str, Any] = {}
         self._declined: dict[str, Build] = {}
-        self._jobs: queue.SimpleQueue[tuple[ServedModel, str] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[ServedModel, str, threading.Event] | None] = queue.SimpleQueue()
         self._pending = 0
         self._idle = threading.Condition()
+        self._closed = False
+        # Of the builds asked for from now on; set when they are no longer wanted.
         self._stop = threading.Event()
-        self._attempt = Attempt(self._backend, self._clock, self._stop)
+        self._attempt = Attempt(self._backend, self._clock)
         self._worker: threading.Thread | None = None
 
     def compile_model(
@@ -165,9 +167,16 @@ class ModelCompiler:
         with self._idle:
             return self._idle.wait_for(lambda: self._pending == 0, timeout_s)
 
+    def stop_builds(self) -> None:
+        """Builds that wait or run end without a result; what is promoted serves, more may be asked for."""
+        with self._idle:
+            self._stop.set()
+            self._stop = threading.Event()
+
     def close(self) -> None:
         """Ends the build in progress; what is promoted goes on serving. May be called twice."""
-        self._stop.set()
+        self._closed = True
+        self.stop_builds()
         worker, self._worker = self._worker, None
         if worker is not None:
             self._jobs.put(None)
@@ -209,7 +218,7 @@ class ModelCompiler:
             )
         served.queued.add(mode)
         self._pending += 1
-        self._jobs.put((served, mode))
+        self._jobs.put((served, mode, self._stop))
         if self._worker is None:
             self._worker = threading.Thread(target=self._work, name="model-compiler", daemon=True)
             self._worker.start()
@@ -218,7 +227,7 @@ class ModelCompiler:
         """Cause and remedy of not even trying."""
         if not self.config.enable_torch_compile:
             return "switched off", "Set enable_torch_compile to true."
-        if self._stop.is_set():
+        if self._closed:
             return "the compiler was closed", "Make a new ModelCompiler."
         if in_training(served.original):
             return "the model is in training mode", "Call model.eval(), then force_recompile."
@@ -234,9 +243,9 @@ class ModelCompiler:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            served, mode = job
+            served, mode, stop = job
             try:
-                self._settle(served, self._attempt(served, mode, self.config))
+                self._settle(served, self._attempt(served, mode, self.config, stop))
             finally:
                 with self._idle:
                     served.queued.discard(mode)
@@ -245,7 +254,8 @@ class ModelCompiler:
 
     def _settle(self, served: ServedModel, build: Build) -> None:
         old = served.builds.get(build.mode)
-        build.failures = 0 if build.built is not None else 1 + (old.failures if old is not None else 0)
+        failed = build.state in (BuildState.FAILED, BuildState.DECLINED)
+        build.failures = failed + (old.failures if old is not None and build.built is None else 0)
         if build.built is None and old is not None and old.built is not None:
             # A rebuild that failed does not take away what serves.
             old.failures, old.cause, old.remedy = build.failures, build.cause, build.remedy

@@ -47,6 +47,8 @@ class LoadBasedParameterTuner:
         self._host: Host = host or HostSensor()
         self._clock: Clock = clock or SystemClock()
         self._policy = self.config.policy()
+        # Per sensor, what it said last.
+        self._last_read: dict[str, Any] = {}
         self._states: dict[str, StrategyState] = {}
         # Per pool, the strategy in force; replaced, never changed, so that requests may read it.
         self.strategies: dict[str, Strategy] = {}
@@ -70,18 +72,26 @@ class LoadBasedParameterTuner:
     ) -> ServerLoadMetrics:
         """What can be measured now without waiting; None stands for what cannot.
 
-        `readings` are those of one pool; by default all that the engine gives.
+        `readings` are those of one pool; by default all that the engine gives. A sensor that fails is
+        logged, and its last figures count until they are stale.
         """
         if readings is None:
-            readings = self._engine() if self._engine is not None else ()
-        service = self._service() if self._service is not None else None
+            readings = self._sensed("engine", self._engine) or ()
         return load.measure(
             readings,
-            self.read_host() if host is None else host,
-            service,
+            self._sensed("host", self.read_host) if host is None else host,
+            self._sensed("service", self._service),
             self._clock.monotonic_s(),
             self._policy.stale_after_s,
         )
+
+    def _sensed(self, sensor: str, read: Callable[[], Any] | None) -> Any:
+        try:
+            if read is not None:
+                self._last_read[sensor] = read()
+        except Exception as error:  # noqa: BLE001 - a sensor of any making may fail in any way
+            log.warning("sensor_failed", sensor=sensor, error=repr(error))
+        return self._last_read.get(sensor)
 
     def score(self, metrics: ServerLoadMetrics) -> LoadScore:
         """The load score by the configured weights and objectives, with its parts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import MutableMapping, Sequence
 from contextvars import ContextVar
@@ -133,19 +134,24 @@ class ServerSideOptimizer:
         self._optimization_ms: deque[float] = deque(maxlen=config.metrics_history_size)
         self.started = False
         self.bypassed = False
+        # Starting and stopping take turns: the later one counts.
+        self._switching = asyncio.Lock()
 
     # --- the origin's methods ---
 
     async def start_optimization(self) -> None:
         """The loop turns and requests are optimised; nothing happens when it already runs."""
-        self.started = True
-        await self.loop.start()
-        self.director.running = True
+        async with self._switching:
+            self.started = True
+            await self.loop.start()
+            self.director.running = True
 
     async def stop_optimization(self) -> None:
-        """What `start_optimization` began has ended; serving goes on with nothing touched."""
-        self.director.running = False
-        await self.loop.stop()
+        """What `start_optimization` began has ended, builds too; serving goes on with nothing touched."""
+        async with self._switching:
+            self.director.running = False
+            await self.loop.stop()
+            self.model_compiler.stop_builds()
 
     async def optimize_model_for_request(self, model: Any, request_context: Any = None) -> Any:
         """What shall answer: a member of the ensemble, else `model`, with its promoted build.
