@@ -23,6 +23,7 @@ from aphrodite.engine.server_side_optimizer import (
     ServerSideOptimizer,
 )
 from loadwise.errors import BuildError, CapacityError, ConfigurationError, UnknownNameError
+from loadwise.testing import FakeEngine
 
 QUIET = ServerLoadMetrics(
     cpu_usage_percent=5.0, memory_usage_percent=20.0, gpu_utilization=None, active_requests=0,
@@ -178,6 +179,24 @@ class TestServerSideOptimizer:
         assert (metrics.active_requests, metrics.queue_depth, metrics.capacity_requests) == (8, 6, 8)
         assert status["engines"]["engine"]["waiting_requests"] == 6
         assert status["current_strategy"] == "performance"
+
+    async def test_an_engine_that_also_serves_is_asked_like_a_members(self, clock, host) -> None:
+        engine = FakeEngine(model_id="m", capacity=4, clock=clock)
+        made = optimizer(engine_client=engine, clock=clock, host=host)
+        await made.start_optimization()
+        status = made.get_optimization_status()
+        metrics = made.parameter_tuner.collect_load_metrics()
+        assert status["engines"]["engine"]["capacity_requests"] == 4
+        assert (metrics.active_requests, metrics.capacity_requests) == (0, 4)
+
+        async def broken() -> str:
+            return "no reading at all"
+
+        engine.observe = broken
+        await made.cycle.tune()
+        faults = made.get_optimization_status()["loop"]["faults"]
+        await made.close()
+        assert "observe:engine" in faults
 
     async def test_a_request_gets_its_model_back_with_the_same_answers(self, model, batch, backend) -> None:
         made = optimizer(model_compiler=ModelCompiler(backend=backend, automatic=False))

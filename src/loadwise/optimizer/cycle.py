@@ -131,7 +131,10 @@ class Cycle:
         fleet = self.parts.director.ensemble.fleet
         members = [fleet.parts(name).member for name in fleet]
         self.parts.director.places.refresh(members, self.parts.readings)
-        known = {*fleet.engines(), *(reading.replica_id for reading in self.parts.readings.latest())}
+        known = {
+            *self.parts.readings.asked(),
+            *(reading.replica_id for reading in self.parts.readings.latest()),
+        }
         self.faults = {
             name: fault
             for name, fault in self.faults.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -41,12 +42,16 @@ class EngineReadings:
     async def _observe(self, replica_id: str, engine: Engine) -> None:
         try:
             async with asyncio.timeout(OBSERVE_TIMEOUT_S):
-                reading = await engine.observe()
+                reading = replace(await engine.observe(), replica_id=replica_id)
         except Exception as error:  # noqa: BLE001 - an engine of any making may fail in any way; it is told on
             self._on_observed(replica_id, error)
             return
-        self._latest[replica_id] = replace(reading, replica_id=replica_id)
+        self._latest[replica_id] = reading
         self._on_observed(replica_id, None)
+
+    def asked(self) -> set[str]:
+        """The replicas whose engines are asked now."""
+        return set(self._engines())
 
     def keep(self, reading: EngineReading) -> None:
         """The reading, of an engine that is not asked here, is the latest of its replica."""
@@ -60,6 +65,11 @@ class EngineReadings:
 
     def __getitem__(self, replica_id: str) -> EngineReading | None:
         return self._latest.get(replica_id) or self._given.get(replica_id)
+
+
+def can_be_observed(engine_client: Any) -> bool:
+    """Whether an engine client is asked like a replica's engine (`ports.Engine`), by awaiting `observe()`."""
+    return inspect.iscoroutinefunction(getattr(engine_client, "observe", None))
 
 
 def reader_of(engine_client: Any) -> Callable[[], Sequence[EngineReading]] | None:

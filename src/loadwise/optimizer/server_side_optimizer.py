@@ -8,7 +8,7 @@ from collections.abc import MutableMapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -31,14 +31,16 @@ from loadwise.optimizer.loop import ControlLoop
 from loadwise.optimizer.model_manager import DynamicModelManager
 from loadwise.optimizer.parameter_tuner import LoadBasedParameterTuner
 from loadwise.optimizer.recorder import Recorder
-from loadwise.optimizer.sensing import EngineReadings, reader_of
-from loadwise.ports import AlertSink, Clock, HostSensor, JsonObject
+from loadwise.optimizer.sensing import EngineReadings, can_be_observed, reader_of
+from loadwise.ports import AlertSink, Clock, Engine, HostSensor, JsonObject
 from loadwise.settings import OptimizationConfig
 from loadwise.telemetry.alerts import AlertBook, LogSink
 from loadwise.telemetry.history import History
 from loadwise.telemetry.prometheus import Telemetry
 
 log = structlog.get_logger(__name__)
+# The replica id of an engine client that is asked like a member's engine.
+CLIENT: Final = "engine"
 # In the task that handles a request: which optimizer chose, the name that was asked for, the member it got.
 _CHOSEN: ContextVar[tuple[int, str, str] | None] = ContextVar("loadwise_chosen_member", default=None)
 
@@ -46,8 +48,8 @@ _CHOSEN: ContextVar[tuple[int, str, str] | None] = ContextVar("loadwise_chosen_m
 class ServerSideOptimizer:
     """Compiles, tunes, selects, watches: holds the parts together and turns the loop.
 
-    `engine_client` may be anything: one with a method `reading()` is read, any other leaves the load
-    to the machine's own figures, with a warning. `model_config` is kept for the caller.
+    `engine_client` may be anything: one with a method `reading()`, or an async `observe()`, is read; any
+    other leaves the load to the machine's own figures, with a warning. `model_config` is kept for the caller.
     The parts are attributes: `model_compiler`, `parameter_tuner`, `ensemble_manager`, `model_manager`,
     `director`, `recorder`, `configurations`, `alerts`.
     """
@@ -98,10 +100,12 @@ class ServerSideOptimizer:
         self.director.running = False
         self.director.config_version = self.configurations.version
         self.alerts = AlertBook([LogSink()] if sinks is None else sinks)
-        self._join(config, client)
+        self._join(config)
 
     def _client_of(self, engine_client: Any) -> Any:
         reader = reader_of(engine_client)
+        if reader is None and can_be_observed(engine_client):
+            return lambda: self.readings.latest()
         if reader is None and engine_client is not None:
             log.warning(
                 "engine_offers_no_readings",
@@ -110,9 +114,9 @@ class ServerSideOptimizer:
             )
         return reader
 
-    def _join(self, config: OptimizationConfig, client: Any) -> None:
+    def _join(self, config: OptimizationConfig) -> None:
         """What needs the other parts to be there."""
-        self.readings = EngineReadings(self.ensemble_manager.fleet.engines, self._observed)
+        self.readings = EngineReadings(self._engines, self._observed)
         parts = Parts(
             director=self.director,
             tuner=self.parameter_tuner,
@@ -122,7 +126,7 @@ class ServerSideOptimizer:
             readings=self.readings,
             alerts=self.alerts,
             decisions=History(config.metrics_history_size, enabled=config.enable_performance_tracking),
-            client=client,
+            client=reader_of(self.engine_client),
         )
         self.cycle = Cycle(parts, self.clock)
         self.loop = ControlLoop(
@@ -267,6 +271,11 @@ class ServerSideOptimizer:
 
     def _service(self) -> ServiceReading:
         return self.recorder.service(len(self.director.in_flight))
+
+    def _engines(self) -> dict[str, Engine]:
+        """Engines to be asked: the members', and the client where it is one."""
+        own = {CLIENT: self.engine_client} if can_be_observed(self.engine_client) else {}
+        return {**own, **self.ensemble_manager.fleet.engines()}
 
     def _observed(self, replica_id: str, error: Exception | None) -> None:
         part = f"observe:{replica_id}"
