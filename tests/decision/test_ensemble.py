@@ -305,6 +305,21 @@ def test_adaptive_is_accurate_when_quiet_and_fast_when_queues_grow() -> None:
     assert choose(known=known, flights=pressures(ADAPTIVE, accurate=2)).member_id == "accurate"
 
 
+def test_a_member_of_unknown_quality_ranks_as_the_mean_of_the_known() -> None:
+    of = route(members=(*ADAPTIVE.members, member("new", quality=None)))
+    each_s = {**SPEEDS, "new": 0.002}
+    known = taught(of, each_s)
+    assert choose(of, None, known).member_id == "accurate"
+    assert choose(of, None, known, flights=pressures(of, accurate=26)).member_id == "balanced"
+
+
+def test_where_no_quality_is_known_the_default_member_leads_while_there_is_room() -> None:
+    of = route(members=tuple(member(name, quality=None) for name in SPEEDS), default_member="balanced")
+    known = taught(of, SPEEDS)
+    assert choose(of, None, known).member_id == "balanced"
+    assert choose(of, None, known, flights=pressures(of, balanced=30)).member_id == "fast"
+
+
 def test_adaptive_pauses_dear_members_while_a_cheaper_one_fills_up() -> None:
     known = taught(ADAPTIVE, SPEEDS)
     assert choose(known=known, flights=pressures(ADAPTIVE, fast=20)).member_id == "fast"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import fmean, stdev
 
 import pytest
 
@@ -17,8 +18,6 @@ STEPS = {"fast": (0.0012, 0.00018), "balanced": (0.0036, 0.00054), "accurate": (
 QUALITY = {"fast": 0.7, "balanced": 0.85, "accurate": 1.0}
 COST = {"fast": 1.0, "balanced": 4.0, "accurate": 12.0}
 LENGTHS = Lengths(input_median=100, input_p99=500, output_median=60, output_p99=400)
-# What fixed `accurate` sustains with 95 % within objectives (found by bisection, seed 1).
-SUSTAINED_PER_S = 4.0
 
 
 def scenario(sharing: Sharing = "interleaved", **models: MemberModel) -> Scenario:
@@ -43,23 +42,74 @@ def scenario(sharing: Sharing = "interleaved", **models: MemberModel) -> Scenari
     return Scenario(route=route, members=members, sharing=sharing)
 
 
-@pytest.mark.parametrize("sharing", ["interleaved", "fair"])
-def test_at_twice_what_accurate_sustains_adaptive_keeps_goodput(sharing: Sharing) -> None:
-    one = scenario(sharing)
-    load = list(poisson(2 * SUSTAINED_PER_S, 180.0, 3, LENGTHS))
-    results = {name: simulate(fixed(one, name), load) for name in STEPS}
-    adaptive = simulate(one, load)
-    best = max(result.within_objectives for result in results.values())
-    assert adaptive.within_objectives >= 1.5 * results["accurate"].within_objectives
-    assert adaptive.within_objectives >= 0.98 * best
+def bound_by_time_per_token(sharing: Sharing) -> Scenario:
+    """Members whose batches slow down long before they fill up."""
+    steps = {"fast": (0.001, 0.0003), "balanced": (0.003, 0.001), "accurate": (0.010, 0.004)}
+    return scenario(
+        sharing,
+        **{n: MemberModel(member_id=n, step_s=s, request_s=r) for n, (s, r) in steps.items()},
+    )
+
+
+DEVICES = {"waiting": scenario, "tokens": bound_by_time_per_token}
+
+
+def sustained_per_s(one: Scenario, member_id: str) -> float:
+    """The highest rate at which 95 % are within objectives, to 5 %, by bisection."""
+    low, high = 0.25, 16.0
+    while high / low > 1.05:
+        rate = (low * high) ** 0.5
+        result = simulate(fixed(one, member_id), poisson(rate, 240.0, 1, LENGTHS))
+        low, high = (rate, high) if result.within_fraction >= 0.95 else (low, rate)
+    return low
+
+
+@pytest.fixture(
+    scope="module", params=[(d, s) for d in DEVICES for s in ("interleaved", "fair")], ids="-".join
+)
+def case(request: pytest.FixtureRequest) -> tuple[Scenario, float]:
+    """A device, and what fixed `accurate` sustains on it."""
+    device, sharing = request.param
+    one = DEVICES[device](sharing)
+    return one, sustained_per_s(one, "accurate")
+
+
+# Two-sided 95 % of Student's t with four degrees of freedom.
+T95_OF_5 = 2.776
+SIDE_BY_SIDE_LACKS = 0.01
+
+
+def test_at_twice_what_accurate_sustains_adaptive_keeps_goodput(case: tuple[Scenario, float]) -> None:
+    one, rate = case
+    within: dict[str, list[int]] = {name: [] for name in (*STEPS, "adaptive")}
+    quality = 0.0
+    for seed in range(2, 7):
+        load = list(poisson(2 * rate, 120.0, seed, LENGTHS))
+        for name in STEPS:
+            within[name].append(simulate(fixed(one, name), load).within_objectives)
+        adaptive = simulate(one, load)
+        within["adaptive"].append(adaptive.within_objectives)
+        quality += adaptive.quality
+    total = {name: sum(counts) for name, counts in within.items()}
+    assert total["adaptive"] >= 1.5 * total["accurate"]
+    best = max(STEPS, key=total.__getitem__)
+    gains = [a - b for a, b in zip(within["adaptive"], within[best], strict=True)]
+    interval = T95_OF_5 * stdev(gains) / len(gains) ** 0.5
+    # Not below the best fixed member by more than the paired 95 % interval over five loads. Where members
+    # run side by side, time per token depends on how many of them do, which a line over work only
+    # approximates: there adaptive may lack up to 1 %.
+    lacks = SIDE_BY_SIDE_LACKS * total[best] / len(gains) if one.sharing == "fair" else 0.0
+    assert fmean(gains) >= -max(interval, lacks)
     # Quality is spent as needed, not given away.
-    assert adaptive.quality / adaptive.within_objectives > QUALITY["fast"] + 0.02
+    assert quality / total["adaptive"] > QUALITY["fast"]
 
 
-def test_at_half_of_what_accurate_sustains_adaptive_is_accurate() -> None:
-    result = simulate(scenario(), poisson(SUSTAINED_PER_S / 2, 240.0, 2, LENGTHS))
-    assert result.share("accurate") >= 0.95
-    assert result.within_fraction >= 0.98
+def test_at_half_of_what_accurate_sustains_adaptive_is_accurate(case: tuple[Scenario, float]) -> None:
+    one, rate = case
+    results = [simulate(one, poisson(rate / 2, 240.0, seed, LENGTHS)) for seed in range(2, 5)]
+    requests = sum(result.requests for result in results)
+    assert sum(result.by_member["accurate"] for result in results) >= 0.95 * requests
+    assert sum(result.within_objectives for result in results) >= 0.98 * requests
 
 
 def test_same_seed_is_the_same_day() -> None:

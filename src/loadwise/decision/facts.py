@@ -104,7 +104,11 @@ class Replica:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One variant that may answer a route; quality in 0..1, None when unknown."""
+    """One variant that may answer a route; quality in 0..1, None when unknown.
+
+    A member of unknown quality is neither preferred nor avoided for it: it ranks as the mean of the
+    known ones. Where none is known, adaptive prefers the default member, then the cheaper.
+    """
 
     member_id: str
     replicas: tuple[Replica, ...]

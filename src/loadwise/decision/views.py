@@ -24,7 +24,7 @@ from loadwise.decision.strategy import Strategy
 # What adaptive fills, as fractions of the objectives and of a member's places; the rest is room for what
 # arrives while an answer is made. Waiting grows at once when places run out, time per token slowly.
 FIRST_TOKEN_TARGET: Final = 0.5
-OUTPUT_TOKEN_TARGET: Final = 0.85
+OUTPUT_TOKEN_TARGET: Final = 0.7
 PLACES_TARGET: Final = 0.75
 # A cheaper member of the pool with this much of its places taken is needed for overflow: dearer ones pause.
 RELIEF_TARGET: Final = 0.5
@@ -206,7 +206,7 @@ class Scene:
         return first if first > each else each
 
     def quality(self, at: int) -> float:
-        """0..1; a member of unknown quality counts as the mean of those known, for it or against it."""
+        """0..1; an unknown one ranks as the mean of those known, neither for it nor against it."""
         quality = self.known[at].quality
         if quality is None:
             if self.unknown_quality is None:

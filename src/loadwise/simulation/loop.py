@@ -59,7 +59,7 @@ class Result:
     duration_s: float = 0.0
     by_member: Counter[str] = field(default_factory=Counter)
     by_reason: Counter[str] = field(default_factory=Counter)
-    # Summed quality of the answers within objectives.
+    # Summed quality of the answers within objectives, those of unknown quality left out.
     quality: float = 0.0
     # (time, strategy) at each change, and (time, change) of members' health.
     strategies: list[tuple[float, StrategyName]] = field(default_factory=list)
