@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 
@@ -13,7 +14,7 @@ import pytest
 from loadwise.clock import SystemClock
 from loadwise.errors import ConfigurationError
 from loadwise.gateway.build import build_listeners
-from loadwise.gateway.server import Listener, bind, run, serve
+from loadwise.gateway.server import HEAD_LIMIT_BYTES, Listener, bind, run, serve
 from loadwise.settings import Settings
 from loadwise.testing.fakes import FakeTokenEngine, Turnstile
 
@@ -123,3 +124,25 @@ def test_a_taken_admin_port_frees_the_other_and_names_its_flag(site_of):
             build_listeners(settings, site.director, site.control, None, clock)
     assert caught.value.field == "admin_port"
     bind("127.0.0.1", port).close()
+
+
+async def test_headers_without_end_are_given_up(site_of, on_socket):
+    async with on_socket(site_of()) as site, httpx.AsyncClient() as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        answer = b""
+        async with asyncio.timeout(20):
+            # A reset may overtake the answer, because the client is still sending.
+            with contextlib.suppress(ConnectionError):
+                writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\nx-long: ")
+                writer.write(b"a" * (HEAD_LIMIT_BYTES + 2**16))
+                await writer.drain()
+                answer = await reader.read()
+        writer.close()
+        assert answer[:13] in (b"", b"HTTP/1.1 431 ")
+        assert (await client.get(site.url + "/health")).status_code == 200
+
+
+async def test_long_but_bounded_headers_pass(site_of, on_socket):
+    async with on_socket(site_of()) as site, httpx.AsyncClient() as client:
+        answer = await client.get(site.url + "/health", headers={"x-long": "a" * 2**16})
+        assert answer.status_code == 200
