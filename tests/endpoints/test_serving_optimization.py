@@ -17,7 +17,7 @@ from aphrodite.endpoints.openai.serving_optimization import (
     setup_optimization_serving,
 )
 from aphrodite.engine.server_side_optimizer import OptimizationConfig, ServerSideOptimizer
-from loadwise.decision.facts import StrategyName
+from loadwise.decision.facts import Policy, StrategyName
 from loadwise.errors import LoadwiseError, RequestError
 from loadwise.gateway.tuning import tuned
 from loadwise.testing.clock import FakeClock
@@ -34,6 +34,8 @@ class RecordingOptimizer:
         self.failing = failing
         self.contexts: list[dict[str, Any]] = []
         self.records: list[tuple[str, float, bool]] = []
+
+    tuning_policy = Policy()
 
     @property
     def parameter_tuner(self) -> Any:
@@ -164,11 +166,32 @@ class TestMiddleware:
     )
     def test_answers_are_shortened_only_where_it_does_no_harm(self, request_data, added):
         strategy = SimpleNamespace(name=StrategyName.PERFORMANCE, parameters=TABLE)
-        assert set(tuned(request_data, strategy)) - set(request_data) == added
+        assert set(tuned(request_data, strategy, Policy())) - set(request_data) == added
 
     @pytest.mark.parametrize("request_data", ["a string", None, 3])
     def test_what_is_no_mapping_stays_as_it_is(self, request_data):
-        assert tuned(request_data, SimpleNamespace(parameters=TABLE)) is request_data
+        assert tuned(request_data, SimpleNamespace(parameters=TABLE), Policy()) is request_data
+
+    @pytest.mark.parametrize("stopped", [True, False])
+    async def test_stopped_or_without_dynamic_tuning_requests_stay_as_they_are(self, stopped):
+        config = OptimizationConfig(enable_dynamic_tuning=stopped)
+        optimizer = ServerSideOptimizer(optimization_config=config, sinks=[])
+        await optimizer.start_optimization()
+        if stopped:
+            await optimizer.stop_optimization()
+        answer = await middleware_over(optimizer).process_request("m", chat(), lambda _, data: data)
+        await optimizer.close()
+        assert answer == chat()
+
+    async def test_an_operators_ceiling_holds_for_explicit_values(self):
+        optimizer = ServerSideOptimizer(
+            optimization_config=OptimizationConfig(ceilings={"max_tokens": 64}), sinks=[]
+        )
+        await optimizer.start_optimization()
+        request = chat(max_tokens=900)
+        answer = await middleware_over(optimizer).process_request("m", request, lambda _, data: data)
+        await optimizer.close()
+        assert answer["max_tokens"] == 64
 
 
 class TestMixin:

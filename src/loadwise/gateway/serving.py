@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from loadwise.clock import SystemClock
+from loadwise.decision.facts import Policy
 from loadwise.errors import RequestError
 from loadwise.gateway.preferences import preference
 from loadwise.gateway.tuning import tuned
@@ -35,6 +36,11 @@ class RequestOptimizer(Protocol):
     @property
     def parameter_tuner(self) -> Any:
         """Has `get_current_strategy()`: a strategy with `parameters`, or None."""
+        ...
+
+    @property
+    def tuning_policy(self) -> Policy | None:
+        """The rules by which requests are tuned; None while optimisation is stopped."""
         ...
 
     async def optimize_model_for_request(self, model: Any, request_context: Any) -> Any:
@@ -184,7 +190,8 @@ class OptimizationMiddleware:
             return model, request
         try:
             chosen = await optimizer.optimize_model_for_request(model, context)
-            return chosen, tuned(request, optimizer.parameter_tuner.get_current_strategy())
+            strategy = optimizer.parameter_tuner.get_current_strategy()
+            return chosen, tuned(request, strategy, optimizer.tuning_policy)
         except Exception:  # noqa: BLE001 - serving goes on, whatever broke in the optimizer
             _log.exception("the optimizer failed; %s goes on without it", context["request_id"])
             return model, request

@@ -18,12 +18,13 @@ _LIBRARY = Member(
 )
 
 
-def tuned(request: Any, strategy: Any) -> Any:
+def tuned(request: Any, strategy: Any, policy: Policy | None) -> Any:
     """A copy of the request with the strategy's parameters where the caller left them out.
 
-    Explicit values stay. What is no mapping, and any request while no strategy is known, stays as it is.
+    Explicit values stay. What is no mapping, and any request while no strategy is known or no policy is
+    in force (stopped), stays as it is.
     """
-    if strategy is None or not isinstance(request, Mapping):
+    if strategy is None or policy is None or not isinstance(request, Mapping):
         return request
     facts = RequestFacts(
         request_id=str(request.get("request_id", "")),
@@ -33,7 +34,7 @@ def tuned(request: Any, strategy: Any) -> Any:
         features=_features(request),
         n=request["n"] if isinstance(request.get("n"), int) else 1,
     )
-    changes = tune(Policy(), strategy, facts, _LIBRARY, LengthSketch()).changes
+    changes = tune(policy, strategy, facts, _LIBRARY, LengthSketch()).changes
     return {**request, **changes}
 
 

@@ -14,7 +14,7 @@ import structlog
 
 from loadwise.clock import SystemClock
 from loadwise.compiler import ModelCompiler
-from loadwise.decision.facts import Ending, Outcome, ServiceReading
+from loadwise.decision.facts import Ending, Outcome, Policy, ServiceReading
 from loadwise.decision.lastgood import KEPT_VERSIONS
 from loadwise.decision.step import PoolDecision
 from loadwise.errors import ConfigurationError
@@ -226,6 +226,11 @@ class ServerSideOptimizer:
     def config(self) -> OptimizationConfig:
         """The configuration in force."""
         return self.configurations.current
+
+    @property
+    def tuning_policy(self) -> Policy | None:
+        """The rules by which requests are tuned; None while optimisation is stopped."""
+        return self.ensemble_manager.policy if self.director.running else None
 
     def avg_optimization_time_ms(self) -> float | None:
         """Mean time of recent decisions in the library; None before the first."""
