@@ -193,9 +193,7 @@ def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--input", type=int, default=64)
     parser.add_argument("--output", type=int, default=128)
-    parser.add_argument(
-        "--setting", choices=[s.name for s in SETTINGS], default="float32, preloads"
-    )
+    parser.add_argument("--setting", choices=[s.name for s in SETTINGS], default="float32, preloads")
     parser.add_argument("--no-stream", action="store_true", help="ask for whole answers")
     parser.add_argument("--sweep", action="store_true", help="measure vLLM alone under every setting")
     parser.add_argument("--out", type=Path, help="save the results as JSON")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -63,3 +67,32 @@ async def test_the_middleware_processes_requests_with_what_was_set_up(applicatio
 
     middleware = OptimizationMiddleware(mixin)
     assert await middleware.process_request("model", {"prompt": "hi"}, answer) == "model: hi"
+
+
+async def test_the_optimizer_stops_with_an_application_that_has_its_own_lifespan() -> None:
+    lived: list[str] = []
+
+    @asynccontextmanager
+    async def own(_: FastAPI) -> AsyncIterator[None]:
+        lived.append("began")
+        yield
+        lived.append("ended")
+
+    app = FastAPI(lifespan=own)
+    mixin = await setup_optimization_serving(app, Engine())
+    async with app.router.lifespan_context(app):
+        assert mixin.optimizer.director.running
+    assert not mixin.optimizer.director.running
+    assert lived == ["began", "ended"]
+
+
+async def test_reports_are_written_under_the_configured_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LOADWISE_REPORT_DIR", str(tmp_path))
+    app = FastAPI()
+    mixin = await setup_optimization_serving(app, Engine())
+    report = await mixin.get_performance_report(export_file=True)
+    await mixin.optimizer.close()
+    assert any(tmp_path.iterdir())
+    assert str(tmp_path) in str(report)

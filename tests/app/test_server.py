@@ -131,3 +131,19 @@ async def test_a_configuration_survives_a_restart(stub: StubUpstream, tmp_path: 
         client.get(address + "/v1/optimization/ensemble") as answer,
     ):
         assert (await answer.json())["strategy"] == "adaptive"
+
+
+@pytest.mark.parametrize("dry", ["", "?dry_run=true"])
+async def test_a_default_member_that_does_not_exist_is_refused(
+    stub: StubUpstream, tmp_path: Path, dry: str
+) -> None:
+    async with (
+        serving(tmp_path, upstreams={"eu": {"url": stub.url}}) as (server, address),
+        aiohttp.ClientSession() as client,
+        client.post(f"{address}/v1/optimization/configure{dry}", json={"default_member": "nope"}) as answer,
+    ):
+        assert answer.status == 400
+        error = (await answer.json())["error"]
+        assert error["param"] == "default_member"
+        assert "eu" in error["message"]
+        assert server.optimization.optimizer.config.default_member is None

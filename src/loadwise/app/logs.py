@@ -36,5 +36,6 @@ def configure_logs(level: str) -> None:
 def _rendering() -> list[structlog.types.Processor]:
     drop = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     if sys.stderr.isatty():
-        return [drop, structlog.dev.ConsoleRenderer()]
+        # Not the renderer's own tracebacks: they would show local variables, prompts among them.
+        return [drop, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     return [drop, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

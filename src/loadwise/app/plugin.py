@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -12,7 +13,7 @@ from loadwise.gateway.control_plane import include_control_plane
 from loadwise.gateway.serving import OptimizationServingMixin
 from loadwise.optimizer.control import OptimizationControl
 from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
-from loadwise.settings import OptimizationConfig
+from loadwise.settings import OptimizationConfig, load_settings
 
 
 async def setup_optimization_serving(
@@ -25,15 +26,36 @@ async def setup_optimization_serving(
 ) -> OptimizationServingMixin:
     """Adds `/v1/optimization/*` to `app`, starts optimising `engine`, and returns the mixin.
 
-    The optimizer stops with the application. Without an admin key (the argument, or
-    `LOADWISE_ADMIN_KEY`) the routes that change something answer 403 naming it.
+    What is not given comes from the environment (`LOADWISE_ADMIN_KEY`, `LOADWISE_REPORT_DIR` ...).
+    Without an admin key the routes that change something answer 403 naming it. The optimizer stops
+    with the application; set up inside a lifespan that already runs, end it with
+    `await mixin.optimizer.close()`.
     """
+    settings = load_settings(admin_key=admin_key)
     optimizer = ServerSideOptimizer(
-        engine_client=engine, model_config=model_config, optimization_config=optimization_config
+        engine_client=engine,
+        model_config=model_config,
+        optimization_config=optimization_config or settings.optimization,
     )
-    mixin = OptimizationServingMixin(OptimizationControl(optimizer), optimizer)
-    guard = Guard.for_plugin(admin_key or os.environ.get("LOADWISE_ADMIN_KEY"))
-    include_control_plane(app, mixin, guard)
-    app.router.on_shutdown.append(optimizer.close)
+    reports = settings.report_dir or settings.state_dir / "reports"
+    mixin = OptimizationServingMixin(OptimizationControl(optimizer, report_dir=reports), optimizer)
+    key = settings.admin_key
+    include_control_plane(app, mixin, Guard.for_plugin(None if key is None else key.get_secret_value()))
+    _close_with(app, optimizer.close)
     await optimizer.start_optimization()
     return mixin
+
+
+def _close_with(app: FastAPI, close: Callable[[], Awaitable[None]]) -> None:
+    """`close` runs when the application stops, whatever its own lifespan does."""
+    own = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(scope: Any) -> AsyncIterator[Any]:
+        async with own(scope) as state:
+            try:
+                yield state
+            finally:
+                await close()
+
+    app.router.lifespan_context = lifespan

@@ -115,6 +115,7 @@ class OptimizationControl:
     async def _configure(self, command: Configure) -> JsonObject:
         configurations = self._optimizer.configurations
         config = configurations.current.changed(command.changes)
+        await self._require_member(command.changes.get("default_member"))
         difference = configurations.difference(config)
         if command.dry_run:
             return {
@@ -126,6 +127,17 @@ class OptimizationControl:
             "status": "configured", "version": version, "changes": difference,
             "config": config.model_dump(mode="json"),
         }  # fmt: skip
+
+    async def _require_member(self, name: str | None) -> None:
+        """Raises `ConfigurationError` for a default member that neither is here nor could be admitted."""
+        if name is None:
+            return
+        known = {*self._optimizer.ensemble_manager.fleet, *await self._catalogue.names()}
+        if name not in known:
+            raise ConfigurationError(
+                f"default_member {name!r} is no member. Known: {', '.join(sorted(known)) or 'none yet'}.",
+                field="default_member",
+            )
 
     async def _start(self) -> JsonObject:
         was = self._optimizer.director.running

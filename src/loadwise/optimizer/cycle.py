@@ -14,6 +14,7 @@ from loadwise.compiler import ModelCompiler
 from loadwise.decision import grading, step
 from loadwise.decision.facts import EngineReading, HostReading, ServiceReading
 from loadwise.decision.step import Decision, Observation, PoolDecision
+from loadwise.errors import EngineError
 from loadwise.optimizer.configurations import Configurations
 from loadwise.optimizer.director import EnsembleDirector
 from loadwise.optimizer.parameter_tuner import LOCAL, LoadBasedParameterTuner
@@ -98,7 +99,9 @@ class Cycle:
         """The part's failure is logged, counted and shown until it works again."""
         since_s = self.faults[part].since_s if part in self.faults else self._clock.monotonic_s()
         if part not in self.faults:
-            log.warning("control_loop_part_failed", part=part, error=repr(error), exc_info=error)
+            # An engine that is down is told of in one line; what nobody expected is told of in full.
+            trace = None if isinstance(error, EngineError) else error
+            log.warning("control_loop_part_failed", part=part, error=repr(error), exc_info=trace)
         self.faults[part] = Fault(part=part, message=f"{type(error).__name__}: {error}", since_s=since_s)
         self.errors[part] += 1
         self.parts.recorder.telemetry.count(names.STEP_ERRORS, part.partition(":")[0])
