@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
@@ -164,5 +165,15 @@ def test_wide_is_not_deep():
     assert not deeper_than(json.dumps([[{}] * 1000] * 10).encode(), 64)
 
 
-async def test_large_bodies_are_checked_off_the_event_loop():
-    await check_text(json.dumps({"text": "ä" * 400_000}, ensure_ascii=False).encode())
+@pytest.mark.parametrize(("letters", "aside"), [(10, False), (400_000, True)])
+async def test_only_large_bodies_are_checked_off_the_event_loop(monkeypatch, letters, aside):
+    threads = []
+
+    def watched(text, limit):
+        threads.append(threading.get_ident())
+        return deeper_than(text, limit)
+
+    monkeypatch.setattr("loadwise.gateway.body.deeper_than", watched)
+    await check_text(json.dumps({"text": "ä" * letters}, ensure_ascii=False).encode())
+    assert len(threads) == 1
+    assert (threads[0] != threading.get_ident()) is aside

@@ -1,4 +1,4 @@
-"""Small real modules, a build backend that a test steers, and an engine whose load a test sets."""
+"""A small module, a build backend, an engine client and a host that library tests share."""
 
 from __future__ import annotations
 
