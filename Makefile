@@ -66,7 +66,7 @@ doctor: ## say what this machine lacks
 	@$(PYTHON) tools/doctor.py
 
 lock: ## resolve requirements/*.in anew (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header -q requirements/dev.in -o requirements/dev.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-strip-extras -q requirements/dev.in -o requirements/dev.txt
 
 bench: $(STAMP) ## cost of one decision; latency and requests per second that the gateway adds
 	$(BIN)/python benchmarks/decision.py
