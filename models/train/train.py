@@ -2,8 +2,8 @@
 
     python -m train.train --size accurate --tokens-folder build/tokens --out build/accurate
 
-On a GPU: --device cuda --epochs 8 (bfloat16 products). Stops early when the held-out loss
-no longer falls. The last line printed is transformers' own fp32 loss on all held-out tokens.
+On a GPU: --device cuda --epochs 8 (bfloat16 products). On a processor with AVX-512 BF16 or AMX:
+--bfloat16 (1.7 times as fast on a 2.6 GHz Zen 4). Stops early when the held-out loss no longer falls. The last line printed is transformers' own fp32 loss on all held-out tokens.
 """
 
 from __future__ import annotations
@@ -106,14 +106,16 @@ def take(stream: Tokens, at: int, amount: int, context: int, seed: int) -> Tenso
 
 
 @torch.no_grad()
-def held_out_loss(model: Llama, stream: Tokens, context: int, windows: int = WINDOWS_PER_CHECK) -> float:
+def held_out_loss(
+    model: Llama, stream: Tokens, context: int, windows: int = WINDOWS_PER_CHECK, *, bfloat16: bool = False
+) -> float:
     """Mean nats per token over evenly spread blocks of CONTEXT tokens, cut to `context`."""
     spread = np.linspace(0, len(stream) - CONTEXT - 1, windows).astype(int)
     device = model.cos.device
     total = 0.0
     for start in spread:
         parts = start + np.arange(0, CONTEXT, context)
-        with _precision(device.type):
+        with _precision(device.type, bfloat16):
             total += model.loss(batch(stream, parts, context).to(device)).item()
     return total / windows
 
@@ -129,6 +131,8 @@ class Trainer:
         out: Path,
         device: str,
         ranks: Ranks = ALONE,
+        *,
+        bfloat16: bool = False,
     ) -> None:
         torch.manual_seed(plan.seed)
         self.ranks = ranks
@@ -140,9 +144,10 @@ class Trainer:
             Muon(hidden, plan.rate, weight_decay=plan.weight_decay, ranks=ranks),
             torch.optim.AdamW(others, plan.rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
         ]
-        # On a CPU matrix products are seven tenths of a step, and compiled steps measured no faster.
+        self.bfloat16 = bfloat16 or device == "cuda"
+        # In fp32 on a CPU matrix products are seven tenths of a step, and compiled steps measured no faster.
         self.loss: Callable[[Tensor], Tensor] = self.model.loss
-        if device == "cuda":
+        if self.bfloat16:
             self.loss = torch.compile(self.model.loss, dynamic=False)
         self.progress = Progress()
 
@@ -181,7 +186,7 @@ class Trainer:
         parts = list(_parts(tokens, plan.micro_tokens // self.context))
         total = 0.0
         for part in self.ranks.mine(parts):
-            with _precision(self.device):
+            with _precision(self.device, self.bfloat16):
                 loss = self.loss(part.to(self.device)) / len(parts)
             loss.backward()
             total += loss.item()
@@ -205,7 +210,7 @@ class Trainer:
     def _check(self, losses: list[float]) -> None:
         if self.ranks.rank > 0:
             return
-        loss = held_out_loss(self.model, self.held_out, self.context)
+        loss = held_out_loss(self.model, self.held_out, self.context, bfloat16=self.bfloat16)
         self._note(loss, float(np.mean(losses)))
         # Losses at different contexts do not compare: the contest begins at full context.
         if self.context == CONTEXT:
@@ -284,8 +289,8 @@ def _parts(tokens: Tensor, rows: int) -> Iterator[Tensor]:
     yield from tokens.split(max(1, rows))
 
 
-def _precision(device: str) -> torch.autocast | nullcontext[None]:
-    return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else nullcontext()
+def _precision(device: str, bfloat16: bool) -> torch.autocast | nullcontext[None]:
+    return torch.autocast(device, torch.bfloat16) if bfloat16 else nullcontext()
 
 
 def open_tokens(folder: Path, name: str) -> Tokens:
@@ -299,6 +304,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--size", choices=SIZES, required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--bfloat16", action="store_true", help="bfloat16 products, compiled; always on a GPU")
     parser.add_argument("--tokens-folder", type=Path, default=Path("build/tokens"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=float, default=1.0, help="budget in passes over the training tokens")
@@ -337,9 +343,8 @@ def main() -> None:
         seed=given.seed,
     )
     print(f"{plan.size}: {parameters(SIZES[plan.size]):,} parameters, {plan}", flush=True)
-    Trainer(
-        plan, training, open_tokens(given.tokens_folder, "held_out"), given.out, given.device, ranks
-    ).run()
+    held_out = open_tokens(given.tokens_folder, "held_out")
+    Trainer(plan, training, held_out, given.out, given.device, ranks, bfloat16=given.bfloat16).run()
 
 
 if __name__ == "__main__":
