@@ -3,7 +3,8 @@
     python -m train.train --size accurate --tokens-folder build/tokens --out build/accurate
 
 On a GPU: --device cuda --epochs 8 (bfloat16 products). On a processor with AVX-512 BF16 or AMX:
---bfloat16 (1.7 times as fast on a 2.6 GHz Zen 4). Stops early when the held-out loss no longer falls. The last line printed is transformers' own fp32 loss on all held-out tokens.
+--bfloat16 (1.7 times as fast on a 2.6 GHz Zen 4). Stops early when the held-out loss no longer falls.
+The last line printed is transformers' own fp32 loss on all held-out tokens.
 """
 
 from __future__ import annotations
@@ -304,7 +305,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--size", choices=SIZES, required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--bfloat16", action="store_true", help="bfloat16 products, compiled; always on a GPU")
+    parser.add_argument("--bfloat16", action="store_true", help="bfloat16 products, compiled; as on a GPU")
     parser.add_argument("--tokens-folder", type=Path, default=Path("build/tokens"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=float, default=1.0, help="budget in passes over the training tokens")
