@@ -24,6 +24,7 @@ from loadwise.ports import Clock, JsonObject
 from loadwise.telemetry import names
 from loadwise.telemetry.alerts import AlertBook
 from loadwise.telemetry.history import History
+from loadwise.telemetry.journal.events import Stepped
 
 log = structlog.get_logger(__name__)
 # Without a decision for so long, what was decided on old figures is given up for the safe strategy.
@@ -186,10 +187,12 @@ class Cycle:
     # --- decide and act ---
 
     def _decide(self) -> None:
-        parts = self.parts
-        observation = self.observation()
-        self._state, decision = step.step(parts.configurations.current.policy(), self._state, observation)
+        parts, before = self.parts, self._state
+        policy, observation = parts.configurations.current.policy(), self.observation()
+        self._state, decision = step.step(policy, before, observation)
         ensemble = parts.director.ensemble
+        if ensemble.witness is not None:
+            ensemble.witness(Stepped(policy, before, observation, self._state, decision))
         for beliefs in decision.beliefs.values():
             ensemble.beliefs.update(beliefs)
         for change in (change for found in decision.health.values() for change in found):

@@ -21,6 +21,7 @@ from loadwise.decision.facts import (
     Route,
     StrategyName,
 )
+from loadwise.decision.question import UNTOUCHED
 from loadwise.decision.strategy import Strategy
 from loadwise.errors import RequestError
 from loadwise.optimizer.conversations import Conversations
@@ -31,9 +32,9 @@ from loadwise.optimizer.prompts import size_of
 from loadwise.optimizer.recorder import Recorder
 from loadwise.optimizer.refusals import none_left, queue_full, refused, unknown_model
 from loadwise.ports import Call, Clock, Dispatch, ModelCard, PromptSize
+from loadwise.telemetry.journal.events import Ended, Refused, Sent
 
 log = structlog.get_logger(__name__)
-UNTOUCHED: Final = frozenset({ChoiceReason.OFF, ChoiceReason.CONTROL, ChoiceReason.STOPPED})
 _RANK: Final = {StrategyName.QUALITY: 0, StrategyName.BALANCED: 1, StrategyName.PERFORMANCE: 2}
 
 
@@ -115,6 +116,10 @@ class EnsembleDirector:
             dispatch = self._decided(request, exclude, began_s)
         except RequestError as error:
             self.recorder.telemetry.refused(error.status)
+            if self.ensemble.witness is not None:
+                self.ensemble.witness(
+                    Refused(request, error.status, error.code, error.retry_after_s, began_s)
+                )
             raise
         self.recorder.telemetry.decided(dispatch, self._clock.monotonic_s() - began_s)
         return dispatch
@@ -242,6 +247,10 @@ class EnsembleDirector:
             self.conversations.keep(
                 request.principal.tenant, route.name, request.conversation_id, choice.conversation
             )
+        if ensemble.witness is not None:
+            several = member.replicas if len(member.replicas) > 1 else ()
+            held = {r.replica_id: counts.by_replica.get(r.replica_id, 0) for r in several}
+            ensemble.witness(Sent(dispatch, tuning, draw, held))
         compared = self.running and request.model == route.name and _comparable(choice.reason)
         counts.open(Open(dispatch, pool_id, belief.answer_tokens * request.n, route.objectives, compared))
         return dispatch
@@ -265,6 +274,8 @@ class EnsembleDirector:
             objectives=entry.objectives,
             compared_s=dispatch.started_s if entry.compared else None,
         )
+        if self.ensemble.witness is not None:
+            self.ensemble.witness(Ended(dispatch, heard, within))
         if not heard.control:
             for listener in self._listeners:
                 listener(heard.load_score, within)

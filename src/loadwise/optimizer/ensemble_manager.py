@@ -17,6 +17,7 @@ from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice, Remembered
 from loadwise.decision.facts import Ending, MemberPressure, Outcome, RequestFacts, Route
 from loadwise.decision.outcome import HealthChange
+from loadwise.decision.question import Question
 from loadwise.decision.strategy import Strategy, StrategyState
 from loadwise.errors import CapacityError, ConfigurationError
 from loadwise.optimizer.context import facts_of, load_hint
@@ -24,6 +25,7 @@ from loadwise.optimizer.fleet import AUTO, Fleet, MemberParts, single
 from loadwise.optimizer.selection import Selection
 from loadwise.ports import Clock, JsonObject
 from loadwise.settings import OptimizationConfig
+from loadwise.telemetry.journal.events import Chose, Learned, Reviewed, Witness
 
 log = structlog.get_logger(__name__)
 # Conversations that are remembered.
@@ -51,6 +53,8 @@ class ModelEnsembleManager:
         self.fleet = fleet or Fleet(self.config)
         self.random = random or Random()
         self.beliefs: dict[str, Belief] = {}
+        # Hears of every choice and of every lesson; None where nobody listens.
+        self.witness: Witness | None = None
         self._clock: Clock = clock or SystemClock()
         self._strategy = strategy or (lambda: None)
         self._conversations: dict[str, Remembered] = {}
@@ -151,6 +155,7 @@ class ModelEnsembleManager:
         control: bool = False,
     ) -> Choice | Refusal:
         """The core's choice with a draw of this manager's chance."""
+        draw, now_s = self.random.random(), self._clock.monotonic_s()
         choice = ensemble.select(
             self.policy,
             route,
@@ -158,12 +163,19 @@ class ModelEnsembleManager:
             self.beliefs,
             pressures,
             strategy,
-            self.random.random(),
-            self._clock.monotonic_s(),
+            draw,
+            now_s,
             remembered=remembered,
             excluded=excluded,
             control=control,
         )
+        if self.witness is not None:
+            # Copies: beliefs are replaced in their mapping by every outcome.
+            question = Question(
+                self.policy, route, request, tuple(self.beliefs.values()), tuple(pressures.values()),
+                strategy, draw, now_s, remembered, excluded, control,
+            )  # fmt: skip
+            self.witness(Chose(question, choice))
         if isinstance(choice, Choice):
             self._selected.append(choice.member_id)
         return choice
@@ -223,6 +235,8 @@ class ModelEnsembleManager:
         if belief is None:
             return
         learned = outcome.learn(self.policy, belief, ended)
+        if self.witness is not None:
+            self.witness(Learned(self.policy, ended, belief, learned))
         if learned is belief:
             return
         self.beliefs[ended.member_id] = learned
@@ -244,6 +258,8 @@ class ModelEnsembleManager:
                 log.warning(
                     "member_health", member=change.member_id, health=change.health, reason=change.reason
                 )
+        if found and self.witness is not None:
+            self.witness(Reviewed(now_s, tuple(found)))
         return found
 
     # --- showing ---
