@@ -11,7 +11,6 @@ from collections import Counter
 
 import pytest
 import torch
-from structlog.testing import capture_logs
 
 from aphrodite.engine.server_side_optimizer import (
     DynamicModelManager,
@@ -24,6 +23,7 @@ from aphrodite.engine.server_side_optimizer import (
 )
 from loadwise.errors import BuildError, CapacityError, ConfigurationError, UnknownNameError
 from loadwise.testing import FakeEngine
+from loadwise.testing.logs import events
 
 QUIET = ServerLoadMetrics(
     cpu_usage_percent=5.0, memory_usage_percent=20.0, gpu_utilization=None, active_requests=0,
@@ -219,19 +219,19 @@ class TestServerSideOptimizer:
         assert await made.optimize_model_for_request("original", context) == "original"
 
     async def test_a_context_that_makes_no_sense_leaves_the_model_and_is_told_but_is_no_fault(
-        self, model
+        self, model, caplog
     ) -> None:
         made = optimizer()
         made.ensemble_manager.add_model_to_ensemble("fast_model", model)
         await made.start_optimization()
         wrong = {"user_preferences": {"quality": "enormous"}}
-        with capture_logs() as logs:
-            assert await made.optimize_model_for_request(model, wrong) is model
+        assert await made.optimize_model_for_request(model, wrong) is model
         status = made.get_optimization_status()
         await made.close()
-        assert "enormous" in next(
-            line["reason"] for line in logs if line["event"] == "request_context_refused"
+        (line,) = (
+            fields for fields in events(caplog.records) if fields["event"] == "request_context_refused"
         )
+        assert "enormous" in line["reason"]
         assert status["loop"]["faults"] == {}
 
     async def test_a_part_that_failed_for_one_request_is_healthy_with_the_next(self, model) -> None:

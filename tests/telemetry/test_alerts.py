@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 
 from loadwise.decision.grading import Condition, Severity
 from loadwise.ports import Alert
 from loadwise.telemetry.alerts import AlertBook, LogSink
+from loadwise.testing.logs import events
 
 SLOW = Condition(
     name="latency",
@@ -68,21 +71,21 @@ def test_an_alert_does_not_flicker_when_its_condition_does() -> None:
     assert len(recorder.heard) <= 1
 
 
-def test_a_sink_that_fails_does_not_silence_the_others() -> None:
+def test_a_sink_that_fails_does_not_silence_the_others(caplog: pytest.LogCaptureFixture) -> None:
     recorder = Recorder()
     book = AlertBook([Broken(), recorder], begin_after=1)
-    with capture_logs() as logs:
-        book.update([SLOW], 0.0)
+    book.update([SLOW], 0.0)
     assert len(recorder.heard) == 1
-    assert logs[0]["event"] == "alert_sink_failed"
+    assert events(caplog.records)[0]["event"] == "alert_sink_failed"
 
 
-def test_the_log_has_evidence_and_remedy() -> None:
+def test_the_log_has_evidence_and_remedy(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     book = AlertBook([LogSink()], begin_after=1, end_after=1)
-    with capture_logs() as logs:
-        book.update([SLOW], 0.0)
-        book.update([], 1.0)
-    assert [(line["event"], line["log_level"]) for line in logs] == [
+    book.update([SLOW], 0.0)
+    book.update([], 1.0)
+    logs = events(caplog.records)
+    assert [(line["event"], line["level"]) for line in logs] == [
         ("alert", "warning"),
         ("alert_resolved", "info"),
     ]

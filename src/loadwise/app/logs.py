@@ -1,41 +1,55 @@
-"""Structured logs: JSON where nobody watches, coloured lines in a terminal; no prompts, no keys."""
+"""Where a server's logs go: JSON where nobody watches, plain lines in a terminal; no prompts, no keys."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import traceback
+from datetime import UTC, datetime
+from typing import Any
 
-import structlog
+from loadwise.logs import FIELDS, said_by
 
 
 def configure_logs(level: str) -> None:
-    """Every logger of the process, structlog's and the standard library's, writes to standard error."""
-    shared: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )
+    """Every logger of the process writes to standard error, from `level` on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_rendering())
-    )
+    handler.setFormatter(_Plain() if sys.stderr.isatty() else _Json())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
 
 
-def _rendering() -> list[structlog.types.Processor]:
-    drop = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    if sys.stderr.isatty():
-        # Not the renderer's own tracebacks: they would show local variables, prompts among them.
-        return [drop, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-    return [drop, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+def _told(error: BaseException) -> str:
+    """Where an error came from: frames without variables, which would show prompts, and what it says."""
+    return "".join([*traceback.format_tb(error.__traceback__), said_by(error)])
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line: time, level, logger, event and its fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, FIELDS, None) or {"event": record.getMessage()}
+        line: dict[str, Any] = {
+            "timestamp": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            **fields,
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = _told(record.exc_info[1])
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class _Plain(logging.Formatter):
+    """A line for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{_time(record)} {record.levelname.lower():<8}{record.getMessage()}"
+        error = record.exc_info[1] if record.exc_info else None
+        return line if error is None else f"{line}\n{_told(error)}"

@@ -8,18 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from loadwise.decision.facts import Member, Replica
 from loadwise.engines.catalogue import Catalogue as Engines
 from loadwise.engines.family import FamilyCard, qualities, read_card, relative_costs
 from loadwise.engines.openai_http import OpenAIEngine
 from loadwise.errors import ConfigurationError, EngineError, MissingExtraError, UnknownNameError
+from loadwise.logs import get_logger
 from loadwise.optimizer.fleet import MemberParts
 from loadwise.ports import Engine
 from loadwise.settings import ModelSettings, Settings, UpstreamSettings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 # Members in this process share the machine.
 LOCAL_POOL = "local"
 

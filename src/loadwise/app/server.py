@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import structlog
-
 from loadwise.app.logs import configure_logs
 from loadwise.app.members import Members
 from loadwise.clock import SystemClock
@@ -16,10 +14,11 @@ from loadwise.compiler import ModelCompiler
 from loadwise.engines.catalogue import Catalogue
 from loadwise.gateway.build import build_listeners
 from loadwise.gateway.server import Listener, run, serve
+from loadwise.logs import get_logger
 from loadwise.optimizer.factory import Optimization, build
 from loadwise.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

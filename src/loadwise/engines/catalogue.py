@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,10 +14,11 @@ from loadwise.engines.openai_http import OpenAIEngine
 from loadwise.engines.rendering import RenderedEngine
 from loadwise.engines.tokenizer import Tokenizer
 from loadwise.errors import ConfigurationError, LoadwiseError, MissingExtraError
+from loadwise.logs import get_logger
 from loadwise.ports import Clock, TokenEngine
 from loadwise.settings import ModelSettings, Settings, UpstreamSettings
 
-_log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Catalogue:
         clock: Clock,
         *,
         compile_step: Any = None,
-        say: Callable[[str], None] = _log.info,
+        say: Callable[[str], None] = log.info,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -88,7 +88,7 @@ class Catalogue:
                 raise ConfigurationError(
                     f"{name} cannot be served by OpenVINO: {error}", field="engine"
                 ) from None
-            _log.warning("%s is served by torch: %s", name, error)
+            log.warning("served_by_torch", member=name, reason=str(error))
             return await self._torch(name, folder), "torch", f"torch, because {error}"
         return engine, "openvino", reason
 

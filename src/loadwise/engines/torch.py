@@ -7,7 +7,6 @@ cancelling and reading take a lock that is never held while the model runs.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from loadwise.decision.facts import Capabilities, EngineReading, Feature
 from loadwise.errors import ConfigurationError, EngineError, MissingExtraError
+from loadwise.logs import get_logger, said_by
 from loadwise.ports import Clock, SamplingParams, TokenEvent
 from loadwise.torch_engine.engine import Engine, Output
 from loadwise.torch_engine.scheduler import Limits
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from loadwise.torch_engine.loading import LoadedModel
     from loadwise.torch_engine.runner import Runner
 
-_log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 FEATURES = frozenset(
     {
@@ -237,7 +237,7 @@ class TorchTokenEngine:
         self._tell(partial(self._hand_over, outputs))
 
     def _failed(self, sequences: Sequence[Running], error: BaseException) -> None:
-        _log.error("a step of %s failed: %s", self.model_id, error, exc_info=error)
+        log.error("step_failed", member=self.model_id, error=said_by(error), exc_info=error)
         message = f"{self.model_id} failed in a step ({type(error).__name__}); try again."
         self._tell(partial(self._break, sequences, message))
 

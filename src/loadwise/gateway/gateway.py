@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from loadwise.errors import EngineError, RequestError
@@ -11,8 +10,9 @@ from loadwise.gateway.auth import Guard
 from loadwise.gateway.data_plane import Readiness
 from loadwise.gateway.departure import ClientLeft
 from loadwise.gateway.routes import MODEL_PREFIX
+from loadwise.logs import REQUEST_ID, get_logger, said_by
 
-_log = logging.getLogger("loadwise.gateway")
+log = get_logger(__name__)
 Handler = Callable[[Exchange], Awaitable[None]]
 # Method -> (handler, scope that it needs).
 Methods = Mapping[str, tuple[Handler, str | None]]
@@ -38,18 +38,19 @@ class Gateway:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _http(self, exchange: Exchange) -> None:
+        REQUEST_ID.set(exchange.request_id)
         try:
             handler, scope = self._route(exchange.scope["path"], exchange.scope["method"])
             exchange.principal = self._guard.authorize(exchange.scope["headers"], scope)
             await handler(exchange)
         except ClientLeft:
-            _log.debug("%s: the client left", exchange.request_id)
+            log.debug("client_left")
         except (RequestError, EngineError) as error:
             if exchange.started:
                 raise
             await exchange.reply_error(error if isinstance(error, RequestError) else _no_engine(error))
         except Exception:
-            _log.exception("%s: unexpected error", exchange.request_id)
+            log.exception("unexpected_error")
             if exchange.started:
                 raise
             await exchange.reply_error(_unexpected(exchange.request_id))
@@ -68,7 +69,7 @@ class Gateway:
 
 
 def _no_engine(error: EngineError) -> RequestError:
-    _log.warning("an engine could not be asked: %s", error)
+    log.warning("engine_could_not_be_asked", error=said_by(error))
     return RequestError(
         "The engine could not be reached. Try again.", status=502, kind="server_error", code="engine_failed"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -16,9 +15,10 @@ from loadwise.gateway.events import broken_stream
 from loadwise.gateway.fields import Fields, present
 from loadwise.gateway.headers import from_engine, of_dispatch
 from loadwise.gateway.retries import RetryBudget
+from loadwise.logs import get_logger, said_by
 from loadwise.ports import Answer, Call, Clock, Director, Dispatch
 
-_log = logging.getLogger("loadwise.gateway")
+log = get_logger(__name__)
 
 
 class Relay:
@@ -42,7 +42,7 @@ class Relay:
             try:
                 await self._attempt(dispatch, _changed(call, fields, dispatch), exchange, said)
             except EngineError as error:
-                _log.warning("%s on replica %s failed: %s", facts.request_id, dispatch.replica_id, error)
+                log.warning("attempt_failed", replica=dispatch.replica_id, error=said_by(error))
                 tried |= {dispatch.replica_id}
                 if self._retries.take(len(tried)):
                     continue
@@ -116,6 +116,6 @@ async def _stream(answer: Answer, exchange: Exchange, said: RawHeaders) -> None:
             last = chunk
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     except Exception as error:  # noqa: BLE001 - whatever broke, the client is told and the outcome is a failure
-        _log.warning("%s: its stream broke: %s: %s", exchange.request_id, type(error).__name__, error)
+        log.warning("stream_broke", error=said_by(error))
         answer.progress.failed = True
         await send({"type": "http.response.body", "body": broken_stream(error, last), "more_body": True})

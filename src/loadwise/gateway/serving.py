@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from loadwise.decision.facts import Policy
 from loadwise.errors import RequestError
 from loadwise.gateway.preferences import preference
 from loadwise.gateway.tuning import tuned
+from loadwise.logs import get_logger
 from loadwise.ports import (
     AddModel,
     Clock,
@@ -27,7 +27,7 @@ from loadwise.ports import (
     View,
 )
 
-_log = logging.getLogger("loadwise.gateway")
+log = get_logger(__name__)
 
 
 class RequestOptimizer(Protocol):
@@ -192,8 +192,8 @@ class OptimizationMiddleware:
             chosen = await optimizer.optimize_model_for_request(model, context)
             strategy = optimizer.parameter_tuner.get_current_strategy()
             return chosen, tuned(request, strategy, optimizer.tuning_policy)
-        except Exception:  # noqa: BLE001 - serving goes on, whatever broke in the optimizer
-            _log.exception("the optimizer failed; %s goes on without it", context["request_id"])
+        except Exception:
+            log.exception("optimizer_failed_request_goes_on_without_it", request_id=context["request_id"])
             return model, request
 
     def _record(self, context: Mapping[str, Any], began_s: float, *, success: bool) -> None:
@@ -205,8 +205,8 @@ class OptimizationMiddleware:
         model_id = context.get("selected_model") or context["model_name"]
         try:
             optimizer.record_request_performance(model_id, latency_ms, success)
-        except Exception:  # noqa: BLE001 - the answer is there already
-            _log.exception("the outcome of %s could not be recorded", context["request_id"])
+        except Exception:
+            log.exception("outcome_not_recorded", request_id=context["request_id"])
 
 
 def _context(model: Any, request: Any) -> dict[str, Any]:

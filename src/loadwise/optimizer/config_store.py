@@ -7,12 +7,11 @@ import json
 import os
 from pathlib import Path
 
-import structlog
-
 from loadwise.errors import ConfigurationError
+from loadwise.logs import get_logger
 from loadwise.settings import OptimizationConfig
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def fingerprint(config: OptimizationConfig) -> str:

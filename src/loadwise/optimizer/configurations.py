@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
 from loadwise.clock import SystemClock
 from loadwise.decision import lastgood
 from loadwise.decision.facts import Policy
 from loadwise.decision.lastgood import History, Verdict
 from loadwise.errors import LoadwiseError
+from loadwise.logs import get_logger
 from loadwise.optimizer.config_store import ConfigStore, fingerprint
 from loadwise.optimizer.model_manager import DynamicModelManager
 from loadwise.ports import Clock, JsonObject
 from loadwise.settings import OptimizationConfig
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 NAME = "configuration"
 
 

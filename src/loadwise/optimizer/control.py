@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import structlog
-
 from loadwise.errors import ConfigurationError, UnknownNameError
+from loadwise.logs import get_logger
 from loadwise.optimizer import views
 from loadwise.optimizer.fleet import MemberParts
 from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
 from loadwise.ports import AddModel, Command, Configure, JsonObject, Recompile, Start, Stop, View
 from loadwise.telemetry import report as report_text
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Catalogue(Protocol):

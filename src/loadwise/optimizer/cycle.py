@@ -8,13 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from loadwise.compiler import ModelCompiler
 from loadwise.decision import grading, step
 from loadwise.decision.facts import EngineReading, HostReading, ServiceReading
 from loadwise.decision.step import Decision, Observation, PoolDecision
 from loadwise.errors import EngineError
+from loadwise.logs import get_logger
 from loadwise.optimizer.configurations import Configurations
 from loadwise.optimizer.director import EnsembleDirector
 from loadwise.optimizer.parameter_tuner import LOCAL, LoadBasedParameterTuner
@@ -26,7 +25,7 @@ from loadwise.telemetry.alerts import AlertBook
 from loadwise.telemetry.history import History
 from loadwise.telemetry.journal.events import Stepped
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 # Without a decision for so long, what was decided on old figures is given up for the safe strategy.
 SAFE_AFTER_S: Final = 30.0
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-import structlog
-
 from loadwise.clock import SystemClock
 from loadwise.decision import parameters
 from loadwise.decision.candidates import Refusal
@@ -24,6 +22,7 @@ from loadwise.decision.facts import (
 from loadwise.decision.question import UNTOUCHED
 from loadwise.decision.strategy import Strategy
 from loadwise.errors import RequestError
+from loadwise.logs import get_logger
 from loadwise.optimizer.conversations import Conversations
 from loadwise.optimizer.ensemble_manager import ModelEnsembleManager
 from loadwise.optimizer.in_flight import InFlight, Open
@@ -34,7 +33,7 @@ from loadwise.optimizer.refusals import none_left, queue_full, refused, unknown_
 from loadwise.ports import Call, Clock, Dispatch, ModelCard, PromptSize
 from loadwise.telemetry.journal.events import Ended, Refused, Sent
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 _RANK: Final = {StrategyName.QUALITY: 0, StrategyName.BALANCED: 1, StrategyName.PERFORMANCE: 2}
 
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, Final
 
-import structlog
-
 from loadwise.clock import SystemClock
 from loadwise.decision import ensemble, outcome
 from loadwise.decision import strategy as strategies
@@ -20,6 +18,7 @@ from loadwise.decision.outcome import HealthChange
 from loadwise.decision.question import Question
 from loadwise.decision.strategy import Strategy, StrategyState
 from loadwise.errors import CapacityError, ConfigurationError
+from loadwise.logs import get_logger
 from loadwise.optimizer.context import facts_of, load_hint
 from loadwise.optimizer.fleet import AUTO, Fleet, MemberParts, single
 from loadwise.optimizer.selection import Selection
@@ -27,7 +26,7 @@ from loadwise.ports import Clock, JsonObject
 from loadwise.settings import OptimizationConfig
 from loadwise.telemetry.journal.events import Chose, Learned, Reviewed, Witness
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 # Conversations that are remembered.
 CONVERSATIONS: Final = 10_000
 

@@ -6,13 +6,13 @@ import importlib
 from typing import Any
 
 import psutil
-import structlog
 
 from loadwise.clock import SystemClock
 from loadwise.decision.facts import HostReading
+from loadwise.logs import get_logger
 from loadwise.ports import Clock
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def _gpu_library() -> Any | None:

@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
 from loadwise.clock import SystemClock, iso_utc
 from loadwise.decision.facts import Number
 from loadwise.errors import ConfigurationError, UnknownNameError
+from loadwise.logs import get_logger
 from loadwise.ports import Clock, JsonObject
 from loadwise.telemetry.history import History
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import structlog
-
 from loadwise.clock import SystemClock
 from loadwise.decision import load
 from loadwise.decision import strategy as strategies
 from loadwise.decision.facts import EngineReading, HostReading, ServiceReading
 from loadwise.decision.load import LoadScore, ServerLoadMetrics
 from loadwise.decision.strategy import Strategy, StrategyState
+from loadwise.logs import get_logger
 from loadwise.optimizer.host import HostSensor
 from loadwise.ports import Clock
 from loadwise.ports import HostSensor as Host
 from loadwise.settings import OptimizationConfig
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 LOCAL = "local"
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-import structlog
-
 from loadwise.decision.facts import Member
 from loadwise.errors import LoadwiseError
+from loadwise.logs import get_logger
 from loadwise.ports import Call, Engine, PromptSize
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 # Tokens that a chat template may add which the request's own bytes do not show.
 TEMPLATE_TOKENS = 256
 

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import structlog
-
 from loadwise.decision.facts import EngineReading
+from loadwise.logs import get_logger
 from loadwise.ports import Engine
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 # An engine that does not say how it is within this time is unread this time.
 OBSERVE_TIMEOUT_S = 2.0
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-import structlog
-
 from loadwise.clock import SystemClock
 from loadwise.compiler import ModelCompiler
 from loadwise.decision.facts import Ending, Outcome, Policy, ServiceReading
 from loadwise.decision.lastgood import KEPT_VERSIONS
 from loadwise.decision.step import PoolDecision
 from loadwise.errors import ConfigurationError
+from loadwise.logs import get_logger
 from loadwise.optimizer import views
 from loadwise.optimizer.config_store import ConfigStore
 from loadwise.optimizer.configurations import Configurations
@@ -38,7 +37,7 @@ from loadwise.telemetry.alerts import AlertBook, LogSink
 from loadwise.telemetry.history import History
 from loadwise.telemetry.prometheus import Telemetry
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 # The replica id of an engine client that is asked like a member's engine.
 CLIENT: Final = "engine"
 # In the task that handles a request: which optimizer chose, the name that was asked for, the member it got.

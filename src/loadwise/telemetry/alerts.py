@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import structlog
-
 from loadwise.decision.grading import Condition, Severity
+from loadwise.logs import get_logger
 from loadwise.ports import Alert, AlertSink, JsonObject
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 # Whom a condition concerns: critical ones call a person, the others wait for one.
