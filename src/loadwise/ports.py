@@ -118,12 +118,14 @@ class TokenEngine(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """An OpenAI-shaped request on its way to an engine; the body is JSON, already edited."""
+    """An OpenAI-shaped request on its way to an engine; the body is already edited."""
 
     endpoint: Endpoint
     body: bytes
     request_id: str
     stream: bool = False
+    # With its boundary where the body is a form; else the body is JSON.
+    content_type: str = "application/json"
     # Lower-case names; what the gateway lets through to upstreams (traceparent and the like).
     headers: Mapping[str, str] = field(default_factory=dict)
 

@@ -17,6 +17,7 @@ from loadwise.decision.choices import Choice, ChoiceReason, Remembered
 from loadwise.decision.ensemble import pick_replica, select
 from loadwise.decision.facts import (
     Capabilities,
+    Endpoint,
     EnsembleStrategy,
     Feature,
     Policy,
@@ -149,6 +150,16 @@ def test_request_goes_to_the_member_that_has_its_features() -> None:
     able = replace(member("fast"), capabilities=Capabilities(features=frozenset({Feature.TOOLS})))
     of = route(members=(able, member("accurate")))
     assert choose(of, request(features=frozenset({Feature.TOOLS}))).member_id == "fast"
+
+
+def test_an_endpoint_is_only_asked_of_members_that_serve_it() -> None:
+    remote = member("remote", capabilities=Capabilities(features_known=False, endpoints=None))
+    embedding = request(endpoint=Endpoint.EMBEDDINGS)
+    mixed = route(members=(*route().members, remote))
+    assert choose(mixed, embedding, fresh(mixed)).member_id == "remote"
+    found = refused(route(), embedding)
+    assert (found.status, found.code) == (404, "unsupported_endpoint")
+    assert "/v1/embeddings" in found.message
 
 
 def test_unprobed_upstream_is_trusted_with_any_feature() -> None:

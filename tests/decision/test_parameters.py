@@ -140,6 +140,17 @@ def test_lower_of_two_ceilings_binds_explicit_and_supplied_values() -> None:
     assert tuned.because["top_k"] is TuningReason.CEILING
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "name"), [("MESSAGES", "max_tokens"), ("RESPONSES", "max_output_tokens")]
+)
+def test_what_is_passed_on_is_never_supplied_with_parameters_but_keeps_to_ceilings(endpoint, name) -> None:
+    policy = Policy(ceilings={"max_tokens": 512})
+    asked = request(endpoint=Endpoint[endpoint], explicit={name: 1000})
+    tuned = tune(policy, at_load(0.9), asked, member(), LengthSketch())
+    assert dict(tuned.changes) == {name: 512}
+    assert not tune(policy, at_load(0.9), replace(asked, explicit={}), member(), LengthSketch()).changes
+
+
 def test_values_under_their_ceiling_stay() -> None:
     policy = Policy(ceilings={"max_tokens": 300})
     tuned = tune(

@@ -125,7 +125,7 @@ async def test_a_wrong_header_is_named(site_of, name):
     assert (reply.status, reply.error["param"]) == (400, name)
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/embeddings", "/v1/responses", "/v1/models/", "/v2/models"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/moderations", "/v1/rerank", "/v1/models/", "/v2/models"])
 async def test_unknown_paths_are_not_found(site_of, path):
     reply = await site_of().ask("GET", path)
     assert (reply.status, reply.error["code"]) == (404, "not_found")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from loadwise.decision.facts import Endpoint, Feature, Member, RequestFacts, Route
+from loadwise.decision.facts import COMPLETIONS, Endpoint, Feature, Member, RequestFacts, Route
 from loadwise.decision.lineup import Lineup
 
 _EMPTY: frozenset[str] = frozenset()
@@ -17,6 +17,7 @@ class RefusalReason(StrEnum):
 
     UNKNOWN_MODEL = "unknown_model"
     UNSUPPORTED = "unsupported"
+    NO_ENDPOINT = "no_endpoint"
     TOO_LONG = "too_long"
     QUALITY_FLOOR = "quality_floor"
     NONE_LEFT = "none_left"
@@ -51,6 +52,10 @@ def candidates(
         members = [m for m in members if m.quality is None or m.quality >= route.quality_floor]
         if not members:
             return _below_floor(route)
+    if request.endpoint not in COMPLETIONS:
+        members = [member for member in members if _serves(member, request.endpoint)]
+        if not members:
+            return _no_endpoint(request)
     if request.features:
         able = [member for member in members if _has_features(member, request.features)]
         if not able:
@@ -62,6 +67,11 @@ def candidates(
     if excluded:
         fitting = [m for m in fitting if not all(r.replica_id in excluded for r in m.replicas)]
     return fitting or _none_left(request)
+
+
+def _serves(member: Member, endpoint: Endpoint) -> bool:
+    known = member.capabilities.endpoints
+    return known is None or endpoint in known
 
 
 def _has_features(member: Member, features: frozenset[Feature]) -> bool:
@@ -112,6 +122,17 @@ def _unknown(route: Route, request: RequestFacts) -> Refusal:
         message=f"The model {request.model!r} does not exist. Known models: {known}.",
         param="model",
         code="model_not_found",
+    )
+
+
+def _no_endpoint(request: RequestFacts) -> Refusal:
+    return Refusal(
+        reason=RefusalReason.NO_ENDPOINT,
+        status=404,
+        message=f"No model behind {request.model!r} serves {request.endpoint.value}. "
+        "Name a member that does.",
+        param="model",
+        code="unsupported_endpoint",
     )
 
 

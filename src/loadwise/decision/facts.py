@@ -56,10 +56,24 @@ class Feature(StrEnum):
 
 
 class Endpoint(StrEnum):
-    """The data-plane operation that a request uses."""
+    """The data-plane operation that a request uses; the value is its path, ours and the engine's."""
 
     CHAT = "/v1/chat/completions"
     COMPLETION = "/v1/completions"
+    RESPONSES = "/v1/responses"
+    MESSAGES = "/v1/messages"
+    EMBEDDINGS = "/v1/embeddings"
+    SPEECH = "/v1/audio/speech"
+    TRANSCRIPTIONS = "/v1/audio/transcriptions"
+    TRANSLATIONS = "/v1/audio/translations"
+    IMAGES = "/v1/images/generations"
+    IMAGE_EDITS = "/v1/images/edits"
+
+
+# What every engine answers, and whose parameters loadwise supplies.
+COMPLETIONS = frozenset({Endpoint.CHAT, Endpoint.COMPLETION})
+# Answers made of generated tokens: only their times say how fast a member generates.
+GENERATED = COMPLETIONS | {Endpoint.RESPONSES, Endpoint.MESSAGES}
 
 
 class Ending(StrEnum):
@@ -80,6 +94,8 @@ class Capabilities:
     features_known: bool = True
     context_tokens: int | None = None
     tokenizer_fingerprint: str | None = None
+    # None: not known, so nothing is refused for it.
+    endpoints: frozenset[Endpoint] | None = COMPLETIONS
     # The engine's sampling defaults come from loadwise (embedded), not from the model's author.
     embedded: bool = False
 
@@ -116,7 +132,7 @@ class Member:
     weight: float = 1.0
     # Relative cost of one token, for a member nobody has measured yet (parameters work well).
     relative_cost: float | None = None
-    capabilities: Capabilities = Capabilities(features_known=False)
+    capabilities: Capabilities = Capabilities(features_known=False, endpoints=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +272,8 @@ class Outcome:
     # The choice's `work`: the pool's requests in flight, weighed by cost; None where no choice was made.
     work: float | None = None
     load_score: float | None = None
+    # False: the answer is no generated text, so its times say nothing of the member's speed.
+    generated: bool = True
     # HTTP status where there was one; a 4xx other than 429 is the client's, not the member's.
     status: int | None = None
     # Served without optimisation (control block, off, stopped).

@@ -3,6 +3,7 @@
 - An abandoned request says nothing of a model; a 4xx other than 429 is the client's doing.
 - Speed is compared like with like: per output token and per uncached prompt token, over the work on the
   pool at dispatch. A whole latency without token counts counts a fifth.
+- Answers that are no generated text (embeddings, audio, images) tell of faults, not of speed.
 - A refusal for lack of room (429) is an error but no fault: overload never removes a member.
 - A faulty member goes out, is probed after a while that doubles, and returns on a ramp.
 """
@@ -10,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import exp, isfinite, log
 from typing import Final
@@ -67,6 +68,8 @@ def learn(policy: Policy, belief: Belief, outcome: Outcome) -> Belief:
     """The belief after one more outcome; the very same object where the outcome teaches nothing."""
     if outcome.ending is Ending.ABANDONED or _clients_fault(outcome):
         return belief
+    if not outcome.generated:
+        outcome = replace(outcome, total_s=None, time_to_first_token_s=None, output_tokens=None)
     elapsed = max(0.0, outcome.finished_s - belief.updated_s)
     kept = exp(-_LN2 * elapsed / policy.belief_half_life_s)
     if outcome.ending is Ending.FAILED:
@@ -79,7 +82,7 @@ def within_objectives(objectives: Objectives, outcome: Outcome) -> bool | None:
     if outcome.ending is not Ending.SUCCEEDED:
         return False if outcome.ending is Ending.FAILED and not _clients_fault(outcome) else None
     first, total, tokens = outcome.time_to_first_token_s, outcome.total_s, outcome.output_tokens
-    if total is None or tokens is None:
+    if total is None or tokens is None or not outcome.generated:
         return None
     if first is None:
         # Nobody saw the first token: the whole must fit what both objectives allow together.

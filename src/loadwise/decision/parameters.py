@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from loadwise.decision.facts import Endpoint, Feature, Member, Number, Policy, RequestFacts
+from loadwise.decision.facts import COMPLETIONS, Endpoint, Feature, Member, Number, Policy, RequestFacts
 from loadwise.decision.lengths import LengthSketch
 from loadwise.decision.strategy import Strategy
 
@@ -21,6 +21,7 @@ INTEGERS: Final = frozenset(
     {
         "max_tokens",
         "max_completion_tokens",
+        "max_output_tokens",
         "min_tokens",
         "top_k",
         "n",
@@ -30,8 +31,8 @@ INTEGERS: Final = frozenset(
         "top_logprobs",
     }
 )
-# Two names of one limit; a ceiling of either binds both.
-LIMITS: Final = ("max_completion_tokens", "max_tokens")
+# Names of one limit; a ceiling of either binds all.
+LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 THINKING_BUDGETS: Final = ("thinking_token_budget", "thinking_budget", "max_thinking_tokens")
 SHAPED: Final = frozenset({Feature.TOOLS, Feature.RESPONSE_FORMAT})
 
@@ -75,7 +76,7 @@ def _untouched(policy: Policy, strategy: Strategy | None, request: RequestFacts)
         return TuningReason.OFF
     if strategy is None or not policy.enable_dynamic_tuning:
         return TuningReason.STOPPED
-    return None
+    return None if request.endpoint in COMPLETIONS else TuningReason.NOTHING_SAFE
 
 
 def _tuning(lowered: Mapping[str, Number], supplied: Mapping[str, Number], otherwise: TuningReason) -> Tuning:

@@ -71,6 +71,7 @@ class Catalogue:
                 timeouts=self._settings.timeouts,
                 capacity_requests=upstream.capacity_requests,
                 context_tokens=upstream.context_tokens,
+                endpoints=upstream.endpoints,
             )
             for place, url in enumerate((upstream.url, *upstream.replicas))
         )

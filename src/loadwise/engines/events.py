@@ -97,7 +97,7 @@ class SideReader:
 
     def event(self, raw: bytes) -> bool:
         """Reads one event; True when it is the chunk that carries usage alone."""
-        data = _data(raw)
+        data = event_data(raw)
         if data == b"[DONE]":
             self.done = True
             return False
@@ -142,7 +142,7 @@ def _note_usage(progress: Progress, usage: _Usage) -> None:
         progress.cached_tokens = usage.prompt_tokens_details.cached_tokens or 0
 
 
-def _data(raw: bytes) -> bytes:
+def event_data(raw: bytes) -> bytes:
     """An event's data: the usual single line without further ado, several joined as the format says."""
     if raw.startswith(b"data:") and raw.find(b"\n", 0, len(raw) - 2) < 0 and b"\r" not in raw:
         return raw[5:].strip()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from msgspec import Raw
 
+from loadwise.decision.facts import GENERATED
 from loadwise.errors import RequestError
 from loadwise.ports import Call
 
@@ -40,13 +41,19 @@ def request_headers(call: Call, api_key: str | None) -> dict[str, str]:
     dropped = HOP_BY_HOP | OWN_REQUEST | _named_by_connection(call.headers.items())
     headers = {name: value for name, value in call.headers.items() if name.lower() not in dropped}
     headers |= {
-        "content-type": "application/json",
-        "accept": "text/event-stream" if call.stream else "application/json",
+        "content-type": call.content_type,
+        "accept": _accepted(call),
         # Answers are read on the side, so they must not be compressed.
         "accept-encoding": "identity",
         "x-request-id": call.request_id,
     }
     return headers if api_key is None else headers | {"authorization": f"Bearer {api_key}"}
+
+
+def _accepted(call: Call) -> str:
+    if call.stream:
+        return "text/event-stream"
+    return "application/json" if call.endpoint in GENERATED else "*/*"
 
 
 def response_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -11,9 +11,10 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from loadwise.decision.facts import Capabilities, EngineReading
+from loadwise.decision.facts import COMPLETIONS, Capabilities, Endpoint, EngineReading
+from loadwise.engines import forms
 from loadwise.engines.accounting import Accounting
-from loadwise.engines.events import SideReader
+from loadwise.engines.dialects import reader_of
 from loadwise.engines.forwarding import asking_usage, request_headers, response_headers, with_model
 from loadwise.engines.relay import OneBody, UpstreamStream, read_whole
 from loadwise.engines.upstream_metrics import read_scrape
@@ -56,6 +57,7 @@ class OpenAIEngine:
         timeouts: TimeoutSettings | None = None,
         capacity_requests: int | None = None,
         context_tokens: int | None = None,
+        endpoints: frozenset[Endpoint] | None = None,
     ) -> None:
         self.base = url.rstrip("/").removesuffix("/v1")
         self.replica_id = replica_id
@@ -64,6 +66,7 @@ class OpenAIEngine:
         self._clock = clock
         self._timeouts = timeouts or TimeoutSettings()
         self._context_tokens = context_tokens
+        self._endpoints = endpoints
         self._accounting = Accounting(clock, replica_id, capacity_requests)
         self._session: aiohttp.ClientSession | None = None
         self._open: set[UpstreamStream] = set()
@@ -73,8 +76,10 @@ class OpenAIEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Its context where it is known; nothing is refused on its behalf."""
-        return Capabilities(features_known=False, context_tokens=self._context_tokens)
+        """Its context where it is known, its endpoints where they were named; nothing else is refused."""
+        return Capabilities(
+            features_known=False, context_tokens=self._context_tokens, endpoints=self._endpoints
+        )
 
     async def start(self) -> None:
         """Opens the session and asks for the model's name; a server that is down is asked later."""
@@ -119,8 +124,9 @@ class OpenAIEngine:
         """
         if self.model is None:
             await self.discover()
-        body = with_model(call.body, self.model)
-        asking = asking_usage(body) if call.stream and self._ask_usage else None
+        body = _named(call, self.model)
+        asks = call.stream and self._ask_usage and call.endpoint in COMPLETIONS
+        asking = asking_usage(body) if asks else None
         began_s = self._clock.monotonic_s()
         self._accounting.in_flight += 1
         ticket = _Ticket(self._accounting, Progress(), began_s)
@@ -168,7 +174,7 @@ class OpenAIEngine:
         kind = response.headers.get("content-type", "")
         if response.status != 200 or not call.stream or not kind.startswith("text/event-stream"):
             raw = await self._whole(response)
-            SideReader(progress, self._clock.monotonic_s).whole(raw)
+            reader_of(call.endpoint, progress, self._clock.monotonic_s).whole(raw)
             # Of an answer that comes at once nobody saw the first token.
             progress.first_token_s = None
             headers.append(("content-length", str(len(raw))))
@@ -176,10 +182,10 @@ class OpenAIEngine:
         stream = UpstreamStream(
             response,
             progress,
+            reader_of(call.endpoint, progress, self._clock.monotonic_s),
             hide_usage=hide_usage,
             idle_s=self._timeouts.idle_s,
             deadline_s=deadline_s,
-            now_s=self._clock.monotonic_s,
             on_end=lambda: self._over(stream, ticket),
         )
         self._open.add(stream)
@@ -284,6 +290,13 @@ class _Listed(msgspec.Struct):
 
 class _ModelList(msgspec.Struct):
     data: list[_Listed] = []
+
+
+def _named(call: Call, model: str | None) -> bytes:
+    """The call's body under the server's own name of the model."""
+    if call.content_type.startswith(forms.CONTENT_TYPE):
+        return call.body if model is None else forms.with_field(call.body, call.content_type, "model", model)
+    return with_model(call.body, model)
 
 
 def _session(connect_s: float) -> aiohttp.ClientSession:

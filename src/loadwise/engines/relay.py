@@ -8,13 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
-import msgspec
 
-from loadwise.engines.events import SideReader, Splitter
+from loadwise.engines.dialects import Reader
+from loadwise.engines.events import Splitter
 from loadwise.errors import EngineError, RequestError
 from loadwise.ports import Progress
-
-DONE = b"data: [DONE]\n\n"
 
 
 class UpstreamStream:
@@ -27,11 +25,11 @@ class UpstreamStream:
         self,
         response: aiohttp.ClientResponse,
         progress: Progress,
+        reader: Reader,
         *,
         hide_usage: bool,
         idle_s: float,
         deadline_s: float,
-        now_s: Callable[[], float],
         on_end: Callable[[], None],
     ) -> None:
         self._response = response
@@ -41,7 +39,7 @@ class UpstreamStream:
         self._deadline_s = deadline_s
         self._on_end = on_end
         self._splitter = Splitter()
-        self._reader = SideReader(progress, now_s)
+        self._reader = reader
         self._ready: deque[bytes] = deque()
         self._line_open = False
         self._ended = False
@@ -116,14 +114,14 @@ class UpstreamStream:
                 self._break_off("The upstream ended its stream in the middle of an answer.")
                 return
             self._close_line()
-            self._ready.append(DONE)
+            self._ready.append(self._reader.closing())
         self._finish()
 
     def _break_off(self, message: str) -> None:
         self._progress.failed = True
         error = RequestError(message, status=502, kind="server_error", code="upstream_error")
         self._close_line()
-        self._ready.append(b"data: " + msgspec.json.encode(error.body()) + b"\n\n" + DONE)
+        self._ready.append(self._reader.broken(error))
         self._finish()
 
     def _close_line(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loadwise.decision.facts import Feature
 from loadwise.errors import RequestError
-from loadwise.gateway.fields import GRAMMARS, ChatFields, CompletionFields, Fields, said
+from loadwise.gateway.fields import GRAMMARS, ChatFields, CompletionFields, Fields, PassedFields, said
 
 UNSUPPORTED = "unsupported_parameter"
 
@@ -34,9 +34,9 @@ def _asked(feature: str, fields: Fields) -> tuple[str, str | None]:
         return "prompt", "token ids are"
     if feature == Feature.TOP_LOGPROBS and isinstance(fields, CompletionFields):
         return "logprobs", "the most likely tokens (values above 0) are"
-    if feature == Feature.RESPONSE_FORMAT:
+    if feature == Feature.RESPONSE_FORMAT and not isinstance(fields, PassedFields):
         given = [name for name in GRAMMARS if said(getattr(fields, name))]
         return (given[0], "structured output is") if given else (feature, None)
-    if feature == Feature.PENALTIES and not fields.frequency_penalty:
+    if feature == Feature.PENALTIES and not getattr(fields, "frequency_penalty", None):
         return "presence_penalty", "penalties are"
     return feature, None

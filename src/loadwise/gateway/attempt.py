@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from loadwise.decision.facts import Ending, Outcome
+from loadwise.decision.facts import GENERATED, Ending, Outcome
 from loadwise.errors import RequestError
 from loadwise.ports import Answer, Clock, Director, Dispatch
 
@@ -65,6 +65,7 @@ class Attempt:
             concurrency=dispatch.concurrency,
             work=dispatch.work,
             load_score=dispatch.load_score,
+            generated=dispatch.request.endpoint in GENERATED,
             status=status if answer is None else answer.status,
             control=dispatch.control,
         )

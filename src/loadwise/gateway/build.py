@@ -8,6 +8,7 @@ import msgspec
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from loadwise.decision.facts import Endpoint
 from loadwise.errors import ConfigurationError
 from loadwise.gateway.asgi import Exchange, Message
 from loadwise.gateway.auth import Guard
@@ -15,7 +16,7 @@ from loadwise.gateway.control_plane import include_control_plane
 from loadwise.gateway.data_plane import DataPlane, Readiness, Telemetry
 from loadwise.gateway.description import PAGE_HEADERS, described, page
 from loadwise.gateway.gateway import Gateway, Handler
-from loadwise.gateway.routes import CONTROL_ROUTES, DATA_ROUTES, Plane
+from loadwise.gateway.routes import CONTROL_ROUTES, DATA_ROUTES, PASSED_ROUTES, Plane, Route
 from loadwise.gateway.server import Listener
 from loadwise.gateway.serving import OptimizationServingMixin
 from loadwise.ports import Clock, Control, Director
@@ -45,13 +46,19 @@ def build_gateway(
     table: dict[str, dict[str, tuple[Handler, str | None]]] = {}
     for route in DATA_ROUTES:
         if route.plane in planes:
-            handler = _documentation(app, route.name) or getattr(data, route.name)
-            table.setdefault(route.path, {})[route.method] = (handler, route.scope)
+            table.setdefault(route.path, {})[route.method] = (_handler(route, data, app), route.scope)
     for route in CONTROL_ROUTES:
         if route.plane in planes:
             # The application's own dependency asks for the scope, as it does in a plugin.
             table.setdefault(route.path, {})[route.method] = (_mounted(app), None)
     return Gateway(table, guard, readiness)
+
+
+def _handler(route: Route, data: DataPlane, app: FastAPI) -> Handler:
+    if route in PASSED_ROUTES:
+        return data.passed(Endpoint(route.path))
+    handler: Handler = _documentation(app, route.name) or getattr(data, route.name)
+    return handler
 
 
 def build_admin_gateway(

@@ -1,7 +1,8 @@
-"""The handlers of the data plane: completions, models, health, metrics, version."""
+"""The handlers of the data plane: completions, what is passed on, models, health, metrics, version."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from loadwise.gateway.body import check_text, read_body
 from loadwise.gateway.departure import Departure
 from loadwise.gateway.fields import decode
 from loadwise.gateway.headers import to_engine
+from loadwise.gateway.passing import passed_call
 from loadwise.gateway.reading import read_facts
 from loadwise.gateway.relay import Relay
 from loadwise.gateway.retries import RetryBudget
@@ -59,6 +61,20 @@ class DataPlane:
     async def completion(self, exchange: Exchange) -> None:
         """POST /v1/completions."""
         await self._complete(Endpoint.COMPLETION, exchange)
+
+    def passed(self, endpoint: Endpoint) -> Callable[[Exchange], Awaitable[None]]:
+        """The handler of an endpoint whose requests are passed on as they are."""
+
+        async def handle(exchange: Exchange) -> None:
+            settings = self._settings
+            body = await read_body(
+                exchange.scope, exchange.receive, settings.body_limit_bytes, settings.timeouts.idle_s
+            )
+            call, fields = await passed_call(endpoint, exchange, body)
+            async with Departure(exchange.receive):
+                await self._relay.serve(exchange, read_facts(endpoint, fields, exchange, None), call, fields)
+
+        return handle
 
     async def _complete(self, endpoint: Endpoint, exchange: Exchange) -> None:
         settings = self._settings

@@ -8,7 +8,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from loadwise.gateway.routes import DATA_ROUTES, Route
+from loadwise.decision.facts import Endpoint
+from loadwise.engines import forms
+from loadwise.gateway.passing import FORMS
+from loadwise.gateway.routes import DATA_ROUTES, PASSED_ROUTES, Route
 
 PAGE_HEADERS = [
     (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
@@ -28,6 +31,7 @@ _MESSAGES = {
 _BODIES: dict[str, dict[str, Any]] = {
     "chat": {"required": ["model", "messages"], "properties": {"messages": _MESSAGES}},
     "completion": {"required": ["model", "prompt"], "properties": {"prompt": {}}},
+    **{Endpoint(route.path).name.lower(): {"required": ["model"]} for route in PASSED_ROUTES},
 }
 
 
@@ -58,8 +62,9 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.name in _BODIES:
         model = {"type": "string", "minLength": 1, "description": "A route such as auto, or a member."}
         schema = {"type": "object", **_BODIES[route.name]}
-        schema["properties"] = {"model": model, **schema["properties"]}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        schema["properties"] = {"model": model, **schema.get("properties", {})}
+        kind = forms.CONTENT_TYPE if route.path in FORMS else "application/json"
+        operation["requestBody"] = {"required": True, "content": {kind: {"schema": schema}}}
     if "{model}" in route.path:
         parameter = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
         operation["parameters"] = [parameter]

@@ -23,6 +23,7 @@ ABSENT = Raw()
 EXPLICIT = (
     "max_tokens",
     "max_completion_tokens",
+    "max_output_tokens",
     "temperature",
     "top_p",
     "top_k",
@@ -125,14 +126,29 @@ class CompletionFields(CommonFields, kw_only=True, gc=False):
     suffix: str | None = None
 
 
-Fields = ChatFields | CompletionFields
+class PassedFields(Struct, kw_only=True, gc=False):
+    """What is read of a request that is passed on as it is: whom it is for, and what ceilings bind."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=512)]
+    stream: Flag = None
+    session_id: str | None = None
+    max_tokens: CountOrNone = UNSET
+    max_output_tokens: CountOrNone = UNSET
+    temperature: float | UnsetType | None = UNSET
+    top_p: float | UnsetType | None = UNSET
+    top_k: int | UnsetType | None = UNSET
+    n: int | UnsetType | None = UNSET
+
+
+Fields = ChatFields | CompletionFields | PassedFields
+_PASSED = msgspec.json.Decoder(PassedFields)
 _DECODERS: Mapping[Endpoint, msgspec.json.Decoder[Fields]] = {
     Endpoint.CHAT: msgspec.json.Decoder(ChatFields),
     Endpoint.COMPLETION: msgspec.json.Decoder(CompletionFields),
 }
 _NUMBERS = {
     kind: tuple(name for name in EXPLICIT if name in kind.__struct_fields__)
-    for kind in (ChatFields, CompletionFields)
+    for kind in (ChatFields, CompletionFields, PassedFields)
 }
 _WHERE = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(?P<where>[^`]+)`")
@@ -141,7 +157,7 @@ _MISSING = re.compile(r"missing required field `(?P<where>[^`]+)`")
 def decode(endpoint: Endpoint, body: bytes) -> Fields:
     """The fields that decisions need; `RequestError` 400 names the field that is wrong, and its range."""
     try:
-        return _DECODERS[endpoint].decode(body)
+        return _DECODERS.get(endpoint, _PASSED).decode(body)
     except msgspec.ValidationError as error:
         raise wrong_field(error) from None
     except (msgspec.DecodeError, RecursionError) as error:

@@ -10,7 +10,9 @@ from loadwise.gateway.asgi import RawHeaders, Scope
 from loadwise.ports import Dispatch
 
 # Traces and sessions go on to upstreams; credentials and cookies never do.
-TO_ENGINES = frozenset({b"traceparent", b"tracestate", b"baggage", b"x-session-id"})
+TO_ENGINES = frozenset(
+    {b"traceparent", b"tracestate", b"baggage", b"x-session-id", b"anthropic-version", b"anthropic-beta"}
+)
 # Meant for one connection (RFC 9110, section 7.6.1), or ours to say.
 _NOT_RELAYED = frozenset(
     {

@@ -17,6 +17,7 @@ from loadwise.gateway.fields import (
     Fields,
     Format,
     Part,
+    PassedFields,
     Turn,
     explicit,
     said,
@@ -40,8 +41,13 @@ _PARTS = msgspec.json.Decoder(list[Part])
 _FORMAT = msgspec.json.Decoder(Format | None)
 
 
-def read_facts(endpoint: Endpoint, fields: Fields, exchange: Exchange, size: PromptSize) -> RequestFacts:
-    """The facts of a request whose prompt was measured; `RequestError` 400 names a wrong field or header."""
+def read_facts(
+    endpoint: Endpoint, fields: Fields, exchange: Exchange, size: PromptSize | None
+) -> RequestFacts:
+    """The facts of a request; `size` None where its prompt is not measured.
+
+    `RequestError` 400 names a wrong field or header.
+    """
     principal = exchange.principal
     conversation_id, continues = conversation(fields, exchange.header(b"x-session-id"), principal)
     numbers = explicit(fields)
@@ -49,8 +55,8 @@ def read_facts(endpoint: Endpoint, fields: Fields, exchange: Exchange, size: Pro
         request_id=exchange.request_id,
         endpoint=endpoint,
         model=fields.model,
-        prompt_tokens=size.exact,
-        prompt_tokens_bound=size.bound,
+        prompt_tokens=None if size is None else size.exact,
+        prompt_tokens_bound=None if size is None else size.bound,
         explicit=numbers,
         features=features(fields, numbers),
         stream=bool(fields.stream),
@@ -77,6 +83,8 @@ def _preference(exchange: Exchange, name: bytes) -> float | None:
 
 def features(fields: Fields, numbers: Mapping[str, Number]) -> frozenset[Feature]:
     """What the request needs of an engine, beyond plain text; `numbers` are its explicit ones."""
+    if isinstance(fields, PassedFields):
+        return frozenset()
     found = set(_shared(fields))
     if numbers:
         found.update(feature for name, feature in _BY_NUMBER if _asks(name, numbers.get(name)))
@@ -97,7 +105,7 @@ def _asks(name: str, value: Number | None) -> bool:
     return name == "seed" or value != 0
 
 
-def _shared(fields: Fields) -> Iterator[Feature]:
+def _shared(fields: ChatFields | CompletionFields) -> Iterator[Feature]:
     if fields.ignore_eos:
         yield Feature.IGNORE_EOS
     if said(fields.logit_bias):
@@ -108,7 +116,7 @@ def _shared(fields: Fields) -> Iterator[Feature]:
         yield Feature.RESPONSE_FORMAT
 
 
-def _structured(fields: Fields) -> bool:
+def _structured(fields: ChatFields | CompletionFields) -> bool:
     if any(said(getattr(fields, name)) for name in GRAMMARS):
         return True
     if not said(fields.response_format):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from loadwise.decision.facts import Endpoint
 from loadwise.gateway.auth import ADMIN_READ, ADMIN_WRITE, INFER, METRICS
 
 
@@ -31,6 +32,22 @@ class Route:
 OPTIMIZATION = "/v1/optimization"
 MODEL_PREFIX = "/v1/models/"
 
+
+def _passed(endpoint: Endpoint, summary: str) -> Route:
+    return Route("POST", endpoint.value, INFER, Plane.DATA, endpoint.name.lower(), summary)
+
+
+# Passed on to members that serve them, as they are.
+PASSED_ROUTES = (
+    _passed(Endpoint.RESPONSES, "Answer in the form of OpenAI's Responses"),
+    _passed(Endpoint.MESSAGES, "Answer in the form of Anthropic's Messages"),
+    _passed(Endpoint.EMBEDDINGS, "Embed texts"),
+    _passed(Endpoint.SPEECH, "Speak a text"),
+    _passed(Endpoint.TRANSCRIPTIONS, "Write speech down"),
+    _passed(Endpoint.TRANSLATIONS, "Write speech down in English"),
+    _passed(Endpoint.IMAGES, "Draw images"),
+    _passed(Endpoint.IMAGE_EDITS, "Change an image"),
+)
 DATA_ROUTES = (
     Route("POST", "/v1/chat/completions", INFER, Plane.DATA, "chat", "Answer a chat"),
     Route("POST", "/v1/completions", INFER, Plane.DATA, "completion", "Complete a text"),
@@ -42,6 +59,7 @@ DATA_ROUTES = (
     Route("GET", "/metrics", METRICS, Plane.CONTROL, "metrics", "Metrics for Prometheus"),
     Route("GET", "/docs", ADMIN_READ, Plane.CONTROL, "docs", "This interface, for people"),
     Route("GET", "/openapi.json", ADMIN_READ, Plane.CONTROL, "openapi", "This interface, for programs"),
+    *PASSED_ROUTES,
 )
 
 

@@ -17,6 +17,7 @@ TunableParameter = Literal["max_tokens", "temperature", "top_k"]
 CappedParameter = Literal[
     "max_tokens",
     "max_completion_tokens",
+    "max_output_tokens",
     "temperature",
     "top_p",
     "top_k",

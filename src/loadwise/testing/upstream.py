@@ -45,13 +45,15 @@ class Behaviour:
     hold: asyncio.Event | None = None
     metrics: str = ""
     extra_headers: tuple[tuple[str, str], ...] = ()
+    # Path -> (content type, body) of endpoints that it answers word for word; event streams in chunks.
+    canned: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     models: tuple[dict[str, Any], ...] = field(
         default_factory=lambda: ({"id": MODEL, "object": "model", "max_model_len": 1024},)
     )
 
 
 class StubUpstream:
-    """Serves `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/metrics` and `/health`."""
+    """Serves `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/metrics`, `/health`, and `canned`."""
 
     def __init__(self, behaviour: Behaviour | None = None, *, keep: int = 100) -> None:
         self.behaviour = behaviour or Behaviour()
@@ -123,6 +125,9 @@ class StubUpstream:
             return
         if behaviour.first_delay_s:
             await asyncio.sleep(behaviour.first_delay_s)
+        if request.path in behaviour.canned:
+            self._recite(*behaviour.canned[request.path], connection)
+            return
         body = json.loads(request.body)
         endpoint = Endpoint.CHAT if request.path.endswith("chat/completions") else Endpoint.COMPLETION
         if body.get("stream"):
@@ -132,6 +137,19 @@ class StubUpstream:
             text = "".join(f"w{place} " for place in range(count))
             tokens = shapes.usage(PROMPT_TOKENS, count)
             connection.reply(200, shapes.whole(endpoint, "stub-1", MODEL, text, "stop", tokens))
+
+    def _recite(self, kind: str, body: bytes, connection: _Connection) -> None:
+        if kind != "text/event-stream":
+            connection.reply(200, body, kind)
+            return
+        connection.begin(self.behaviour.extra_headers)
+        events = body.split(b"\n\n")[:-1]
+        for place, event in enumerate(events):
+            if self.behaviour.dies_after == place:
+                connection.abort()
+                return
+            connection.chunk(event + b"\n\n")
+        connection.end()
 
     async def _stream(self, endpoint: Endpoint, body: dict[str, Any], connection: _Connection) -> None:
         behaviour, count = self.behaviour, self._count(body)
