@@ -385,9 +385,19 @@ class Alert:
     severity: str  # "ticket" or "page"
     summary: str
     remedy: str
+    # How to take back what the optimizer changed.
+    undo: str = ""
+    # The member, replica, pool or route concerned; empty for the whole server.
+    subject: str = ""
     evidence: Mapping[str, Number | str | None] = field(default_factory=dict)
+    # Seconds since 1970-01-01 UTC.
     since_s: float = 0.0
     resolved: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells alerts apart: name and subject."""
+        return self.name, self.subject
 
 
 class AlertSink(Protocol):

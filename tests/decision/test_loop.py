@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadwise.decision.admission import AdmissionReason, PoolLimit, admit
+from loadwise.decision.alert_facts import Health
 from loadwise.decision.beliefs import Health as MemberHealth
 from loadwise.decision.builds import BuildFact, BuildReason, BuildStatus, plan, served_mode
 from loadwise.decision.facts import EngineReading, HostReading, MemberPressure, Policy, StrategyName
-from loadwise.decision.grading import RULES, Health, conditions, evidence, grade, recommendations
-from loadwise.decision.improvement import Block, Improvement, improvement
+from loadwise.decision.grading import grade, recommendations
+from loadwise.decision.improvement import Block, improvement
 from loadwise.decision.lastgood import History, RevertReason, applied, counted, judge
 from loadwise.decision.outcome import learn
 from loadwise.decision.step import Observation, State, step
@@ -126,53 +127,6 @@ def test_grades_follow_the_table_exactly_at_its_borders(
     success: float | None, latency_ms: float | None, expected: str | None
 ) -> None:
     assert grade(success, latency_ms) == expected
-
-
-def gained(value: float, high: float, without: float = 0.5) -> Improvement:
-    return Improvement(
-        value=value,
-        low=value - 0.1,
-        high=high,
-        optimised_fraction=without + value,
-        unoptimised_fraction=without,
-        pairs=8,
-        requests=800,
-    )
-
-
-@pytest.mark.parametrize(
-    ("health", "fires"),
-    [
-        (Health(), []),
-        (Health(error_fraction=0.05, avg_latency_ms=500.0, improvement=gained(0.2, 0.3)), []),
-        (Health(error_fraction=0.051), ["high_error_rate"]),
-        (Health(avg_latency_ms=500.1), ["excessive_latency"]),
-        (Health(improvement=gained(0.01, 0.09)), ["low_optimization_effectiveness"]),
-        (Health(improvement=gained(0.01, 0.10)), []),
-        (Health(improvement=gained(0.01, 0.05, without=0.95)), []),
-        (Health(members_out=("fast",)), ["ensemble_degradation"]),
-        (Health(failed_builds={"m": "g++"}), ["compilation_failure"]),
-    ],
-)
-def test_alerts_fire_only_beyond_their_limits(health: Health, fires: list[str]) -> None:
-    found = conditions(POLICY, health)
-    assert [condition.name for condition in found] == fires
-    assert [shown.name for shown in evidence(found)] == fires
-    assert all(condition.message and condition.remedy for condition in found)
-
-
-def test_every_rule_can_fire_at_once_and_each_brings_its_remedy() -> None:
-    health = Health(
-        error_fraction=1.0,
-        avg_latency_ms=9000.0,
-        improvement=gained(0.0, 0.01),
-        members=1,
-        members_out=("a",),
-        failed_builds={"m": "slow"},
-    )
-    assert [c.name for c in conditions(POLICY, health)] == [rule.name for rule in RULES]
-    advice = recommendations(POLICY, health, StrategyName.PERFORMANCE, 0.5)
-    assert len(advice) == len(RULES) + 2
 
 
 def test_a_healthy_server_needs_no_advice() -> None:

@@ -144,7 +144,7 @@ class TestAlerting:
         for number in range(20):
             server.end(server.dispatch(number), Ending.FAILED, status=500)
         for _ in range(3):
-            await server.turn(1.0)
+            await server.turn(10.0)
         alerts = [alert.name for alert in server.heard.alerts]
         assert alerts.count("high_error_rate") == 1
         assert server.made.telemetry.value(names.ALERT_ACTIVE, {"alert": "high_error_rate"}) == 1

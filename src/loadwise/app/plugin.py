@@ -43,6 +43,7 @@ async def setup_optimization_serving(
     include_control_plane(app, mixin, Guard.for_plugin(None if key is None else key.get_secret_value()))
     _close_with(app, optimizer.close)
     await optimizer.start_optimization()
+    await optimizer.watch.start()
     return mixin
 
 

@@ -48,6 +48,7 @@ async def composed(settings: Settings) -> AsyncIterator[Server]:
             clock=clock,
         )
         try:
+            await made.optimizer.watch.start()
             listeners = build_listeners(settings, made.director, made.control, made.telemetry, clock)
             yield Server(optimization=made, listeners=tuple(listeners))
         finally:

@@ -359,3 +359,13 @@ class Policy:
     error_rate_alert: float = 0.05
     latency_alert_ms: float = 500.0
     improvement_alert: float = 0.10
+    # Share of requests that shall be within objectives; the rest is the error budget.
+    objective_target: float = 0.99
+    # The load score's component `queue` from which a queue counts as saturated.
+    queue_alert: float = 0.95
+    # Without a token for so long a member counts as silent, and is a page unless it was taken out.
+    silent_alert_s: float = 15.0
+    silent_page_s: float = 30.0
+    # The loop, or all readings of a pool, standing still for so long is a page.
+    stale_page_s: float = 60.0
+    rollback_shown_s: float = 900.0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from loadwise.clock import SystemClock
 from loadwise.decision import lastgood
+from loadwise.decision.alert_facts import Rollback
 from loadwise.decision.facts import Policy
 from loadwise.decision.lastgood import History, Verdict
 from loadwise.errors import LoadwiseError
@@ -41,6 +42,8 @@ class Configurations:
             History(), self.version, fingerprint(self.current), self._clock.monotonic_s()
         )
         self.verdict: Verdict | None = None
+        # The latest automatic way back: when, from which version, to which, on what evidence.
+        self._rolled_back: tuple[float, int, int, Verdict] | None = None
         self._applying = asyncio.Lock()
         manager.register(NAME, self.current, f"v{self.version}")
 
@@ -100,8 +103,22 @@ class Configurations:
         self.verdict = verdict = lastgood.judge(self._history)
         if verdict.revert_to is not None:
             log.warning("configuration_regressed", version=self.version, back_to=verdict.revert_to)
+            self._rolled_back = self._clock.monotonic_s(), self.version, verdict.revert_to, verdict
             await self.apply(self._manager.get(NAME, f"v{verdict.revert_to}"), reverting=True)
         return verdict
+
+    def rollback(self, now_s: float) -> Rollback | None:
+        """The latest configuration that was taken back by itself; None before the first."""
+        if self._rolled_back is None:
+            return None
+        at_s, version, back_to, verdict = self._rolled_back
+        return Rollback(
+            from_version=version,
+            to_version=back_to,
+            seconds_ago=now_s - at_s,
+            now_fraction=verdict.now_fraction,
+            good_fraction=verdict.good_fraction,
+        )
 
     def as_json(self) -> JsonObject:
         """Versions, newest last, with what was measured under each, and the last verdict."""

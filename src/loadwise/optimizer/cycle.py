@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from loadwise.compiler import ModelCompiler
-from loadwise.decision import grading, step
+from loadwise.decision import step
 from loadwise.decision.facts import EngineReading, HostReading, ServiceReading
 from loadwise.decision.step import Decision, Observation, PoolDecision
 from loadwise.errors import EngineError
@@ -19,9 +19,8 @@ from loadwise.optimizer.director import EnsembleDirector
 from loadwise.optimizer.parameter_tuner import LOCAL, LoadBasedParameterTuner
 from loadwise.optimizer.recorder import Recorder
 from loadwise.optimizer.sensing import EngineReadings
-from loadwise.ports import Clock, JsonObject
+from loadwise.ports import Clock
 from loadwise.telemetry import names
-from loadwise.telemetry.alerts import AlertBook
 from loadwise.telemetry.history import History
 from loadwise.telemetry.journal.events import Stepped
 
@@ -49,7 +48,8 @@ class Parts:
     configurations: Configurations
     recorder: Recorder
     readings: EngineReadings
-    alerts: AlertBook
+    # Evaluates the alert rules.
+    evaluate: Callable[[], None]
     decisions: History[Decision]
     # The library's engine client, read without waiting; None where it offers nothing.
     client: Callable[[], Sequence[EngineReading]] | None = None
@@ -91,7 +91,7 @@ class Cycle:
         await self._part("strategy", self._apply_strategy)
         await self._part("builds", self._plan_builds)
         await self._part("last_known_good", self._judge)
-        await self._part("alerts", self._alert)
+        await self._part("alerts", self.parts.evaluate)
         if self.decision is not None:
             self.parts.decisions.add(self.decision)
 
@@ -148,7 +148,7 @@ class Cycle:
         """What is known now: the latest readings, recent answers, beliefs and builds."""
         now_s, parts = self._clock.monotonic_s(), self.parts
         ensemble = parts.director.ensemble
-        pools = self._pools()
+        pools = self.pools()
         owners = {replica: pool for pool, replicas in pools.items() for replica in replicas}
         return Observation(
             now_s=now_s,
@@ -165,7 +165,7 @@ class Cycle:
             builds_enabled=parts.configurations.current.enable_torch_compile,
         )
 
-    def _pools(self) -> dict[str, list[str]]:
+    def pools(self) -> dict[str, list[str]]:
         """Replica ids by pool; what no member owns (the library's engine client) is local."""
         fleet = self.parts.director.ensemble.fleet
         pools: dict[str, list[str]] = {}
@@ -229,33 +229,3 @@ class Cycle:
 
     async def _judge(self) -> None:
         await self.parts.configurations.judge()
-
-    def _alert(self) -> None:
-        policy = self.parts.configurations.current.policy()
-        told = self.parts.alerts.update(grading.conditions(policy, self.health()), self._clock.monotonic_s())
-        for alert in told:
-            if not alert.resolved:
-                self.parts.recorder.telemetry.count(names.ALERTS_FIRED, alert.name)
-
-    def health(self) -> grading.Health:
-        """The figures that alert rules read."""
-        recorder, ensemble = self.parts.recorder, self.parts.director.ensemble
-        recent = recorder.service()
-        return grading.Health(
-            error_fraction=recent.error_fraction,
-            avg_latency_ms=recent.avg_latency_ms,
-            improvement=recorder.improvement(),
-            members=len(ensemble.fleet.active()),
-            members_out=ensemble.members_out(),
-            failed_builds=_failed_builds(self.parts.compiler.compilation_stats),
-        )
-
-
-def _failed_builds(stats: Mapping[str, JsonObject]) -> dict[str, str]:
-    """Models of which some mode's latest build failed, whatever serves meanwhile, with its cause."""
-    failed = {}
-    for model_id, found in stats.items():
-        for build in found["builds"].values():
-            if build["state"] == "failed" or (build["state"] == "promoted" and build["failures"]):
-                failed[model_id] = build["cause"]
-    return failed

@@ -57,6 +57,14 @@ class InFlight:
             self.owed_tokens[pool] = max(0.0, left)
         return entry
 
+    def oldest_s(self) -> dict[str, float]:
+        """When each member's oldest request in flight was dispatched (the clock's monotonic seconds)."""
+        oldest: dict[str, float] = {}
+        for entry in self._open.values():
+            member_id, began_s = entry.dispatch.member_id, entry.dispatch.started_s
+            oldest[member_id] = min(began_s, oldest.get(member_id, began_s))
+        return oldest
+
     def _counts(self, dispatch: Dispatch, pool_id: str) -> tuple[tuple[dict[str, int], str], ...]:
         return (
             (self.by_member, dispatch.member_id),

@@ -15,6 +15,7 @@ from loadwise.optimizer.window import ServiceWindow, is_failure
 from loadwise.ports import Clock, JsonObject
 from loadwise.settings import OptimizationConfig
 from loadwise.telemetry.history import History
+from loadwise.telemetry.objectives import ObjectiveCounts
 from loadwise.telemetry.prometheus import Telemetry, time_per_output_token_s
 
 
@@ -73,6 +74,9 @@ class Recorder:
         self._objectives = Objectives(**config.objectives.model_dump())
         self._fraction = config.control_fraction
         self.switchback = Switchback(self._fraction, size=config.metrics_history_size)
+        self.objective_counts = ObjectiveCounts()
+        # Per member, when an answer with tokens last ended.
+        self.last_token_s: dict[str, float] = {}
 
     def configure(self, config: OptimizationConfig) -> None:
         """Keeps as much history as the configuration says, and judges by its objectives."""
@@ -101,6 +105,9 @@ class Recorder:
         within = within_objectives(objectives, outcome)
         self.window.add(outcome)
         self.telemetry.ended(outcome, within)
+        self.objective_counts.note(outcome.route, within, outcome.finished_s)
+        if outcome.output_tokens:
+            self.last_token_s[outcome.member_id] = outcome.finished_s
         self.history.add(Entry(self._clock.wall_s(), outcome, strategy, within))
         if compared_s is not None:
             self.switchback.note(compared_s, within)

@@ -31,6 +31,8 @@ class EngineReadings:
         self._latest: dict[str, EngineReading] = {}
         # Readings that were handed in: of engines that are not asked here.
         self._given: dict[str, EngineReading] = {}
+        # When each replica's own figures last showed tokens.
+        self._tokens_s: dict[str, float] = {}
 
     async def refresh(self) -> None:
         """Every engine has been asked once, at the same time, each for at most two seconds."""
@@ -46,6 +48,8 @@ class EngineReadings:
             self._on_observed(replica_id, error)
             return
         self._latest[replica_id] = reading
+        if reading.output_tokens_per_s:
+            self._tokens_s[replica_id] = reading.read_s
         self._on_observed(replica_id, None)
 
     def asked(self) -> set[str]:
@@ -61,6 +65,14 @@ class EngineReadings:
         known = {**self._given, **self._latest}
         names = known if replica_ids is None else replica_ids
         return [known[name] for name in names if name in known]
+
+    def ages_s(self, now_s: float) -> dict[str, float]:
+        """Seconds since each replica that is asked was last read."""
+        return {name: now_s - reading.read_s for name, reading in self._latest.items()}
+
+    def last_token_s(self, replica_id: str) -> float | None:
+        """When the replica's own figures last showed tokens; None where they never did."""
+        return self._tokens_s.get(replica_id)
 
     def __getitem__(self, replica_id: str) -> EngineReading | None:
         return self._latest.get(replica_id) or self._given.get(replica_id)

@@ -31,6 +31,7 @@ from loadwise.optimizer.model_manager import DynamicModelManager
 from loadwise.optimizer.parameter_tuner import LoadBasedParameterTuner
 from loadwise.optimizer.recorder import Recorder
 from loadwise.optimizer.sensing import EngineReadings, can_be_observed, reader_of
+from loadwise.optimizer.watch import Watch
 from loadwise.ports import AlertSink, Clock, Engine, HostSensor, JsonObject
 from loadwise.settings import OptimizationConfig
 from loadwise.telemetry.alerts import AlertBook, LogSink
@@ -50,7 +51,7 @@ class ServerSideOptimizer:
     `engine_client` may be anything: one with a method `reading()`, or an async `observe()`, is read; any
     other leaves the load to the machine's own figures, with a warning. `model_config` is kept for the caller.
     The parts are attributes: `model_compiler`, `parameter_tuner`, `ensemble_manager`, `model_manager`,
-    `director`, `recorder`, `configurations`, `alerts`.
+    `director`, `recorder`, `configurations`, `alerts`, `watch`.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class ServerSideOptimizer:
         self.director.running = False
         self.director.config_version = self.configurations.version
         self.alerts = AlertBook([LogSink()] if sinks is None else sinks)
+        self.watch = Watch(self, self.alerts)
         self._join(config)
 
     def _client_of(self, engine_client: Any) -> Any:
@@ -123,7 +125,7 @@ class ServerSideOptimizer:
             configurations=self.configurations,
             recorder=self.recorder,
             readings=self.readings,
-            alerts=self.alerts,
+            evaluate=self.watch.evaluate,
             decisions=History(config.metrics_history_size, enabled=config.enable_performance_tracking),
             client=reader_of(self.engine_client),
         )
@@ -245,7 +247,8 @@ class ServerSideOptimizer:
         return await self.cycle.measured()
 
     async def close(self) -> None:
-        """The loop and builds in progress have ended."""
+        """The loop, the watch over it and builds in progress have ended."""
+        await self.watch.stop()
         await self.stop_optimization()
         self.model_compiler.close()
 

@@ -168,7 +168,7 @@ def report(optimizer: ServerSideOptimizer) -> JsonObject:
         "recommendations": list(
             grading.recommendations(
                 optimizer.config.policy(),
-                cycle.health(),
+                optimizer.watch.health(),
                 None if strategy is None else strategy.name,
                 summary.within_objectives_fraction,
             )

@@ -115,6 +115,13 @@ class OptimizationConfig(Checked):
     alert_error_rate: Fraction = 0.05
     alert_latency_ms: Positive = 500.0
     alert_improvement: Fraction = 0.10
+    # Share of requests that shall be within objectives; alerts count how fast the rest is spent.
+    alert_objective_target: Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False)] = 0.99
+    alert_queue_saturation: Fraction = 0.95
+    # Seconds without a token until a member counts as silent, and until it is a page if it still serves.
+    alert_silent_sec: Positive = 15.0
+    alert_isolation_sec: Positive = 30.0
+    alert_stale_sec: Positive = 60.0
     # Share of time, in blocks of ten seconds, in which nothing is optimised, to measure what it gains.
     control_fraction: Annotated[float, Field(ge=0.0, le=0.5, allow_inf_nan=False)] = 0.02
     # Seconds a build may take, and how much memory its process may use.
@@ -176,6 +183,11 @@ class OptimizationConfig(Checked):
             error_rate_alert=self.alert_error_rate,
             latency_alert_ms=self.alert_latency_ms,
             improvement_alert=self.alert_improvement,
+            objective_target=self.alert_objective_target,
+            queue_alert=self.alert_queue_saturation,
+            silent_alert_s=self.alert_silent_sec,
+            silent_page_s=self.alert_isolation_sec,
+            stale_page_s=self.alert_stale_sec,
         )
 
 

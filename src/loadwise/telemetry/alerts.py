@@ -1,19 +1,15 @@
-"""Alerts begin when a condition has held for a while, end when it has not; each is told once."""
+"""Alerts begin once a condition has held for its time, and end once it was gone for its own; each is told."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from loadwise.decision.grading import Condition, Severity
+from loadwise.decision.alert_facts import Condition
 from loadwise.logs import get_logger
 from loadwise.ports import Alert, AlertSink, JsonObject
 
 log = get_logger(__name__)
-
-
-# Whom a condition concerns: critical ones call a person, the others wait for one.
-SEVERITIES = {Severity.CRITICAL: "page", Severity.WARNING: "ticket"}
 
 
 class LogSink:
@@ -23,65 +19,61 @@ class LogSink:
         """The alert is one line in the log."""
         write = log.info if alert.resolved else log.error if alert.severity == "page" else log.warning
         event = "alert_resolved" if alert.resolved else "alert"
-        write(event, alert=alert.name, summary=alert.summary, remedy=alert.remedy, **alert.evidence)
+        said = {"summary": alert.summary, "remedy": alert.remedy, "undo": alert.undo}
+        write(event, alert=alert.name, subject=alert.subject, **said, evidence=dict(alert.evidence))
 
 
 @dataclass(slots=True)
 class _Tracked:
     alert: Alert
-    held: int = 0
-    absent: int = 0
+    condition: Condition
+    # When it began to hold, and when it was last seen.
+    held_from_s: float
+    seen_s: float
     fired: bool = False
 
 
 class AlertBook:
     """Turns the conditions of each evaluation into alerts that begin and end.
 
-    A condition must hold in `begin_after` evaluations in a row to begin an alert, and be absent in
-    `end_after` in a row to end it; a failing sink does not keep the others from hearing.
+    A condition begins an alert after it held for its `for_s` without a break, and ends it after it was
+    gone for its `clear_s`. A failing sink does not keep the others from hearing.
     """
 
-    def __init__(self, sinks: Sequence[AlertSink] = (), *, begin_after: int = 2, end_after: int = 3) -> None:
+    def __init__(self, sinks: Sequence[AlertSink] = ()) -> None:
         self._sinks = tuple(sinks)
-        self._begin_after = begin_after
-        self._end_after = end_after
-        self._tracked: dict[str, _Tracked] = {}
+        self._tracked: dict[tuple[str, str], _Tracked] = {}
 
-    def update(self, conditions: Sequence[Condition], now_s: float) -> list[Alert]:
+    def holding(self) -> Collection[tuple[str, str]]:
+        """Name and subject of every alert that began and has not ended."""
+        return {key for key, tracked in self._tracked.items() if tracked.fired}
+
+    def update(self, conditions: Sequence[Condition], now_s: float, wall_s: float) -> list[Alert]:
         """The alerts that begin or end with this evaluation; the sinks have heard of them."""
-        holding = {condition.name: condition for condition in conditions}
-        told = [alert for c in holding.values() if (alert := self._holds(c, now_s)) is not None]
-        for name in [name for name in self._tracked if name not in holding]:
-            ended = self._absent(name)
+        now = {condition.key: condition for condition in conditions}
+        told = [alert for c in now.values() if (alert := self._holds(c, now_s, wall_s)) is not None]
+        for key in [key for key in self._tracked if key not in now]:
+            ended = self._absent(key, now_s)
             told += [] if ended is None else [ended]
         for alert in told:
             self._deliver(alert)
         return told
 
-    def _holds(self, condition: Condition, now_s: float) -> Alert | None:
-        alert = Alert(
-            name=condition.name,
-            severity=SEVERITIES[condition.severity],
-            summary=condition.message,
-            remedy=condition.remedy,
-            evidence={"value": condition.value, "limit": condition.limit},
-            since_s=now_s,
-        )
-        tracked = self._tracked.setdefault(condition.name, _Tracked(alert))
+    def _holds(self, condition: Condition, now_s: float, wall_s: float) -> Alert | None:
+        alert = _alert(condition, wall_s)
+        tracked = self._tracked.setdefault(condition.key, _Tracked(alert, condition, now_s, now_s))
         tracked.alert = replace(alert, since_s=tracked.alert.since_s)
-        tracked.held += 1
-        tracked.absent = 0
-        if tracked.fired or tracked.held < self._begin_after:
+        tracked.condition, tracked.seen_s = condition, now_s
+        if tracked.fired or now_s - tracked.held_from_s < condition.for_s:
             return None
         tracked.fired = True
         return tracked.alert
 
-    def _absent(self, name: str) -> Alert | None:
-        tracked = self._tracked[name]
-        tracked.absent += 1
-        if tracked.fired and tracked.absent < self._end_after:
+    def _absent(self, key: tuple[str, str], now_s: float) -> Alert | None:
+        tracked = self._tracked[key]
+        if tracked.fired and now_s - tracked.seen_s < tracked.condition.clear_s:
             return None
-        del self._tracked[name]
+        del self._tracked[key]
         return replace(tracked.alert, resolved=True) if tracked.fired else None
 
     def _deliver(self, alert: Alert) -> None:
@@ -97,13 +89,31 @@ class AlertBook:
 
     def as_json(self) -> list[JsonObject]:
         """The active alerts for the control plane."""
-        return [
-            {
-                "name": alert.name,
-                "severity": alert.severity,
-                "summary": alert.summary,
-                "remedy": alert.remedy,
-                "evidence": dict(alert.evidence),
-            }
-            for alert in self.active()
-        ]
+        return [alert_json(alert) for alert in self.active()]
+
+
+def _alert(condition: Condition, wall_s: float) -> Alert:
+    return Alert(
+        name=condition.name,
+        severity=condition.severity.value,
+        subject=condition.subject,
+        summary=condition.message,
+        remedy=condition.remedy,
+        undo=condition.undo,
+        evidence={"value": condition.value, "limit": condition.limit, **condition.evidence},
+        since_s=wall_s,
+    )
+
+
+def alert_json(alert: Alert) -> JsonObject:
+    """An alert as people and programs read it."""
+    return {
+        "name": alert.name,
+        "severity": alert.severity,
+        "subject": alert.subject,
+        "summary": alert.summary,
+        "remedy": alert.remedy,
+        "undo": alert.undo,
+        "evidence": dict(alert.evidence),
+        "since_s": alert.since_s,
+    }

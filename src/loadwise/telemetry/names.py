@@ -121,7 +121,7 @@ ALERTS_FIRED = Metric(
     name="loadwise_alerts_total",
     kind=Kind.COUNTER,
     help="Alerts that began.",
-    labels=("alert",),
+    labels=("alert", "severity"),
 )
 IN_FLIGHT = Metric(
     name="loadwise_in_flight_requests",
