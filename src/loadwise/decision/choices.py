@@ -113,6 +113,6 @@ def choice_of(
 ) -> Choice:
     """The choice of the candidate at `at`, every propensity beside it."""
     member_id, propensity = candidates[at]
-    first_s, each_s = scene.latencies(at)
     kept = memory(request, remembered, member_id)
-    return Choice(member_id, propensity, reason, candidates, scene.work(at), first_s, each_s, kept)
+    first_s, each_s = scene.first_s[at], scene.each_s[at]
+    return Choice(member_id, propensity, reason, candidates, scene.works[at], first_s, each_s, kept)

@@ -15,6 +15,7 @@ Members without fresh outcomes get a small share of requests, one at a time, so 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import mul
 from types import MappingProxyType
 from typing import Final
 
@@ -201,14 +202,16 @@ def _distribution(name: EnsembleStrategy, scene: Scene) -> Distribution:
 
 def weighted_voting(scene: Scene) -> Distribution:
     """Shares that follow given weight, quality, reliability and speed; a new member's stays small."""
-    speed, care = scene.wish.speed, 4.0 * scene.wish.quality
-    strains = list(map(scene.strain, range(len(scene.known))))
+    speed, care, strains = scene.wish.speed, 4.0 * scene.wish.quality, scene.strains()
     fastest = min(strains) or 1e-9
-    votes = []
-    for at, strain in enumerate(strains):
-        vote = scene.lineup.weights[at] * scene.takes[at] * scene.met(at) * scene.reliability(at) ** 2
-        vote *= max(scene.quality(at), 0.01) ** care
-        votes.append(vote * (fastest / max(strain, fastest)) ** speed / (1.0 + strain**6))
+    votes = [
+        weight * take * met * reliable**2 * max(quality, 0.01) ** care
+        * (fastest / strain if strain > fastest else 1.0) ** speed / (1.0 + strain**6)
+        for weight, take, met, reliable, quality, strain in zip(
+            scene.lineup.weights, scene.takes, scene.met(), scene.reliabilities(), scene.qualities(), strains,
+            strict=True,
+        )
+    ]  # fmt: skip
     total = sum(votes)
     if total <= 0.0:
         return _cascade(scene, range(len(votes))), ChoiceReason.WEIGHTED_VOTING, 0
@@ -218,17 +221,18 @@ def weighted_voting(scene: Scene) -> Distribution:
 
 def best_of_n(scene: Scene) -> Distribution:
     """Everything to the highest expected utility, as far as its ramp allows, then to the next."""
-    utilities = [utility(scene, at) for at in range(len(scene.known))]
-    best = utilities.index(max(utilities))
+    found = utilities(scene)
+    best = found.index(max(found))
     order = [best]
     if not _settles(scene, best):
-        order = _tested_first(scene, sorted(range(len(utilities)), key=lambda at: (-utilities[at], at)))
+        order = _tested_first(scene, sorted(range(len(found)), key=lambda at: (-found[at], at)))
     return _cascade(scene, order), ChoiceReason.BEST_OF_N, order[0]
 
 
 def adaptive(scene: Scene) -> Distribution:
     """Everything to the best member that load leaves room for, as far as its ramp allows, then the next."""
-    order = _by_merit(scene)
+    merits = _merits(scene)
+    order = _ranked(scene, merits)
     roomy, settled = [], False
     for at in order:
         if scene.has_room(at):
@@ -239,7 +243,7 @@ def adaptive(scene: Scene) -> Distribution:
                 break
     roomy = _tested_first(scene, roomy)
     top = roomy + ([] if settled else _by_harm(scene, [at for at in order if at not in roomy]))
-    spent = not roomy or _merit(scene, top[0]) < _merit(scene, order[0])
+    spent = not roomy or merits[top[0]] < merits[order[0]]
     reason = ChoiceReason.ADAPTIVE_HIGH_LOAD if spent else ChoiceReason.ADAPTIVE_LOW_LOAD
     return _cascade(scene, top), reason, top[0]
 
@@ -253,46 +257,46 @@ STRATEGIES: Final[Mapping[EnsembleStrategy, Callable[[Scene], Distribution]]] = 
 )
 
 
-def utility(scene: Scene, at: int) -> float:
-    """Expected utility in 0..1: reliable, within objectives, and then quality and speed as wished."""
-    wish, strain = scene.wish, scene.strain(at)
-    likely = scene.reliability(at) * scene.met(at) / (1.0 + strain**6)
-    return likely * (wish.quality * scene.quality(at) + wish.speed / (1.0 + strain))
+def utilities(scene: Scene) -> list[float]:
+    """Expected utility of each in 0..1: reliable, within objectives, then quality and speed as wished."""
+    wanted, speed = scene.wish.quality, scene.wish.speed
+    return [
+        reliable * met / (1.0 + strain**6) * (wanted * quality + speed / (1.0 + strain))
+        for reliable, met, quality, strain in zip(
+            scene.reliabilities(), scene.met(), scene.qualities(), scene.strains(), strict=True
+        )
+    ]
 
 
-def _merit(scene: Scene, at: int) -> float:
+def _merits(scene: Scene) -> list[float]:
     """What adaptive ranks by: quality, unless the client prefers speed or only the strategy tells load."""
-    wish, quality = scene.wish, scene.quality(at)
+    wish, qualities = scene.wish, scene.qualities()
     if wish.preferred:
-        return utility(scene, at)
+        return utilities(scene)
     if not wish.pressed and wish.level > 0:
         share = 0.5 if wish.level == 1 else 0.0
-        quality = share * quality + (1.0 - share) / (1.0 + scene.strain(at))
-    return scene.reliability(at) * quality
+        qualities = [
+            share * quality + (1.0 - share) / (1.0 + strain)
+            for quality, strain in zip(qualities, scene.strains(), strict=True)
+        ]
+    return list(map(mul, scene.reliabilities(), qualities))
 
 
-def _by_merit(scene: Scene) -> list[int]:
+def _ranked(scene: Scene, merits: Sequence[float]) -> list[int]:
     """Places by merit; of equals the default member comes first, then the cheaper."""
-    known, simple = scene.known, scene.wish.pressed and not scene.wish.preferred
-    merits = [
-        belief.quality
-        if simple and not belief.recent_faults and belief.quality is not None
-        else _merit(scene, at)
-        for at, belief in enumerate(known)
-    ]
     if len(set(merits)) == len(merits):
         return sorted(range(len(merits)), key=merits.__getitem__, reverse=True)
     ids, default = scene.lineup.ids, scene.whole.route.default_member
-    keys = [(-merit, ids[at] != default, known[at].cost, at) for at, merit in enumerate(merits)]
+    keys = [(-merit, ids[at] != default, scene.known[at].cost, at) for at, merit in enumerate(merits)]
     return [at for _, _, _, at in sorted(keys)]
 
 
 def _by_harm(scene: Scene, places: Sequence[int]) -> list[int]:
     """Places by what a request does where there is no room: on a shared device everyone pays its cost."""
-    keys = []
+    keys, reliable = [], scene.reliabilities()
     for at in places:
         squared = scene.known[at].cost ** 2 if scene.lineup.pools[at] in scene.whole.shared else 1.0
-        keys.append((scene.fill(at) / scene.reliability(at) * squared, at))
+        keys.append((scene.fill(at) / reliable[at] * squared, at))
     keys.sort()
     return [at for _, at in keys]
 
@@ -345,7 +349,7 @@ def _capped(scene: Scene, shares: list[float]) -> list[float]:
 def _explored(scene: Scene, shares: list[float]) -> list[float]:
     """The shares with a little set aside for members that must be measured again or probed."""
     now_s = scene.now_s
-    due = [at for at, b in enumerate(scene.known) if now_s >= b.stale_at_s or b.health is Health.OUT]
+    due = [at for at, belief in enumerate(scene.known) if now_s >= belief.stale_at_s or not scene.takes[at]]
     due = [at for at in due if shares[at] < PROBE_SHARE and scene.in_flight(at) == 0]
     return _set_aside(scene, shares, due) if due else shares
 

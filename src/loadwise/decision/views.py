@@ -30,6 +30,8 @@ PLACES_TARGET: Final = 0.75
 RELIEF_TARGET: Final = 0.5
 # Answers within objectives that are assumed at each level of load before any was seen.
 MET_PRIOR: Final = 3.0
+# What the first request on an idle member weighs: its batch begins to run.
+STARTING: Final = 1.0 + BATCH_START
 UNKNOWN_PROMPT_TOKENS: Final = 256.0
 _LEVEL: Final = {StrategyName.QUALITY: 0, StrategyName.BALANCED: 1, StrategyName.PERFORMANCE: 2}
 
@@ -77,26 +79,25 @@ def works_of(
     lineup: Lineup, beliefs: Mapping[str, Belief], pressures: Mapping[str, MemberPressure]
 ) -> dict[str, float]:
     """Work per pool: requests in flight, this route's weighed by their cost and others' by one each."""
-    works = dict.fromkeys(lineup.pool_by_id.values(), 0.0)
-    others: dict[str, int] = {}
-    for member_id, pressure in pressures.items():
-        pool, in_flight = lineup.pool_by_id.get(member_id), pressure.in_flight
-        if pool is None:
-            continue
-        if pool not in others:
-            others[pool] = pressure.pool_in_flight
-        if in_flight:
-            works[pool] += (in_flight + BATCH_START) * beliefs[member_id].cost
-            others[pool] -= in_flight
-    for pool, in_flight in others.items():
-        if in_flight > 0:
-            works[pool] += in_flight
+    works: dict[str, float] = {}
+    for pool, ids in lineup.ids_by_pool.items():
+        work, ours, others = 0.0, 0, 0
+        for member_id in ids:
+            pressure = pressures.get(member_id)
+            if pressure is None:
+                continue
+            # Every member of a pool says the same of it.
+            others, in_flight = pressure.pool_in_flight, pressure.in_flight
+            if in_flight:
+                work += (in_flight + BATCH_START) * beliefs[member_id].cost
+                ours += in_flight
+        works[pool] = work + max(0, others - ours)
     return works
 
 
 def added_work(cost: float, in_flight: int) -> float:
     """What one more request adds to the work of a pool, given those in flight on its member."""
-    return cost if in_flight else cost * (1.0 + BATCH_START)
+    return cost if in_flight else cost * STARTING
 
 
 class Crowd(NamedTuple):
@@ -117,9 +118,9 @@ class Scene:
         "_crowds",
         "_first_objective_s",
         "_output_objective_s",
-        "_tokens",
-        "_works",
         "beliefs",
+        "each_s",
+        "first_s",
         "known",
         "lineup",
         "now_s",
@@ -127,9 +128,9 @@ class Scene:
         "pressed",
         "pressures",
         "takes",
-        "unknown_quality",
         "whole",
         "wish",
+        "works",
     )
 
     def __init__(
@@ -154,20 +155,40 @@ class Scene:
             if belief.health is not Health.HEALTHY:
                 self._limp()
                 break
-        prompt = request.prompt_tokens if request.prompt_tokens is not None else request.prompt_tokens_bound
-        self._tokens = (UNKNOWN_PROMPT_TOKENS if prompt is None else prompt) + FIRST_TOKEN_OVERHEAD_TOKENS
         objectives = whole.route.objectives
         self._first_objective_s = objectives.time_to_first_token_s
         self._output_objective_s = objectives.time_per_output_token_s
-        self._works = works_of(whole, beliefs, pressures)
         self._crowds: dict[str, Crowd] = {}
-        self.unknown_quality: float | None = None
+        prompt = request.prompt_tokens if request.prompt_tokens is not None else request.prompt_tokens_bound
+        self._look((UNKNOWN_PROMPT_TOKENS if prompt is None else prompt) + FIRST_TOKEN_OVERHEAD_TOKENS)
 
     def _limp(self) -> None:
         """Ramps and removals count; with everyone out, everyone serves."""
         self.takes = tuple([ramp(belief, self.now_s) for belief in self.known])
         if not any(self.takes):
             self.takes, self.panic = self.lineup.everyone, True
+
+    def _look(self, tokens: float) -> None:
+        """The work with a prompt of `tokens` on each, and the seconds to its first and per further token."""
+        pool_works = works_of(self.whole, self.beliefs, self.pressures)
+        works, firsts, eachs = [], [], []
+        # One loop without calls: it runs for every member at every request.
+        for belief, pressure, pool in zip(self.known, self.pressed, self.lineup.pools, strict=True):
+            in_flight = 0 if pressure is None else pressure.in_flight
+            work = pool_works[pool] + (belief.cost if in_flight else belief.cost * STARTING)
+            base, slope = belief.output_fit
+            each_s = (base + slope * work) * belief.trend
+            base, slope = belief.first_fit
+            first_s = tokens * (base + slope * work) * belief.trend
+            places = None if pressure is None else pressure.capacity_requests
+            if places and in_flight >= places:
+                # A place falls free every answer's time over the places.
+                waited_s = (in_flight - places + 1) * belief.answer_tokens * each_s / places
+                first_s = max(first_s, waited_s + tokens * base)
+            works.append(work)
+            firsts.append(first_s)
+            eachs.append(each_s)
+        self.works, self.first_s, self.each_s = works, firsts, eachs
 
     # --- one member ---
 
@@ -176,55 +197,41 @@ class Scene:
         pressure = self.pressed[at]
         return 0 if pressure is None else pressure.in_flight
 
-    def work(self, at: int) -> float:
-        """The pool's work with this request on the member."""
-        return self._works[self.lineup.pools[at]] + added_work(self.known[at].cost, self.in_flight(at))
-
-    def latencies(self, at: int) -> tuple[float, float]:
-        """Seconds to the first token, and per further token, that the request would see there now."""
-        belief, pressure = self.known[at], self.pressed[at]
-        trend, work = belief.trend, belief.cost
-        if pressure is None or not pressure.in_flight:
-            work *= 1.0 + BATCH_START
-        work += self._works[self.lineup.pools[at]]
-        base, slope = belief.output_fit
-        each_s = (base + slope * work) * trend
-        base, slope = belief.first_fit
-        first_s = self._tokens * (base + slope * work) * trend
-        if pressure is not None:
-            places, in_flight = pressure.capacity_requests, pressure.in_flight
-            if places and in_flight >= places:
-                # A place falls free every answer's time over the places.
-                waited = (in_flight - places + 1) * belief.answer_tokens * each_s / places
-                first_s = max(first_s, waited + self._tokens * base)
-        return first_s, each_s
-
     def strain(self, at: int) -> float:
         """The worse of the two expected latencies, over its objective."""
-        first_s, each_s = self.latencies(at)
-        first, each = first_s / self._first_objective_s, each_s / self._output_objective_s
+        first, each = self.first_s[at] / self._first_objective_s, self.each_s[at] / self._output_objective_s
         return first if first > each else each
 
-    def quality(self, at: int) -> float:
-        """0..1; an unknown one ranks as the mean of those known, neither for it nor against it."""
-        quality = self.known[at].quality
-        if quality is None:
-            if self.unknown_quality is None:
-                known = [belief.quality for belief in self.known if belief.quality is not None]
-                self.unknown_quality = sum(known) / len(known) if known else 1.0
-            return self.unknown_quality
-        return quality
+    def strains(self) -> list[float]:
+        """The strain on each."""
+        first_s, each_s = self._first_objective_s, self._output_objective_s
+        return [
+            max(first / first_s, each / each_s) for first, each in zip(self.first_s, self.each_s, strict=True)
+        ]
 
-    def reliability(self, at: int) -> float:
-        """0..1: the share of recent answers without a fault, doubtful before many were seen."""
-        belief = self.known[at]
-        faults = belief.recent_faults
-        return 1.0 if faults == 0.0 else 1.0 - faults / (belief.recent + 2.0)
+    def qualities(self) -> list[float]:
+        """0..1 of each; an unknown one ranks as the mean of those known, neither for it nor against it."""
+        declared = [belief.quality for belief in self.known]
+        known = [quality for quality in declared if quality is not None]
+        if len(known) == len(declared):
+            return known
+        mean = sum(known) / len(known) if known else 1.0
+        return [mean if quality is None else quality for quality in declared]
 
-    def met(self, at: int) -> float:
-        """Share of answers within objectives at this level of load so far (1 where none was seen)."""
-        timed, within = self.known[at].by_load[self.wish.level]
-        return (within + MET_PRIOR) / (timed + MET_PRIOR)
+    def reliabilities(self) -> list[float]:
+        """0..1 of each: the share of recent answers without a fault, doubtful before many were seen."""
+        return [
+            1.0 - belief.recent_faults / (belief.recent + 2.0) if belief.recent_faults else 1.0
+            for belief in self.known
+        ]
+
+    def met(self) -> list[float]:
+        """Share of each one's answers within objectives at this level of load (1 where none was seen)."""
+        level = self.wish.level
+        return [
+            (within + MET_PRIOR) / (timed + MET_PRIOR)
+            for timed, within in [belief.by_load[level] for belief in self.known]
+        ]
 
     def measured(self, at: int) -> bool:
         """Whether enough was heard of a member to trust it with more than a small share."""
@@ -243,9 +250,8 @@ class Scene:
 
     def fill(self, at: int) -> float:
         """How much of what adaptive allows is used: in time to first token, per token, places (1: all)."""
-        first_s, each_s = self.latencies(at)
-        fill = first_s / (self._first_objective_s * FIRST_TOKEN_TARGET)
-        each = each_s / (self._output_objective_s * OUTPUT_TOKEN_TARGET)
+        fill = self.first_s[at] / (self._first_objective_s * FIRST_TOKEN_TARGET)
+        each = self.each_s[at] / (self._output_objective_s * OUTPUT_TOKEN_TARGET)
         if each > fill:
             fill = each
         pressure = self.pressed[at]
@@ -258,7 +264,7 @@ class Scene:
     def has_room(self, at: int) -> bool:
         """Whether the member stays below its target, and so do those in flight beside it."""
         crowd = self._crowd(self.lineup.pools[at])
-        if self.known[at].cost > crowd.pressed_cost or self.work(at) > crowd.room:
+        if self.known[at].cost > crowd.pressed_cost or self.works[at] > crowd.room:
             return False
         return self.fill(at) <= self.wish.target
 
