@@ -88,6 +88,8 @@ def member_parts(
             embedded=embedded,
         ),
     )
+    for engine in engines:
+        engine.capabilities = member.capabilities
     return MemberParts(member=member, engines=replicas, standby=standby)
 
 

@@ -14,6 +14,7 @@ from loadwise.engines.family import FamilyCard, qualities, read_card, relative_c
 from loadwise.engines.openai_http import OpenAIEngine
 from loadwise.errors import ConfigurationError, EngineError, MissingExtraError, UnknownNameError
 from loadwise.logs import get_logger
+from loadwise.optimizer.abilities import common
 from loadwise.optimizer.fleet import MemberParts
 from loadwise.ports import Engine
 from loadwise.settings import ModelSettings, Settings, UpstreamSettings
@@ -169,7 +170,7 @@ class Members:
             replicas=replicas,
             quality=upstream.quality,
             weight=upstream.weight,
-            capabilities=engines[0].capabilities,
+            capabilities=common([engine.capabilities for engine in engines]),
         )
         return MemberParts(
             member=member,

@@ -10,6 +10,8 @@ from loadwise.decision.facts import COMPLETIONS, Endpoint, Feature, Member, Requ
 from loadwise.decision.lineup import Lineup
 
 _EMPTY: frozenset[str] = frozenset()
+# What means something else to another tokenizer.
+TOKENIZER_BOUND = frozenset({Feature.TOKEN_IDS, Feature.LOGIT_BIAS, Feature.STOP_TOKEN_IDS})
 
 
 class RefusalReason(StrEnum):
@@ -61,6 +63,8 @@ def candidates(
         if not able:
             return _unsupported(members, request)
         members = able
+        if not named and request.features & TOKENIZER_BOUND:
+            members = _same_tokenizer(route, members)
     fitting = members if _fits_all(lineup, request) else _fitting(members, request)
     if not fitting:
         return _too_long(members, request)
@@ -77,6 +81,20 @@ def _serves(member: Member, endpoint: Endpoint) -> bool:
 def _has_features(member: Member, features: frozenset[Feature]) -> bool:
     capabilities = member.capabilities
     return not capabilities.features_known or features <= capabilities.features
+
+
+def _same_tokenizer(route: Route, members: Sequence[Member]) -> Sequence[Member]:
+    """Those whose token ids are the default member's, whom a client of the route counts with.
+
+    Where that one cannot answer, the first that can stands for it.
+    """
+    default = next((member for member in members if member.member_id == route.default_member), members[0])
+    known = default.capabilities.tokenizer_fingerprint
+    return [
+        member
+        for member in members
+        if member is default or (known is not None and member.capabilities.tokenizer_fingerprint == known)
+    ]
 
 
 def _limit(request: RequestFacts) -> float:

@@ -72,6 +72,8 @@ class Catalogue:
                 capacity_requests=upstream.capacity_requests,
                 context_tokens=upstream.context_tokens,
                 endpoints=upstream.endpoints,
+                features=upstream.features,
+                probe=upstream.probe,
             )
             for place, url in enumerate((upstream.url, *upstream.replicas))
         )

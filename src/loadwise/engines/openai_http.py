@@ -11,12 +11,13 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from loadwise.decision.facts import COMPLETIONS, Capabilities, Endpoint, EngineReading
+from loadwise.decision.facts import COMPLETIONS, Capabilities, Endpoint, EngineReading, Feature
 from loadwise.engines import forms
 from loadwise.engines.accounting import Accounting
 from loadwise.engines.dialects import reader_of
 from loadwise.engines.forwarding import asking_usage, request_headers, response_headers, with_model
 from loadwise.engines.relay import OneBody, UpstreamStream, read_whole
+from loadwise.engines.standing import Standing
 from loadwise.engines.upstream_metrics import read_scrape
 from loadwise.errors import EngineError
 from loadwise.ports import Answer, Call, Clock, Progress
@@ -25,6 +26,8 @@ from loadwise.settings import TimeoutSettings
 # Shorter than the five seconds after which common servers close an idle connection.
 KEEP_ALIVE_S = 4.0
 SCRAPE_S = 2.0
+# A probing request generates a few tokens, perhaps on a busy server.
+PROBE_S = 30.0
 # A server without metrics is asked again after this long.
 ASK_AGAIN_S = 60.0
 MAX_BODY_BYTES = 64 * 1024**2
@@ -58,6 +61,8 @@ class OpenAIEngine:
         capacity_requests: int | None = None,
         context_tokens: int | None = None,
         endpoints: frozenset[Endpoint] | None = None,
+        features: frozenset[Feature] = frozenset(),
+        probe: bool = False,
     ) -> None:
         self.base = url.rstrip("/").removesuffix("/v1")
         self.replica_id = replica_id
@@ -67,6 +72,9 @@ class OpenAIEngine:
         self._timeouts = timeouts or TimeoutSettings()
         self._context_tokens = context_tokens
         self._endpoints = endpoints
+        # What the operator vouches for, whatever is seen.
+        self._features = features
+        self._standing = Standing(self._asked, probe=probe)
         self._accounting = Accounting(clock, replica_id, capacity_requests)
         self._session: aiohttp.ClientSession | None = None
         self._open: set[UpstreamStream] = set()
@@ -76,9 +84,14 @@ class OpenAIEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Its context where it is known, its endpoints where they were named; nothing else is refused."""
+        """What the operator said and what was seen; of a server that was not probed nothing is refused."""
+        seen = self._standing.seen
         return Capabilities(
-            features_known=False, context_tokens=self._context_tokens, endpoints=self._endpoints
+            features=self._features | (frozenset() if seen is None else seen.features),
+            features_known=seen is not None,
+            context_tokens=self._context_tokens,
+            endpoints=self._endpoints if seen is None or self._endpoints is not None else seen.endpoints,
+            tokenizer_fingerprint=None if seen is None else seen.tokenizer_fingerprint,
         )
 
     async def start(self) -> None:
@@ -86,13 +99,26 @@ class OpenAIEngine:
         if self._session is None:
             self._session = _session(self._timeouts.connect_s)
         try:
-            await self.discover()
+            await self._join()
         except EngineError:
             # It may come up later; until then each call says that it is down.
-            return
+            self._standing.left()
+
+    async def _join(self) -> None:
+        await self.discover()
+        await self._standing.joined(self.model)
+
+    async def _asked(self, method: str, path: str, body: Any) -> tuple[int, bytes]:
+        """A probing request's status and body."""
+        if method == "GET":
+            return await self._get(path, PROBE_S, MAX_SCRAPE_BYTES)
+        headers = {"content-type": "application/json"}
+        content = msgspec.json.encode(body)
+        return await self._request("POST", path, PROBE_S, MAX_SCRAPE_BYTES, headers, content)
 
     async def close(self) -> None:
         """Closes every connection; streams in flight end with an error event."""
+        await self._standing.close()
         for stream in list(self._open):
             await stream.aclose()
         session, self._session = self._session, None
@@ -151,6 +177,15 @@ class OpenAIEngine:
 
         `EngineError` when the server cannot be reached.
         """
+        try:
+            reading = await self._observed()
+        except EngineError:
+            self._standing.left()
+            raise
+        self._standing.answered(self._join)
+        return reading
+
+    async def _observed(self) -> EngineReading:
         now_s = self._clock.monotonic_s()
         if self._no_metrics_until_s is not None and now_s < self._no_metrics_until_s:
             return self._accounting.own()
@@ -234,11 +269,26 @@ class OpenAIEngine:
             response.close()
 
     async def _get(self, path: str, limit_s: float, limit_bytes: int) -> tuple[int, bytes]:
-        headers = {} if self._api_key is None else {"authorization": f"Bearer {self._api_key}"}
+        return await self._request("GET", path, limit_s, limit_bytes, {}, None)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        limit_s: float,
+        limit_bytes: int,
+        headers: dict[str, str],
+        body: bytes | None,
+    ) -> tuple[int, bytes]:
+        """A request of our own: status and body; `EngineError` when there is no answer in time."""
+        if self._api_key is not None:
+            headers["authorization"] = f"Bearer {self._api_key}"
         try:
             async with (
                 asyncio.timeout(limit_s),
-                self._live.get(self.base + path, headers=headers, allow_redirects=False) as response,
+                self._live.request(
+                    method, self.base + path, data=body, headers=headers, allow_redirects=False
+                ) as response,
             ):
                 return response.status, await read_whole(response, limit_bytes)
         except TimeoutError:

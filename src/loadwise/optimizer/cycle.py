@@ -14,6 +14,7 @@ from loadwise.decision.facts import EngineReading, HostReading, ServiceReading
 from loadwise.decision.step import Decision, Observation, PoolDecision
 from loadwise.errors import EngineError
 from loadwise.logs import get_logger
+from loadwise.optimizer import abilities
 from loadwise.optimizer.configurations import Configurations
 from loadwise.optimizer.director import EnsembleDirector
 from loadwise.optimizer.parameter_tuner import LOCAL, LoadBasedParameterTuner
@@ -132,6 +133,7 @@ class Cycle:
 
     def _places(self) -> None:
         fleet = self.parts.director.ensemble.fleet
+        abilities.refresh(fleet)
         members = [fleet.parts(name).member for name in fleet]
         self.parts.director.places.refresh(members, self.parts.readings)
         known = {

@@ -11,7 +11,7 @@ import yaml
 from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from loadwise.decision.facts import Endpoint, EnsembleStrategy
+from loadwise.decision.facts import Endpoint, EnsembleStrategy, Feature
 from loadwise.errors import ConfigurationError
 from loadwise.settings.checked import Checked, Fraction, Positive, describe, first_field
 from loadwise.settings.optimization import PRESETS, Ceilings, ObjectiveSettings, OptimizationConfig
@@ -54,6 +54,9 @@ class UpstreamSettings(Checked):
     context_tokens: Annotated[int, Field(ge=1)] | None = None
     # What it serves; None: not known, so nothing is refused on its behalf.
     endpoints: frozenset[Endpoint] | None = None
+    # See what it can do with a few small requests when it joins; `features` are vouched for besides.
+    probe: bool = True
+    features: frozenset[Feature] = frozenset()
     quality: Fraction | None = None
     weight: Positive = 1.0
     standby: bool = False

@@ -12,11 +12,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadwise.decision.facts import Endpoint
+from loadwise.decision.facts import COMPLETIONS, Endpoint
 from loadwise.testing import shapes
+from loadwise.testing.profiles import Profile
 
 MODEL = "stub"
 PROMPT_TOKENS = 7
+PROFILED = frozenset({"/openapi.json", "/tokenize", *(endpoint.value for endpoint in COMPLETIONS)})
 _REASONS = {200: b"OK", 400: b"Bad Request", 404: b"Not Found", 429: b"Too Many Requests", 500: b"Error"}
 
 
@@ -47,6 +49,8 @@ class Behaviour:
     extra_headers: tuple[tuple[str, str], ...] = ()
     # Path -> (content type, body) of endpoints that it answers word for word; event streams in chunks.
     canned: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    # Answers, unless streamed, as a server of these abilities does.
+    profile: Profile | None = None
     models: tuple[dict[str, Any], ...] = field(
         default_factory=lambda: ({"id": MODEL, "object": "model", "max_model_len": 1024},)
     )
@@ -107,6 +111,10 @@ class StubUpstream:
         behaviour = self.behaviour
         if behaviour.hold is not None:
             await behaviour.hold.wait()
+        if behaviour.profile is not None and request.path in PROFILED:
+            body = json.loads(request.body or b"null")
+            connection.reply(*behaviour.profile.answer(request.method, request.path, body))
+            return
         if request.path.startswith("/v1/") and request.method == "POST":
             await self._generate(request, connection)
         elif request.path == "/v1/models":

@@ -1,0 +1,45 @@
+"""What members can do may change while they serve: a server comes up, restarts, or is another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from loadwise.decision.facts import Capabilities
+from loadwise.optimizer.fleet import Fleet
+
+
+def refresh(fleet: Fleet) -> None:
+    """Every member's capabilities are those of its engines now."""
+    for member_id in list(fleet):
+        parts = fleet.parts(member_id)
+        if not parts.engines:
+            continue
+        now = common([engine.capabilities for engine in parts.engines.values()])
+        if now != parts.member.capabilities:
+            fleet.update(member_id, capabilities=now)
+
+
+def common(replicas: Sequence[Capabilities]) -> Capabilities:
+    """What every replica can do: a request may go to any of them.
+
+    Replicas of which nothing is known yet say nothing where others are known.
+    """
+    known = [each for each in replicas if each.features_known] or list(replicas)
+    first, *others = known
+    for other in others:
+        first = _both(first, other)
+    return first
+
+
+def _both(one: Capabilities, other: Capabilities) -> Capabilities:
+    contexts = [each for each in (one.context_tokens, other.context_tokens) if each is not None]
+    same = one.tokenizer_fingerprint == other.tokenizer_fingerprint
+    served = [each for each in (one.endpoints, other.endpoints) if each is not None]
+    return replace(
+        one,
+        features=one.features & other.features,
+        endpoints=frozenset.intersection(*served) if served else None,
+        context_tokens=min(contexts, default=None),
+        tokenizer_fingerprint=one.tokenizer_fingerprint if same else None,
+    )

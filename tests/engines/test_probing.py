@@ -1,0 +1,114 @@
+"""What a server can do is seen within a small budget, and neither invented nor missed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadwise.clock import SystemClock
+from loadwise.decision.facts import Endpoint, Feature
+from loadwise.engines.openai_http import OpenAIEngine
+from loadwise.engines.probing import MOST_REQUESTS, MOST_TOKENS, Probed, Prober
+from loadwise.errors import EngineError
+from loadwise.testing import Behaviour, StubUpstream
+from loadwise.testing.profiles import Profile
+
+# Their effect is not seen by a server that neither describes its fields nor refuses wrong types.
+ONLY_LISTED = {Feature.BEST_OF, Feature.SUFFIX}
+# Seen together only.
+PAIRED = {Feature.MIN_TOKENS, Feature.IGNORE_EOS}
+
+
+async def probed(profile: Profile) -> Probed:
+    async def ask(method: str, path: str, body: Any) -> tuple[int, bytes]:
+        return profile.answer(method, path, body)
+
+    return await Prober(ask, "m").probe()
+
+
+@given(st.sets(st.sampled_from(list(Feature))), st.booleans(), st.booleans())
+def test_every_feature_is_told_and_none_invented(features, strict: bool, described: bool) -> None:
+    profile = Profile(frozenset(features), strict=strict, described=described)
+    seen = asyncio.run(probed(profile))
+    assert seen.features <= features
+    missed = features - seen.features
+    if {Feature.TOP_LOGPROBS} == features & {Feature.LOGPROBS, Feature.TOP_LOGPROBS}:
+        missed -= {Feature.TOP_LOGPROBS}
+    allowed = set() if described else set(ONLY_LISTED)
+    allowed |= set() if features >= PAIRED else PAIRED
+    # A strict server refuses a request for what it has together with what it lacks.
+    if strict and not features >= {Feature.N, Feature.LOGPROBS, Feature.TOP_LOGPROBS}:
+        allowed |= {Feature.N, Feature.LOGPROBS, Feature.TOP_LOGPROBS}
+        # The budget ends before the last question where the one before had to be asked again.
+        allowed |= {Feature.MEDIA} if Feature.TOOLS in features else set()
+    assert missed <= allowed
+    assert seen.requests <= MOST_REQUESTS
+    assert seen.generated_tokens <= MOST_TOKENS
+
+
+def test_tokenizers_are_told_apart() -> None:
+    one, same, other, silent = (asyncio.run(probed(Profile(tokenizer=ids))) for ids in (1, 1, 2, None))
+    assert one.tokenizer_fingerprint == same.tokenizer_fingerprint != other.tokenizer_fingerprint
+    assert silent.tokenizer_fingerprint is None
+
+
+def test_a_server_that_describes_itself_says_which_endpoints_it_has() -> None:
+    described = asyncio.run(probed(Profile(described=True)))
+    assert described.endpoints == {Endpoint.CHAT, Endpoint.COMPLETION}
+    assert asyncio.run(probed(Profile())).endpoints is None
+
+
+@pytest.mark.parametrize("answer", [b"", b"[1]", b"{", b'{"choices": 7}', b'{"choices": [[]]}', b"[" * 5000])
+def test_answers_that_are_no_answers_prove_nothing(answer: bytes) -> None:
+    async def ask(*_: Any) -> tuple[int, bytes]:
+        return 200, answer
+
+    assert asyncio.run(Prober(ask, "m").probe()).features == set()
+
+
+def test_a_server_that_fails_meanwhile_has_nothing() -> None:
+    async def ask(*_: Any) -> tuple[int, bytes]:
+        raise EngineError("gone")
+
+    seen = asyncio.run(Prober(ask, "m").probe())
+    assert (seen.features, seen.answered) == (set(), False)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0)
+
+
+async def test_a_server_that_comes_up_late_is_probed_when_it_answers() -> None:
+    stub = StubUpstream(Behaviour(profile=Profile(frozenset({Feature.SEED, Feature.N}))))
+    url = await stub.start()
+    port = int(url.rsplit(":", 1)[1])
+    await stub.close()
+    engine = OpenAIEngine(url, replica_id="r", clock=SystemClock(), probe=True)
+    await engine.start()
+    assert not engine.capabilities.features_known
+    with pytest.raises(EngineError):
+        await engine.observe()
+    await stub.start(port=port)
+    await engine.observe()
+    await until(lambda: engine.capabilities.features_known)
+    assert engine.capabilities.features == {Feature.SEED, Feature.N}
+    await engine.close()
+    await stub.close()
+
+
+async def test_what_the_operator_vouches_for_counts_whatever_was_seen() -> None:
+    stub = StubUpstream(Behaviour(profile=Profile(frozenset())))
+    vouched = frozenset({Feature.SEED})
+    url = await stub.start()
+    engine = OpenAIEngine(url, replica_id="r", clock=SystemClock(), probe=True, features=vouched)
+    await engine.start()
+    assert engine.capabilities.features == {Feature.SEED}
+    await engine.close()
+    await stub.close()
