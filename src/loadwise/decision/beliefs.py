@@ -59,22 +59,24 @@ class Line(NamedTuple):
 
     def add(self, kept: float, weight: float, x: float, y: float) -> Line:
         """The line with its past scaled by `kept` (0..1) and one more point of `weight`."""
+        weights, xs, ys, xxs, xys = self
         wx = weight * x
         return Line(
-            self.weight * kept + weight,
-            self.x * kept + wx,
-            self.y * kept + weight * y,
-            self.xx * kept + wx * x,
-            self.xy * kept + wx * y,
+            weights * kept + weight,
+            xs * kept + wx,
+            ys * kept + weight * y,
+            xxs * kept + wx * x,
+            xys * kept + wx * y,
         )
 
     def fit(self, start: float, end_x: float, end: float) -> Fit:
         """The line through these points and the prior's two: (0, `start`) and, lightly, (`end_x`, `end`)."""
+        weight, x, y, xx, xy = self
         # The far point has a long lever: a small weight is enough where nothing else tells the slope.
         far_x = FAR_WEIGHT * end_x
-        weight = self.weight + 1.0 + FAR_WEIGHT
-        x, y = self.x + far_x, self.y + start + FAR_WEIGHT * end
-        xx, xy = self.xx + far_x * end_x, self.xy + far_x * end
+        weight += 1.0 + FAR_WEIGHT
+        x, y = x + far_x, y + start + FAR_WEIGHT * end
+        xx, xy = xx + far_x * end_x, xy + far_x * end
         slope = (weight * xy - x * y) / (weight * xx - x * x)
         base = (y - slope * x) / weight
         if slope < 0.0:

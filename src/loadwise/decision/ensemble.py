@@ -166,7 +166,7 @@ def _conversation(
         return _certain(scene, home, ChoiceReason.CONVERSATION_RETURNED, request, remembered)
     own = _serving(scene, remembered.member_id)
     overloaded = strategy.name is StrategyName.PERFORMANCE
-    if own is None or (overloaded and scene.strain(own) > UNBEARABLE_STRAIN):
+    if own is None or (overloaded and scene.strains[own] > UNBEARABLE_STRAIN):
         return None
     return _certain(scene, own, ChoiceReason.CONVERSATION, request, remembered)
 
@@ -202,7 +202,7 @@ def _distribution(name: EnsembleStrategy, scene: Scene) -> Distribution:
 
 def weighted_voting(scene: Scene) -> Distribution:
     """Shares that follow given weight, quality, reliability and speed; a new member's stays small."""
-    speed, care, strains = scene.wish.speed, 4.0 * scene.wish.quality, scene.strains()
+    speed, care, strains = scene.wish.speed, 4.0 * scene.wish.quality, scene.strains
     fastest = min(strains) or 1e-9
     votes = [
         weight * take * met * reliable**2 * max(quality, 0.01) ** care
@@ -263,7 +263,7 @@ def utilities(scene: Scene) -> list[float]:
     return [
         reliable * met / (1.0 + strain**6) * (wanted * quality + speed / (1.0 + strain))
         for reliable, met, quality, strain in zip(
-            scene.reliabilities(), scene.met(), scene.qualities(), scene.strains(), strict=True
+            scene.reliabilities(), scene.met(), scene.qualities(), scene.strains, strict=True
         )
     ]
 
@@ -277,7 +277,7 @@ def _merits(scene: Scene) -> list[float]:
         share = 0.5 if wish.level == 1 else 0.0
         qualities = [
             share * quality + (1.0 - share) / (1.0 + strain)
-            for quality, strain in zip(qualities, scene.strains(), strict=True)
+            for quality, strain in zip(qualities, scene.strains, strict=True)
         ]
     return list(map(mul, scene.reliabilities(), qualities))
 
@@ -361,7 +361,7 @@ def _set_aside(scene: Scene, shares: list[float], due: Sequence[int]) -> list[fl
     for at in due:
         if scene.probe_due(at):
             extra[at] = PROBE_SHARE
-        elif budget >= EXPLORE_SHARE and scene.takes[at] > 0.0 and scene.strain(at) <= 1.0:
+        elif budget >= EXPLORE_SHARE and scene.takes[at] > 0.0 and scene.strains[at] <= 1.0:
             extra[at] = EXPLORE_SHARE
             budget -= EXPLORE_SHARE
     left = 1.0 - sum(extra.values())

@@ -31,9 +31,10 @@ class LengthSketch(NamedTuple):
         """The sketch with one more answer of `tokens` (below 1 counts as 1)."""
         at, place = divmod(bucket(tokens), ROW)
         rows = self.rows or _EMPTY
-        row = rows[at]
-        row = (*row[:place], row[place] + 1, *row[place + 1 :])
-        rows = (*rows[:at], row, *rows[at + 1 :])
+        row, table = list(rows[at]), list(rows)
+        row[place] += 1
+        table[at] = tuple(row)
+        rows = tuple(table)
         total = self.total + 1
         if total >= FULL:
             rows = tuple([tuple([count // 2 for count in row]) for row in rows])
@@ -47,9 +48,17 @@ class LengthSketch(NamedTuple):
         return _quantile(self.rows, self.total, fraction) if self.total else None
 
 
+def _bucket(tokens: int) -> int:
+    return 0 if tokens <= 1 else min(BUCKETS - 1, ceil(log(tokens) / _LOG_GROWTH - 1e-9))
+
+
+# Of the usual lengths, so that an answer looks its place up.
+_PLACES: Final = tuple(map(_bucket, range(8192)))
+
+
 def bucket(tokens: int) -> int:
     """The place of a length: the least i with `GROWTH ** i >= tokens`."""
-    return 0 if tokens <= 1 else min(BUCKETS - 1, ceil(log(tokens) / _LOG_GROWTH - 1e-9))
+    return _PLACES[tokens] if 0 <= tokens < len(_PLACES) else _bucket(tokens)
 
 
 _UPPER: Final = tuple(int(GROWTH**place) for place in range(BUCKETS))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from math import exp, isfinite, log
+from math import exp, inf, log
 from typing import Final
 
 from loadwise.decision.beliefs import (
@@ -240,29 +240,27 @@ def _stale_at_s(policy: Policy, belief: Belief, outcome: Outcome, kept: float) -
     return outcome.finished_s + policy.belief_half_life_s * log(weight / STALE_WEIGHT) / _LN2
 
 
-def _usable(seconds: float | None) -> bool:
-    return seconds is not None and isfinite(seconds) and seconds >= 0.0
-
-
 def _per_output_token(belief: Belief, outcome: Outcome) -> tuple[float, float]:
     """Seconds per output token, and how much that counts (0: it could not be told)."""
     total, first, tokens = outcome.total_s, outcome.time_to_first_token_s, outcome.output_tokens
-    if total is None or not _usable(total):
+    if total is None or not 0.0 <= total < inf:
         return 0.0, 0.0
     if tokens is None:
         return total / max(1.0, belief.prior.answer_tokens), UNKNOWN_LENGTH_WEIGHT
-    if first is None or not _usable(first):
+    if first is None or not 0.0 <= first < inf:
         return (total / tokens, UNKNOWN_FIRST_TOKEN_WEIGHT) if tokens > 0 else (0.0, 0.0)
-    return (max(0.0, total - first) / (tokens - 1), 1.0) if tokens > 1 else (0.0, 0.0)
+    if tokens <= 1:
+        return 0.0, 0.0
+    return (total - first) / (tokens - 1) if total > first else 0.0, 1.0
 
 
 def _per_prompt_token(outcome: Outcome) -> tuple[float, float]:
     """Seconds to the first token per uncached prompt token, and how much that counts."""
-    first = outcome.time_to_first_token_s
-    if first is None or outcome.prompt_tokens is None or not _usable(first):
+    first, prompt = outcome.time_to_first_token_s, outcome.prompt_tokens
+    if first is None or prompt is None or not 0.0 <= first < inf:
         return 0.0, 0.0
-    uncached = max(0, outcome.prompt_tokens - outcome.cached_tokens)
-    return first / (uncached + FIRST_TOKEN_OVERHEAD_TOKENS), 1.0
+    uncached = prompt - outcome.cached_tokens
+    return first / ((uncached if uncached > 0 else 0) + FIRST_TOKEN_OVERHEAD_TOKENS), 1.0
 
 
 def _trend(
@@ -282,7 +280,8 @@ def _trend(
 
 
 def _ratio(fit: Fit, work: float, observed: float) -> float:
-    expected = fit.base + fit.slope * work
+    base, slope = fit
+    expected = base + slope * work
     return observed / expected if expected > 0.0 else 1.0
 
 

@@ -127,6 +127,7 @@ class Scene:
         "panic",
         "pressed",
         "pressures",
+        "strains",
         "takes",
         "whole",
         "wish",
@@ -169,18 +170,21 @@ class Scene:
             self.takes, self.panic = self.lineup.everyone, True
 
     def _look(self, tokens: float) -> None:
-        """The work with a prompt of `tokens` on each, and the seconds to its first and per further token."""
+        """The work with a prompt of `tokens` on each, its times, and strain: the worse over its objective."""
         pool_works = works_of(self.whole, self.beliefs, self.pressures)
-        works, firsts, eachs = [], [], []
+        first_objective_s, output_objective_s = self._first_objective_s, self._output_objective_s
+        works, firsts, eachs, strains = [], [], [], []
         # One loop without calls: it runs for every member at every request.
         for belief, pressure, pool in zip(self.known, self.pressed, self.lineup.pools, strict=True):
-            in_flight = 0 if pressure is None else pressure.in_flight
+            in_flight, places = (
+                (0, None) if pressure is None else (pressure.in_flight, pressure.capacity_requests)
+            )
             work = pool_works[pool] + (belief.cost if in_flight else belief.cost * STARTING)
+            trend = belief.trend
             base, slope = belief.output_fit
-            each_s = (base + slope * work) * belief.trend
+            each_s = (base + slope * work) * trend
             base, slope = belief.first_fit
-            first_s = tokens * (base + slope * work) * belief.trend
-            places = None if pressure is None else pressure.capacity_requests
+            first_s = tokens * (base + slope * work) * trend
             if places and in_flight >= places:
                 # A place falls free every answer's time over the places.
                 waited_s = (in_flight - places + 1) * belief.answer_tokens * each_s / places
@@ -188,7 +192,9 @@ class Scene:
             works.append(work)
             firsts.append(first_s)
             eachs.append(each_s)
-        self.works, self.first_s, self.each_s = works, firsts, eachs
+            first, each = first_s / first_objective_s, each_s / output_objective_s
+            strains.append(first if first > each else each)
+        self.works, self.first_s, self.each_s, self.strains = works, firsts, eachs, strains
 
     # --- one member ---
 
@@ -196,18 +202,6 @@ class Scene:
         """Requests in flight on a member; 0 where its queue is not known."""
         pressure = self.pressed[at]
         return 0 if pressure is None else pressure.in_flight
-
-    def strain(self, at: int) -> float:
-        """The worse of the two expected latencies, over its objective."""
-        first, each = self.first_s[at] / self._first_objective_s, self.each_s[at] / self._output_objective_s
-        return first if first > each else each
-
-    def strains(self) -> list[float]:
-        """The strain on each."""
-        first_s, each_s = self._first_objective_s, self._output_objective_s
-        return [
-            max(first / first_s, each / each_s) for first, each in zip(self.first_s, self.each_s, strict=True)
-        ]
 
     def qualities(self) -> list[float]:
         """0..1 of each; an unknown one ranks as the mean of those known, neither for it nor against it."""
