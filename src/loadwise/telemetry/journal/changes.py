@@ -1,0 +1,122 @@
+"""What loadwise changed by itself or on request, for people: what, why, since when, and how to undo it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from loadwise.clock import iso_utc
+from loadwise.decision.beliefs import Health
+from loadwise.decision.outcome import HealthChange
+from loadwise.ports import JsonObject
+from loadwise.telemetry.journal.events import Configured, Event, Reviewed, Stepped
+
+STOP: Final = "POST /v1/optimization/stop"
+
+
+class ChangeKind(StrEnum):
+    """What a change is about."""
+
+    STRATEGY = "strategy"
+    MEMBER = "member"
+    CONFIGURATION = "configuration"
+    BUILD = "build"
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One change; `at_s` is wall time, `undo` a request that takes it back."""
+
+    at_s: float
+    kind: ChangeKind
+    # The pool, member, model or configuration that changed.
+    subject: str
+    before: str | None
+    after: str
+    reason: str
+    load_score: float | None = None
+    # Whether loadwise did it by itself.
+    automatic: bool = True
+    undo: str = STOP
+    # What the request to undo it carries.
+    undo_body: JsonObject | None = None
+
+    def as_json(self) -> JsonObject:
+        """The change as pages and reports show it."""
+        shown: JsonObject = msgspec.to_builtins(self)
+        return {"time": iso_utc(self.at_s), **shown}
+
+
+def changes_of(event: Event, offset_s: float) -> Iterator[Change]:
+    """What an event changed; `offset_s` leads from its clock to the wall's."""
+    match event:
+        case Stepped():
+            at_s = event.decision.decided_s + offset_s
+            yield from _strategies(event, at_s)
+            for found in event.decision.health.values():
+                yield from _members(found, at_s)
+            if event.decision.builds.make is not None:
+                yield _build(event, at_s)
+        case Reviewed():
+            yield from _members(event.changes, event.now_s + offset_s)
+        case Configured():
+            yield _configuration(event, event.now_s + offset_s)
+
+
+def _strategies(event: Stepped, at_s: float) -> Iterator[Change]:
+    for name, pool in event.decision.pools.items():
+        state = event.before.pools.get(name)
+        before = None if state is None else state.name
+        after = pool.strategy.name
+        known = event.after.pools[name].name is not None
+        if known and before is not after:
+            yield Change(
+                at_s=at_s,
+                kind=ChangeKind.STRATEGY,
+                subject=name,
+                before=None if before is None else before.value,
+                after=after.value,
+                reason=pool.strategy.reason.value,
+                load_score=pool.score.value,
+            )
+
+
+def _members(changes: Iterable[HealthChange], at_s: float) -> Iterator[Change]:
+    before = {Health.OUT: "serving", Health.RAMPING: Health.OUT.value, Health.HEALTHY: Health.RAMPING.value}
+    for change in changes:
+        yield Change(
+            at_s=at_s,
+            kind=ChangeKind.MEMBER,
+            subject=change.member_id,
+            before=before[change.health],
+            after=change.health.value,
+            reason=change.reason.value,
+        )
+
+
+def _build(event: Stepped, at_s: float) -> Change:
+    model_id, mode = event.decision.builds.make or ("", "")
+    return Change(
+        at_s=at_s,
+        kind=ChangeKind.BUILD,
+        subject=model_id,
+        before=None,
+        after=mode,
+        reason=event.decision.builds.reason.value,
+    )
+
+
+def _configuration(event: Configured, at_s: float) -> Change:
+    return Change(
+        at_s=at_s,
+        kind=ChangeKind.CONFIGURATION,
+        subject=f"v{event.version}",
+        before=None,
+        after=", ".join(f"{name}={value['to']}" for name, value in event.changes.items()) or "unchanged",
+        reason="regression" if event.reverting else "operator",
+        automatic=event.reverting,
+        undo="POST /v1/optimization/configure",
+        undo_body={name: value["from"] for name, value in event.changes.items()},
+    )

@@ -1,0 +1,261 @@
+"""The journal itself: a bounded queue that requests append to, and one thread that writes."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
+
+import msgspec
+import structlog
+
+from loadwise.errors import LoadwiseError
+from loadwise.ports import Clock, JsonObject
+from loadwise.telemetry.journal import records
+from loadwise.telemetry.journal.aside import set_aside
+from loadwise.telemetry.journal.changes import changes_of
+from loadwise.telemetry.journal.events import Event
+from loadwise.telemetry.journal.scribe import Scribe
+from loadwise.telemetry.journal.store import CorruptError, Store, is_corrupt
+
+log = structlog.get_logger(__name__)
+Answer = TypeVar("Answer")
+# What happened is on disk after this long.
+FLUSH_S: Final = 0.25
+# A disk that took nothing is tried again after this long.
+RETRY_S: Final = 5.0
+SEGMENT_S: Final = 600.0
+# Events that one commit takes.
+BATCH: Final = 2_000
+
+
+class JournalError(LoadwiseError):
+    """The journal cannot be written now; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much is kept: bytes on disk, seconds, and events that may wait for the writer."""
+
+    max_bytes: int = 40 * 1024**2
+    max_age_s: float = 14 * 86_400.0
+    queue_size: int = 20_000
+
+
+class Journal:
+    """Call it with an event: it is queued, or counted as dropped, and never waits or raises.
+
+    Whatever happens to the disk, requests go on; `as_json` says what is wrong.
+    """
+
+    def __init__(self, folder: Path, clock: Clock, limits: Limits | None = None) -> None:
+        self.folder = folder
+        self.limits = limits or Limits()
+        self.dropped = 0
+        self.fault: str | None = None
+        self.set_aside: Path | None = None
+        self._clock = clock
+        self._queue: deque[Event] = deque()
+        self._room = self.limits.queue_size
+        self._asked: SimpleQueue[tuple[Callable[[Store], Any], Future[Any]]] = SimpleQueue()
+        self._wake = threading.Event()
+        self._ending = False
+        self._thread: threading.Thread | None = None
+        self._store: Store | None = None
+        self._scribe = Scribe()
+        self._written = 0
+        self._unwritable = 0
+        self._told_lost = 0
+        self._retry_s = float("-inf")
+        self._segment_s = float("-inf")
+
+    # --- from anywhere ---
+
+    def __call__(self, event: Event) -> None:
+        """Takes an event."""
+        if len(self._queue) < self._room:
+            self._queue.append(event)
+        else:
+            self.dropped += 1
+
+    def open(self) -> None:
+        """The file is open, made or set aside as need be, and the writer runs."""
+        self._reopen()
+        self._thread = threading.Thread(target=self._run, name="loadwise-journal", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Everything that happened is written, and the writer has ended; may be called twice."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._ending = True
+            self._wake.set()
+            thread.join()
+
+    def ask(self, question: Callable[[Store], Answer], timeout_s: float = 10.0) -> Answer:
+        """What `question` answers in the writer's thread, after everything that happened was written.
+
+        Raises `JournalError` where the journal cannot be written.
+        """
+        if self._thread is None:
+            raise JournalError("The journal is closed.")
+        waiting: Future[Answer] = Future()
+        self._asked.put((question, waiting))
+        self._wake.set()
+        try:
+            return waiting.result(timeout_s)
+        except TimeoutError:
+            raise JournalError("The journal's disk does not answer.") from None
+
+    def flush(self) -> None:
+        """Everything that happened is on disk; `JournalError` where it cannot be."""
+        self.ask(lambda _: None)
+
+    def as_json(self) -> JsonObject:
+        """Where it is, what it holds, what it lost and what is wrong with it."""
+        store = self._store
+        return {
+            "path": str(self.folder),
+            "written": self._written,
+            "waiting": len(self._queue),
+            "dropped": self.dropped + self._unwritable,
+            "size_bytes": None if store is None else store.size_bytes(),
+            "max_bytes": self.limits.max_bytes,
+            "fault": self.fault,
+            "set_aside": None if self.set_aside is None else str(self.set_aside),
+        }
+
+    # --- the writer's thread ---
+
+    def _run(self) -> None:
+        while not self._ending:
+            self._wake.wait(FLUSH_S)
+            self._wake.clear()
+            self._turn()
+        self._turn(last=True)
+        if self._store is not None:
+            self._store.close()
+
+    def _turn(self, *, last: bool = False) -> None:
+        # Questions that came before the queue was read are answered after it was written.
+        asked = [self._asked.get() for _ in range(self._asked.qsize())]
+        try:
+            if self._ready():
+                while self._write(last=last):
+                    pass
+                self._keep_room(last=last)
+        except (sqlite3.Error, OSError) as error:
+            self._failed(error)
+        for question, waiting in asked:
+            self._answer(question, waiting)
+
+    def _write(self, *, last: bool) -> bool:
+        """Whether more waits after one batch; where the disk takes nothing, the batch waits again."""
+        queue = self._queue
+        happened = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
+        rows = list(self._scribe.rows(happened))
+        if last and not queue:
+            rows += self._scribe.rest()
+        lost = self.dropped + self._unwritable
+        if lost > self._told_lost:
+            rows.insert(0, records.Dropped(lost - self._told_lost, self._clock.monotonic_s()))
+        if not rows:
+            return False
+        try:
+            self._commit(happened, rows)
+        except (sqlite3.Error, OSError):
+            queue.extendleft(reversed(happened))
+            raise
+        self._told_lost = lost
+        return bool(queue)
+
+    def _commit(self, happened: list[Event], rows: list[records.Record]) -> None:
+        store = self._store
+        if store is None:
+            raise OSError("it is closed")
+        offset_s = self._clock.wall_s() - self._clock.monotonic_s()
+        encoded = [body for row in rows if (body := self._encoded(row)) is not None]
+        names = {name for row in rows if (name := records.request_id_of(row))}
+        store.write(encoded, names, offset_s, self._clock.wall_s())
+        self._written += len(encoded)
+        for event in happened:
+            for change in changes_of(event, offset_s):
+                store.note(change.at_s, msgspec.msgpack.encode(change))
+
+    def _encoded(self, row: records.Record) -> bytes | None:
+        try:
+            return records.ENCODER.encode(row)
+        except (TypeError, ValueError, OverflowError) as error:
+            # A client's number beyond 64 bits, for example: one row is lost, not the journal.
+            self._unwritable += 1
+            log.warning("journal_row_lost", kind=type(row).__name__, reason=str(error))
+            return None
+
+    def _keep_room(self, *, last: bool) -> None:
+        store, now_s = self._store, self._clock.monotonic_s()
+        if store is None:
+            return
+        over = store.size_bytes() > self.limits.max_bytes
+        if last or over or store.segment_full or now_s - self._segment_s >= SEGMENT_S:
+            self._segment_s = now_s
+            store.seal()
+            self._scribe.restart()
+            store.make_room(self._clock.wall_s() - self.limits.max_age_s)
+
+    def _answer(self, question: Callable[[Store], Any], waiting: Future[Any]) -> None:
+        if self._store is None:
+            waiting.set_exception(JournalError(f"The journal cannot be written: {self.fault}."))
+            return
+        try:
+            waiting.set_result(question(self._store))
+        except (sqlite3.Error, OSError) as error:
+            self._failed(error)
+            waiting.set_exception(JournalError(f"The journal cannot be written: {error}."))
+        except LoadwiseError as error:
+            waiting.set_exception(error)
+
+    # --- the file ---
+
+    def _ready(self) -> bool:
+        """Whether the file is open; one that failed is tried again now and then."""
+        if self._store is None and self._clock.monotonic_s() >= self._retry_s:
+            self._reopen()
+        return self._store is not None
+
+    def _reopen(self) -> None:
+        try:
+            try:
+                self._store = Store.open(self.folder, self.limits.max_bytes)
+            except CorruptError as error:
+                self._put_aside(error)
+                self._store = Store.open(self.folder, self.limits.max_bytes)
+        except (sqlite3.Error, OSError, LoadwiseError) as error:
+            self._failed(error)
+        else:
+            self._segment_s = self._clock.monotonic_s()
+            if self.fault is not None:
+                log.info("journal_written_again", path=str(self.folder))
+            self.fault = None
+
+    def _put_aside(self, error: Exception) -> None:
+        self.set_aside = set_aside(self.folder / "journal.sqlite3", self._clock.wall_s())
+        log.warning("journal_corrupt", set_aside=str(self.set_aside), reason=str(error))
+
+    def _failed(self, error: Exception) -> None:
+        """Nothing is written until the disk was tried again; what comes meanwhile is counted as lost."""
+        if self.fault is None:
+            log.warning("journal_not_written", path=str(self.folder), reason=str(error))
+        self.fault = str(error)
+        self._retry_s = self._clock.monotonic_s() + RETRY_S
+        store, self._store = self._store, None
+        self._scribe.restart()
+        if store is not None:
+            store.close()
+        if isinstance(error, sqlite3.Error) and is_corrupt(error):
+            self._put_aside(error)

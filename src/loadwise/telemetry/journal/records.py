@@ -1,0 +1,210 @@
+"""The journal's records as they lie on disk: typed rows that name what they rest on by number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from loadwise.decision.beliefs import Belief, Health
+from loadwise.decision.candidates import Refusal
+from loadwise.decision.choices import Choice, Remembered
+from loadwise.decision.facts import (
+    MemberPressure,
+    Number,
+    Outcome,
+    Policy,
+    RequestFacts,
+    Route,
+    StrategyName,
+)
+from loadwise.decision.outcome import HealthReason
+from loadwise.decision.step import Decision, Observation, State
+from loadwise.decision.strategy import Strategy
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True):
+    """A record; its first element on disk is its kind."""
+
+
+class KeptPolicy(Row, frozen=True, tag="policy"):
+    """A policy, once; later rows of the segment name it by `number`."""
+
+    number: int
+    value: Policy
+
+
+class KeptRoute(Row, frozen=True, tag="route"):
+    """A route, once."""
+
+    number: int
+    value: Route
+
+
+class KeptStrategy(Row, frozen=True, tag="strategy"):
+    """A strategy, once."""
+
+    number: int
+    value: Strategy
+
+
+class KeptBelief(Row, frozen=True, tag="belief"):
+    """A belief that no row before it explains."""
+
+    value: Belief
+
+
+class KeptState(Row, frozen=True, tag="state"):
+    """The loop's state, where no step before it left it so."""
+
+    value: State
+
+
+class Dispatched(msgspec.Struct, frozen=True, array_like=True):
+    """What became of a choice that was sent to an engine; times are monotonic seconds."""
+
+    started_s: float
+    replica_id: str
+    strategy: StrategyName
+    changes: Mapping[str, Number]
+    because: Mapping[str, str]
+    tuning: str
+    config_version: int
+    load_score: float | None
+    # What chose among several replicas.
+    replica_draw: float
+    in_flight: Mapping[str, int]
+
+
+class Decided(Row, frozen=True, tag="decided"):
+    """A choice with everything it was made from; beliefs are those that the rows before leave."""
+
+    request: RequestFacts
+    policy: int
+    route: int
+    strategy: int | None
+    members: tuple[str, ...]
+    pressures: tuple[MemberPressure, ...]
+    draw: float
+    now_s: float
+    remembered: Remembered | None
+    excluded: frozenset[str]
+    control: bool
+    choice: Choice | Refusal
+    dispatched: Dispatched | None
+
+
+class TurnedAway(Row, frozen=True, tag="refused"):
+    """A request that got no engine."""
+
+    request_id: str
+    status: int
+    code: str | None
+    retry_after_s: float | None
+    now_s: float
+
+
+class Ended(Row, frozen=True, tag="ended"):
+    """An outcome; with `learned` it made the member's belief the next one, under `policy`.
+
+    `started_s` is its dispatch's, None where the outcome came without one.
+    """
+
+    outcome: Outcome
+    policy: int | None
+    learned: bool
+    started_s: float | None = None
+    strategy: StrategyName | None = None
+    within: bool | None = None
+
+
+class PoolSummary(msgspec.Struct, frozen=True, array_like=True):
+    """What a step decided for one pool."""
+
+    strategy: Strategy
+    changed: bool
+
+
+class Summary(msgspec.Struct, frozen=True, array_like=True):
+    """What a step decided, without the beliefs."""
+
+    worst_pool: str
+    pools: Mapping[str, PoolSummary]
+    # (model, mode) of the build to make.
+    make: tuple[str, str] | None
+    health: Mapping[str, tuple[tuple[str, Health, HealthReason], ...]]
+
+
+class Step(Row, frozen=True, tag="step"):
+    """One step of the control loop; `routes` names the members whose beliefs it saw."""
+
+    policy: int
+    observation: Observation
+    routes: Mapping[str, tuple[str, ...]]
+    summary: Summary
+
+
+class Dropped(Row, frozen=True, tag="dropped"):
+    """So many events before the next row were lost: the queue was full, or the disk took none."""
+
+    count: int
+    now_s: float
+
+
+Record = (
+    KeptPolicy
+    | KeptRoute
+    | KeptStrategy
+    | KeptBelief
+    | KeptState
+    | Decided
+    | TurnedAway
+    | Ended
+    | Step
+    | Dropped
+)
+ENCODER: Final = msgspec.msgpack.Encoder()
+DECODER: Final = msgspec.msgpack.Decoder(list[Record])
+
+
+def summary_of(decision: Decision) -> Summary:
+    """What is compared when a step is made again."""
+    return Summary(
+        worst_pool=decision.worst_pool,
+        pools={name: PoolSummary(pool.strategy, pool.changed) for name, pool in decision.pools.items()},
+        make=decision.builds.make,
+        health={
+            route: tuple((change.member_id, change.health, change.reason) for change in changes)
+            for route, changes in decision.health.items()
+            if changes
+        },
+    )
+
+
+def without_beliefs(observation: Observation) -> Observation:
+    """The observation as a row holds it."""
+    return replace(observation, beliefs={})
+
+
+def with_beliefs(
+    observation: Observation, routes: Mapping[str, Sequence[str]], beliefs: Mapping[str, Belief]
+) -> Observation:
+    """The observation as the step saw it; `KeyError` for a belief that is not known."""
+    return replace(
+        observation,
+        beliefs={route: {name: beliefs[name] for name in members} for route, members in routes.items()},
+    )
+
+
+def request_id_of(row: Record) -> str | None:
+    """The request that a row is about, None for rows about none."""
+    match row:
+        case Decided():
+            return row.request.request_id
+        case TurnedAway():
+            return row.request_id
+        case Ended():
+            return row.outcome.request_id
+    return None

@@ -1,0 +1,201 @@
+"""Turns events into rows: what earlier rows explain is left out, everything else is written whole.
+
+The scribe follows each belief as replay will: an outcome or a step that made it explains it. A belief that
+came about in any other way is no longer the object that is expected, and is written whole before the next
+row that rests on it. So every row can be decided again, also after events were lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from loadwise.decision.beliefs import Belief
+from loadwise.decision.facts import Policy, Route
+from loadwise.decision.step import State
+from loadwise.decision.strategy import Strategy
+from loadwise.telemetry.journal import events, records
+from loadwise.telemetry.journal.events import Event
+from loadwise.telemetry.journal.records import Record
+
+# Objects whose number is known by identity; beyond that they are compared by content again.
+REMEMBERED: Final = 4096
+
+
+class Scribe:
+    """Events in, rows out, in the order in which things happened."""
+
+    def __init__(self) -> None:
+        self._waiting: events.Chose | events.Learned | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets what was written: the next rows stand on their own."""
+        self._beliefs: dict[str, Belief] = {}
+        self._state: State | None = None
+        self._numbers: dict[bytes, int] = {}
+        self._known: dict[int, tuple[object, int]] = {}
+
+    def rows(self, happened: Iterable[Event]) -> Iterator[Record]:
+        """The rows of some events; a choice or a lesson waits for the event that completes it."""
+        for event in happened:
+            waiting, self._waiting = self._waiting, None
+            match event:
+                case events.Sent() if _sent(waiting, event):
+                    yield from self._decided(waiting, event)  # type: ignore[arg-type]
+                    continue
+                case events.Ended() if _ended(waiting, event):
+                    yield from self._ended(waiting, event)  # type: ignore[arg-type]
+                    continue
+            yield from self._alone(waiting)
+            yield from self._row(event)
+
+    def rest(self) -> Iterator[Record]:
+        """What still waits, when nothing more will come."""
+        waiting, self._waiting = self._waiting, None
+        yield from self._alone(waiting)
+
+    def _alone(self, waiting: events.Chose | events.Learned | None) -> Iterator[Record]:
+        if isinstance(waiting, events.Chose):
+            yield from self._decided(waiting, None)
+        elif waiting is not None:
+            yield from self._ended(waiting, None)
+
+    def _row(self, event: Event) -> Iterator[Record]:
+        match event:
+            case events.Chose() | events.Learned():
+                self._waiting = event
+            case events.Refused():
+                yield records.TurnedAway(
+                    event.request.request_id, event.status, event.code, event.retry_after_s, event.now_s
+                )
+            case events.Ended():
+                # Its lesson was lost, or the member is gone: the outcome is still worth keeping.
+                yield _ending(event, None, learned=False)
+            case events.Stepped():
+                yield from self._stepped(event)
+
+    # --- requests ---
+
+    def _decided(self, chose: events.Chose, sent: events.Sent | None) -> Iterator[Record]:
+        asked = chose.question
+        numbers = []
+        for found in (asked.policy, asked.route, asked.strategy):
+            number, row = self._number(found)
+            numbers.append(number)
+            if row is not None:
+                yield row
+        yield from self._followed(asked.beliefs)
+        yield records.Decided(
+            request=asked.request,
+            policy=numbers[0] or 0,
+            route=numbers[1] or 0,
+            strategy=numbers[2],
+            members=tuple([belief.member_id for belief in asked.beliefs]),
+            pressures=asked.pressures,
+            draw=asked.draw,
+            now_s=asked.now_s,
+            remembered=asked.remembered,
+            excluded=asked.excluded,
+            control=asked.control,
+            choice=chose.choice,
+            dispatched=None if sent is None else _dispatched(sent),
+        )
+
+    def _ended(self, lesson: events.Learned, ended: events.Ended | None) -> Iterator[Record]:
+        member_id = lesson.outcome.member_id
+        learned = lesson.after is not lesson.before and self._beliefs.get(member_id) is lesson.before
+        number, row = self._number(lesson.policy) if learned else (None, None)
+        if row is not None:
+            yield row
+        if learned:
+            self._beliefs[member_id] = lesson.after
+        if ended is None:
+            yield records.Ended(lesson.outcome, number, learned)
+        else:
+            yield _ending(ended, number, learned=learned)
+
+    # --- the loop ---
+
+    def _stepped(self, event: events.Stepped) -> Iterator[Record]:
+        number, row = self._number(event.policy)
+        if row is not None:
+            yield row
+        if self._state is not event.before:
+            yield records.KeptState(event.before)
+        seen = event.observation.beliefs
+        for members in seen.values():
+            yield from self._followed(members.values())
+        yield records.Step(
+            policy=number or 0,
+            observation=records.without_beliefs(event.observation),
+            routes={route: tuple(members) for route, members in seen.items()},
+            summary=records.summary_of(event.decision),
+        )
+        self._state = event.after
+        for after in event.decision.beliefs.values():
+            self._beliefs.update(after)
+
+    # --- what rows rest on ---
+
+    def _followed(self, beliefs: Iterable[Belief]) -> Iterator[Record]:
+        for belief in beliefs:
+            if self._beliefs.get(belief.member_id) is not belief:
+                self._beliefs[belief.member_id] = belief
+                yield records.KeptBelief(belief)
+
+    def _number(self, value: Policy | Route | Strategy | None) -> tuple[int | None, Record | None]:
+        """The value's number, and the row that introduces it where it is new."""
+        if value is None:
+            return None, None
+        known = self._known.get(id(value))
+        if known is not None:
+            return known[1], None
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        content = type(value).__name__.encode() + records.ENCODER.encode(value)
+        number = self._numbers.get(content)
+        fresh = number is None
+        number = self._numbers.setdefault(content, len(self._numbers) + 1)
+        # The value is kept, so that its identity is not used again.
+        self._known[id(value)] = (value, number)
+        return number, _kept(number, value) if fresh else None
+
+
+def _kept(number: int, value: Policy | Route | Strategy) -> Record:
+    match value:
+        case Policy():
+            return records.KeptPolicy(number, value)
+        case Route():
+            return records.KeptRoute(number, value)
+        case _:
+            return records.KeptStrategy(number, value)
+
+
+def _sent(waiting: events.Chose | events.Learned | None, sent: events.Sent) -> bool:
+    return isinstance(waiting, events.Chose) and waiting.question.request is sent.dispatch.request
+
+
+def _ended(waiting: events.Chose | events.Learned | None, ended: events.Ended) -> bool:
+    return isinstance(waiting, events.Learned) and waiting.outcome is ended.outcome
+
+
+def _dispatched(sent: events.Sent) -> records.Dispatched:
+    dispatch = sent.dispatch
+    return records.Dispatched(
+        started_s=dispatch.started_s,
+        replica_id=dispatch.replica_id,
+        strategy=dispatch.strategy,
+        changes=dispatch.changes,
+        because=sent.tuning.because,
+        tuning=sent.tuning.reason,
+        config_version=dispatch.config_version,
+        load_score=dispatch.load_score,
+        replica_draw=sent.replica_draw,
+        in_flight=sent.in_flight,
+    )
+
+
+def _ending(event: events.Ended, policy: int | None, *, learned: bool) -> records.Ended:
+    dispatch = event.dispatch
+    return records.Ended(event.outcome, policy, learned, dispatch.started_s, dispatch.strategy, event.within)

@@ -1,0 +1,302 @@
+"""The journal's file: SQLite in WAL mode, written by one thread; a corrupt file is set aside, never fatal.
+
+Rows come in batches: one compressed blob per commit, an index from request ids to batches beside it.
+Batches belong to a segment; each segment stands on its own, so that the oldest can go when room runs out.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from loadwise.errors import LoadwiseError
+
+FILE: Final = "journal.sqlite3"
+VERSION: Final = 1
+# Room is made down to this share of the cap, so that it is not made at every commit.
+KEPT_SHARE: Final = 0.85
+# A segment ends at this share of the cap, so that the oldest can go and most of the history stays.
+SEGMENT_SHARE: Final = 1 / 16
+# A feedback row outlives its request's time for feedback; older ones no longer count.
+FEEDBACK_KEPT_S: Final = 40 * 86_400.0
+_SCHEMA: Final = """
+CREATE TABLE segments (id INTEGER PRIMARY KEY, first_s REAL NOT NULL, last_s REAL NOT NULL,
+                       sealed INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE batches (id INTEGER PRIMARY KEY, segment INTEGER NOT NULL, offset_s REAL NOT NULL,
+                      rows INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE INDEX batches_segment ON batches (segment);
+CREATE TABLE requests (request_id TEXT NOT NULL, batch INTEGER NOT NULL,
+                       PRIMARY KEY (request_id, batch)) WITHOUT ROWID;
+CREATE INDEX requests_batch ON requests (batch);
+CREATE TABLE changes (id INTEGER PRIMARY KEY, at_s REAL NOT NULL, body BLOB NOT NULL);
+CREATE TABLE feedback (request_id TEXT NOT NULL, source TEXT NOT NULL, member TEXT NOT NULL,
+                       tenant TEXT NOT NULL, score REAL NOT NULL, at_s REAL NOT NULL,
+                       PRIMARY KEY (request_id, source)) WITHOUT ROWID;
+"""
+# SQLite's codes for a file that is damaged, or none of its own.
+_CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_RAW: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
+
+
+class CorruptError(sqlite3.DatabaseError):
+    """The file is damaged, or no journal."""
+
+
+class NewerError(LoadwiseError):
+    """The file is a journal of a later version, which this one leaves alone."""
+
+
+def is_corrupt(error: sqlite3.Error) -> bool:
+    """Whether the file itself is at fault, not the disk or its permissions."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, CorruptError) or (code is not None and code & 0xFF in _CORRUPT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """One piece of feedback; `at_s` is wall time."""
+
+    request_id: str
+    source: str
+    member: str
+    tenant: str
+    score: float
+    at_s: float
+
+
+def packed(rows: Sequence[bytes] | Sequence[msgspec.Raw], level: int = 1) -> bytes:
+    """Encoded rows as one compressed body."""
+    return zlib.compress(msgspec.msgpack.encode([msgspec.Raw(row) for row in rows]), level)
+
+
+def unpacked(body: bytes) -> list[msgspec.Raw]:
+    """The encoded rows of a body; `zlib.error` or `msgspec.DecodeError` for a damaged one."""
+    return _RAW.decode(zlib.decompress(body))
+
+
+class Store:
+    """The open file; it belongs to the writer's thread. Every method may raise `sqlite3.Error`."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, max_bytes: int) -> None:
+        self._connection = connection
+        self.path = path
+        self.max_bytes = max_bytes
+        self._segment: int | None = None
+        self._segment_bytes = 0
+
+    @classmethod
+    def open(cls, folder: Path, max_bytes: int) -> Store:
+        """The journal of a folder, made where there is none.
+
+        Raises `CorruptError` for a file that cannot be understood, `NewerError` for one of a later version,
+        and `sqlite3.Error` or `OSError` where the folder cannot be used.
+        """
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = folder / FILE
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            _prepare(connection)
+        except sqlite3.Error as error:
+            connection.close()
+            if is_corrupt(error):
+                raise CorruptError(str(error)) from error
+            raise
+        except NewerError:
+            connection.close()
+            raise
+        return cls(connection, path, max_bytes)
+
+    def close(self) -> None:
+        """The file is closed, its log folded in."""
+        self._connection.close()
+
+    # --- writing ---
+
+    def write(self, rows: Sequence[bytes], requests: Iterable[str], offset_s: float, now_s: float) -> None:
+        """The rows are committed as one batch; `offset_s` leads from their clock to the wall's."""
+        body = packed(rows)
+        with self._transaction() as run:
+            if self._segment is None:
+                new = run.execute("INSERT INTO segments (first_s, last_s) VALUES (?, ?)", (now_s, now_s))
+                self._segment, self._segment_bytes = new.lastrowid, 0
+            batch = run.execute(
+                "INSERT INTO batches (segment, offset_s, rows, body) VALUES (?, ?, ?, ?)",
+                (self._segment, offset_s, len(rows), body),
+            ).lastrowid
+            run.executemany(
+                "INSERT OR IGNORE INTO requests VALUES (?, ?)", [(name, batch) for name in requests]
+            )
+            run.execute("UPDATE segments SET last_s = ? WHERE id = ?", (now_s, self._segment))
+        self._segment_bytes += len(body)
+
+    def note(self, at_s: float, body: bytes) -> None:
+        """A change that people are shown is kept."""
+        self._connection.execute("INSERT INTO changes (at_s, body) VALUES (?, ?)", (at_s, body))
+
+    def score(self, scored: Scored) -> Scored | None:
+        """Keeps feedback; the one of the same request and source that was there before, if any."""
+        values = (
+            scored.request_id, scored.source, scored.member, scored.tenant, scored.score, scored.at_s,
+        )  # fmt: skip
+        with self._transaction() as run:
+            found = run.execute(
+                "SELECT request_id, source, member, tenant, score, at_s FROM feedback"
+                " WHERE request_id = ? AND source = ?",
+                values[:2],
+            ).fetchone()
+            if found is None:
+                run.execute("INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?)", values)
+        return None if found is None else scored_of(found)
+
+    # --- segments and room ---
+
+    @property
+    def segment_full(self) -> bool:
+        """Whether the segment takes its share of the cap."""
+        return self._segment_bytes >= self.max_bytes * SEGMENT_SHARE
+
+    def seal(self) -> None:
+        """The segment is over: its batches become one, and the next write begins another."""
+        segment, self._segment = self._segment, None
+        if segment is not None:
+            self._seal(segment)
+
+    def _seal(self, segment: int) -> None:
+        with self._transaction() as run:
+            found = run.execute(
+                "SELECT id, offset_s, rows, body FROM batches WHERE segment = ? ORDER BY id", (segment,)
+            ).fetchall()
+            if len(found) > 1:
+                # Many small blobs compress badly, one large one well.
+                body = packed([row for batch in found for row in unpacked(batch[3])], 6)
+                first = found[0][0]
+                run.execute(
+                    "UPDATE OR IGNORE requests SET batch = ? WHERE batch IN"
+                    " (SELECT id FROM batches WHERE segment = ?)",
+                    (first, segment),
+                )
+                run.execute(
+                    "DELETE FROM requests WHERE batch <> ? AND batch IN"
+                    " (SELECT id FROM batches WHERE segment = ?)",
+                    (first, segment),
+                )
+                run.execute("DELETE FROM batches WHERE segment = ? AND id <> ?", (segment, first))
+                run.execute(
+                    "UPDATE batches SET offset_s = ?, rows = ?, body = ? WHERE id = ?",
+                    (found[-1][1], sum(batch[2] for batch in found), body, first),
+                )
+            run.execute("UPDATE segments SET sealed = 1 WHERE id = ?", (segment,))
+
+    def size_bytes(self) -> int:
+        """What the file and its log take on disk."""
+        return sum(_size(Path(f"{self.path}{ending}")) for ending in ("", "-wal", "-shm"))
+
+    def make_room(self, oldest_s: float) -> None:
+        """What is older than `oldest_s` is gone, and the oldest segments until the cap holds again."""
+        with self._transaction() as run:
+            _forget(run, "last_s < ? AND sealed", (oldest_s,))
+            run.execute("DELETE FROM changes WHERE at_s < ?", (oldest_s,))
+            run.execute("DELETE FROM feedback WHERE at_s < ?", (oldest_s - FEEDBACK_KEPT_S,))
+        if self.size_bytes() > self.max_bytes:
+            self._fold()
+        while self._used_bytes() > self.max_bytes * KEPT_SHARE and self._forget_oldest():
+            pass
+        if _scalar(self._connection, "PRAGMA freelist_count"):
+            self._connection.execute("PRAGMA incremental_vacuum").fetchall()
+            self._fold()
+
+    def _fold(self) -> None:
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _used_bytes(self) -> int:
+        pages = _scalar(self._connection, "PRAGMA page_count") - _scalar(
+            self._connection, "PRAGMA freelist_count"
+        )
+        return pages * _scalar(self._connection, "PRAGMA page_size")
+
+    def _forget_oldest(self) -> bool:
+        """Whether a segment other than the present one could go, or else the oldest changes and scores."""
+        with self._transaction() as run:
+            oldest = run.execute(
+                "SELECT min(id) FROM segments WHERE id IS NOT ?", (self._segment,)
+            ).fetchone()[0]
+            if oldest is not None:
+                _forget(run, "id = ?", (oldest,))
+                return True
+            gone = run.execute(
+                "DELETE FROM changes WHERE id IN (SELECT id FROM changes ORDER BY id LIMIT 100)"
+            ).rowcount
+            return gone > 0
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._connection)
+
+
+class _Transaction:
+    """`with` it: committed whole, or not at all."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._connection.execute("BEGIN IMMEDIATE")
+        return self._connection
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self._connection.execute("COMMIT")
+        elif self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    version = _scalar(connection, "PRAGMA user_version")
+    if version > VERSION:
+        raise NewerError(f"it was written by a newer version of loadwise (format {version})")
+    if version == 0:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    # A process that dies loses nothing that was committed; a machine that dies, the last moments.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA journal_size_limit = 1048576").fetchall()
+    if version == 0:
+        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise CorruptError(found)
+    with _Transaction(connection) as run:
+        # Segments of a process that died stay as they are: no batch of theirs is lost.
+        run.execute("UPDATE segments SET sealed = 1")
+
+
+def _forget(run: sqlite3.Connection, which: str, values: tuple[float | int, ...]) -> None:
+    segments = f"SELECT id FROM segments WHERE {which}"  # noqa: S608 - one of two conditions written above
+    batches = f"SELECT id FROM batches WHERE segment IN ({segments})"  # noqa: S608
+    run.execute(f"DELETE FROM requests WHERE batch IN ({batches})", values)  # noqa: S608
+    run.execute(f"DELETE FROM batches WHERE segment IN ({segments})", values)  # noqa: S608
+    run.execute(f"DELETE FROM segments WHERE {which}", values)  # noqa: S608
+
+
+def scored_of(row: Sequence[object]) -> Scored:
+    """Feedback from the columns request_id, source, member, tenant, score, at_s."""
+    names = ("request_id", "source", "member", "tenant", "score", "at_s")
+    return Scored(**dict(zip(names, row, strict=True)))  # type: ignore[arg-type]
+
+
+def _scalar(connection: sqlite3.Connection, sql: str) -> int:
+    return int(connection.execute(sql).fetchone()[0])
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
