@@ -15,12 +15,14 @@ from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from loadwise.decision.facts import (
+    ANONYMOUS,
     Capabilities,
     Endpoint,
     EngineReading,
     HostReading,
     Number,
     Outcome,
+    Principal,
     RequestFacts,
     StrategyName,
 )
@@ -310,7 +312,17 @@ class Recompile:
     model_id: str | None = None
 
 
-Command = Configure | Start | Stop | AddModel | Recompile
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feedback:
+    """Score (0..1) an answer; `source` says who or what judged it, `principal` who sends it."""
+
+    request_id: str
+    score: float
+    source: str
+    principal: Principal = ANONYMOUS
+
+
+Command = Configure | Start | Stop | AddModel | Recompile | Feedback
 
 
 class Control(Protocol):

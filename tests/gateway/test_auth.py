@@ -38,6 +38,7 @@ KEYED = Settings(
         key("metrics-only", "metrics"),
         key("reader", "admin:read"),
         key("writer", "admin:write"),
+        key("judge", "feedback"),
     ),
 )
 WHO = {
@@ -52,6 +53,7 @@ WHO = {
     "metrics": [bearer("metrics-only")],
     "reader": [bearer("reader")],
     "writer": [bearer("writer")],
+    "judge": [bearer("judge")],
     "admin": [admin("root")],
     "both": [bearer("infer-only"), admin("root")],
 }
@@ -63,6 +65,7 @@ THROUGH = {
     "metrics": ("data", "metrics", "admin", "both"),
     "admin:read": ("data", "reader", "admin", "both"),
     "admin:write": ("writer", "admin", "both"),
+    "feedback": ("judge", "admin", "both"),
 }
 # Each route's scope, said here once more: the route table must agree.
 NEEDS = {
@@ -94,6 +97,7 @@ NEEDS = {
     "GET /v1/optimization/dashboard": "admin:read",
     "POST /v1/optimization/ensemble/add_model": "admin:write",
     "POST /v1/optimization/force_recompile": "admin:write",
+    "POST /v1/optimization/feedback": "feedback",
 }
 
 

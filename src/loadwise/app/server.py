@@ -16,7 +16,9 @@ from loadwise.gateway.build import build_listeners
 from loadwise.gateway.server import Listener, run, serve
 from loadwise.logs import get_logger
 from loadwise.optimizer.factory import Optimization, build
+from loadwise.ports import Clock
 from loadwise.settings import Settings
+from loadwise.telemetry.journal.journal import Journal, Limits
 
 log = get_logger(__name__)
 
@@ -48,6 +50,7 @@ async def composed(settings: Settings) -> AsyncIterator[Server]:
             clock=clock,
         )
         try:
+            await _remember(settings, made, clock)
             await made.optimizer.watch.start()
             listeners = build_listeners(settings, made.director, made.control, made.telemetry, clock)
             yield Server(optimization=made, listeners=tuple(listeners))
@@ -55,6 +58,16 @@ async def composed(settings: Settings) -> AsyncIterator[Server]:
             await made.optimizer.close()
     finally:
         await members.close()
+
+
+async def _remember(settings: Settings, made: Optimization, clock: Clock) -> None:
+    """Decisions are journaled from now on, and earlier history is there, unless the settings say no."""
+    wanted = settings.journal
+    if not wanted.enabled:
+        return
+    limits = Limits(max_bytes=wanted.max_bytes, max_age_s=wanted.max_age_sec, queue_size=wanted.queue_size)
+    folder = wanted.directory or settings.state_dir / "journal"
+    await made.optimizer.chronicle.open(Journal(folder, clock, limits))
 
 
 async def serve_forever(settings: Settings) -> None:

@@ -18,7 +18,7 @@ INFER, METRICS, FEEDBACK = "infer", "metrics", "feedback"
 ADMIN_READ, ADMIN_WRITE = "admin:read", "admin:write"
 DATA_SCOPES = frozenset({INFER, METRICS, ADMIN_READ})
 ALL_SCOPES = frozenset({INFER, METRICS, FEEDBACK, ADMIN_READ, ADMIN_WRITE})
-PLUGIN_SCOPES = ALL_SCOPES - {ADMIN_WRITE}
+PLUGIN_SCOPES = ALL_SCOPES - {ADMIN_WRITE, FEEDBACK}
 ADMIN_HEADER = b"x-loadwise-admin-key"
 _AUTHORITY = re.compile(rb"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 
@@ -133,7 +133,7 @@ class Guard:
 
     def _refusal(self, needed: str, *, identified: bool) -> RequestError:
         changeable = ADMIN_HEADER in self._headers
-        if needed == ADMIN_WRITE and not changeable and (identified or not self._headers):
+        if not changeable and (not self._headers or (identified and needed == ADMIN_WRITE)):
             return RequestError(_NO_ADMIN_KEY, status=403, kind="permission_error", code="no_admin_key")
         if identified:
             return RequestError(

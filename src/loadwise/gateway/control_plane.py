@@ -20,6 +20,7 @@ from loadwise.errors import (
 from loadwise.gateway.asgi import error_headers
 from loadwise.gateway.auth import Guard
 from loadwise.gateway.body import check_text, not_an_object, read_body
+from loadwise.gateway.fields import wrong_field
 from loadwise.gateway.json_types import check_types, inlined
 from loadwise.gateway.routes import CONTROL_ROUTES, Route
 from loadwise.gateway.serving import OptimizationServingMixin
@@ -96,6 +97,30 @@ async def _changes(request: Request) -> dict[str, Any]:
     return changes
 
 
+class Score(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of feedback."""
+
+    # The x-request-id of an answer.
+    request_id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    score: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+    # Who or what judged it.
+    source: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9._:@/-]{1,64}$")]
+
+
+_SCORE = msgspec.json.Decoder(Score)
+
+
+async def _score(request: Request) -> Score:
+    body = await read_body(request.scope, request.receive, BODY_LIMIT_BYTES, BODY_TIMEOUT_S)
+    await check_text(body)
+    try:
+        return _SCORE.decode(body)
+    except msgspec.ValidationError as error:
+        raise wrong_field(error) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise not_an_object(error) from None
+
+
 def _endpoints(mixin: OptimizationServingMixin) -> dict[str, Callable[..., Awaitable[Response]]]:
     """The routes' functions by name; their parameters are the routes' query parameters."""
 
@@ -111,7 +136,13 @@ def _endpoints(mixin: OptimizationServingMixin) -> dict[str, Callable[..., Await
     async def force_recompile(model_id: ModelId | None = None) -> Response:
         return answer(await mixin.force_recompile(model_id))
 
+    async def feedback(request: Request) -> Response:
+        given = await _score(request)
+        principal = request.state.principal
+        return answer(await mixin.give_feedback(given.request_id, given.score, given.source, principal))
+
     return {
+        "feedback": feedback,
         "configure": configure,
         "start": _plain(mixin.start_optimization),
         "stop": _plain(mixin.stop_optimization),
@@ -134,13 +165,19 @@ def _plain(method: Callable[[], Awaitable[JsonObject]]) -> Callable[[], Awaitabl
 
 def _guarded(guard: Guard, route: Route) -> Any:
     async def check(request: Request) -> None:
-        guard.authorize(request.scope["headers"], route.scope)
+        request.state.principal = guard.authorize(request.scope["headers"], route.scope)
 
     return Depends(check)
 
 
-def _configure_body() -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _SETTINGS}}}}
+# Bodies that routes read themselves, for the description.
+_BODIES = {"configure": _SETTINGS, "feedback": msgspec.json.schema(Score)["$defs"]["Score"]}
+
+
+def _body(name: str) -> dict[str, Any] | None:
+    if name not in _BODIES:
+        return None
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _BODIES[name]}}}}
 
 
 def include_control_plane(app: FastAPI, mixin: OptimizationServingMixin, guard: Guard) -> None:
@@ -157,6 +194,6 @@ def include_control_plane(app: FastAPI, mixin: OptimizationServingMixin, guard: 
             summary=route.summary,
             dependencies=[_guarded(guard, route)],
             responses={200: {"model": SHAPES.get(route.name, Shape)}, "4XX": {"model": ErrorBody}},
-            openapi_extra=_configure_body() if route.name == "configure" else None,
+            openapi_extra=_body(route.name),
         )
     app.include_router(router)

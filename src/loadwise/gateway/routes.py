@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from loadwise.decision.facts import Endpoint
-from loadwise.gateway.auth import ADMIN_READ, ADMIN_WRITE, INFER, METRICS
+from loadwise.gateway.auth import ADMIN_READ, ADMIN_WRITE, FEEDBACK, INFER, METRICS
 
 
 class Plane(StrEnum):
@@ -63,8 +63,8 @@ DATA_ROUTES = (
 )
 
 
-def _control(method: str, path: str, name: str, summary: str) -> Route:
-    scope = ADMIN_READ if method == "GET" else ADMIN_WRITE
+def _control(method: str, path: str, name: str, summary: str, scope: str | None = None) -> Route:
+    scope = scope or (ADMIN_READ if method == "GET" else ADMIN_WRITE)
     return Route(method, OPTIMIZATION + path, scope, Plane.CONTROL, name, summary)
 
 
@@ -79,4 +79,5 @@ CONTROL_ROUTES = (
     _control("GET", "/dashboard", "dashboard", "The dashboard's live values"),
     _control("POST", "/ensemble/add_model", "add_model", "Admit a model of the catalogue"),
     _control("POST", "/force_recompile", "force_recompile", "Start a rebuild now"),
+    _control("POST", "/feedback", "feedback", "Score an answer", FEEDBACK),
 )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from loadwise.clock import SystemClock
-from loadwise.decision.facts import Policy
+from loadwise.decision.facts import ANONYMOUS, Policy, Principal
 from loadwise.errors import RequestError
 from loadwise.gateway.preferences import preference
 from loadwise.gateway.tuning import tuned
@@ -20,6 +20,7 @@ from loadwise.ports import (
     Command,
     Configure,
     Control,
+    Feedback,
     JsonObject,
     Recompile,
     Start,
@@ -122,6 +123,17 @@ class OptimizationServingMixin:
         Raises `UnknownNameError` or `CapacityError`.
         """
         return await self._apply(AddModel(model_id=model_id, initial_weight=initial_weight))
+
+    async def give_feedback(
+        self, request_id: str, score: float, source: str, principal: Principal = ANONYMOUS
+    ) -> JsonObject:
+        """An answer's score (0..1) counts for its member, once per request and source.
+
+        Raises `ConfigurationError` for wrong values, `RequestError` where the score cannot count.
+        """
+        return await self._apply(
+            Feedback(request_id=request_id, score=score, source=source, principal=principal)
+        )
 
     async def force_recompile(self, model_id: str | None = None) -> JsonObject:
         """A rebuild of one compiled model, or of all, has begun; raises `UnknownNameError`."""

@@ -51,6 +51,11 @@ class Configurations:
         """Tells `listener` of every configuration that is applied."""
         self._listeners.append(listener)
 
+    @property
+    def put_back(self) -> bool:
+        """Whether the configuration in force was put back because a later one regressed."""
+        return bool(self._history.applied) and self._history.applied[-1].reverted
+
     def difference(self, config: OptimizationConfig) -> JsonObject:
         """The fields that would change, each with its present and its new value."""
         before, after = self.current.model_dump(mode="json"), config.model_dump(mode="json")

@@ -13,7 +13,7 @@ from loadwise.logs import get_logger
 from loadwise.optimizer import views
 from loadwise.optimizer.fleet import MemberParts
 from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
-from loadwise.ports import AddModel, Command, Configure, JsonObject, Recompile, Start, Stop, View
+from loadwise.ports import AddModel, Command, Configure, Feedback, JsonObject, Recompile, Start, Stop, View
 from loadwise.telemetry import report as report_text
 
 log = get_logger(__name__)
@@ -98,6 +98,9 @@ class OptimizationControl:
 
     async def apply(self, command: Command) -> JsonObject:
         """Raises `ConfigurationError`, `CapacityError` or `UnknownNameError`, and changes nothing then."""
+        if isinstance(command, Feedback):
+            # It waits for the disk, and for no other command.
+            return await self._optimizer.chronicle.give(command)
         async with self._commands:
             match command:
                 case Configure():

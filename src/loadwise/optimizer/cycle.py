@@ -192,10 +192,9 @@ class Cycle:
         policy, observation = parts.configurations.current.policy(), self.observation()
         self._state, decision = step.step(policy, before, observation)
         ensemble = parts.director.ensemble
-        if ensemble.witness is not None:
-            ensemble.witness(Stepped(policy, before, observation, self._state, decision))
         for beliefs in decision.beliefs.values():
             ensemble.beliefs.update(beliefs)
+        ensemble.tell(Stepped(policy, before, observation, self._state, decision))
         for change in (change for found in decision.health.values() for change in found):
             log.warning("member_health", member=change.member_id, health=change.health, reason=change.reason)
         strategies = {name: pool.strategy for name, pool in decision.pools.items()}

@@ -24,7 +24,7 @@ from loadwise.optimizer.fleet import AUTO, Fleet, MemberParts, single
 from loadwise.optimizer.selection import Selection
 from loadwise.ports import Clock, JsonObject
 from loadwise.settings import OptimizationConfig
-from loadwise.telemetry.journal.events import Chose, Learned, Reviewed, Witness
+from loadwise.telemetry.journal.events import Chose, Event, Learned, Reviewed, Witness
 
 log = get_logger(__name__)
 # Conversations that are remembered.
@@ -54,6 +54,8 @@ class ModelEnsembleManager:
         self.beliefs: dict[str, Belief] = {}
         # Hears of every choice and of every lesson; None where nobody listens.
         self.witness: Witness | None = None
+        # Hears of what changes between requests.
+        self.listener: Witness | None = None
         self._clock: Clock = clock or SystemClock()
         self._strategy = strategy or (lambda: None)
         self._conversations: dict[str, Remembered] = {}
@@ -257,9 +259,15 @@ class ModelEnsembleManager:
                 log.warning(
                     "member_health", member=change.member_id, health=change.health, reason=change.reason
                 )
-        if found and self.witness is not None:
-            self.witness(Reviewed(now_s, tuple(found)))
+        if found:
+            self.tell(Reviewed(now_s, tuple(found)))
         return found
+
+    def tell(self, event: Event) -> None:
+        """Whoever listens hears of what happened between requests."""
+        for listener in (self.witness, self.listener):
+            if listener is not None:
+                listener(event)
 
     # --- showing ---
 

@@ -18,6 +18,7 @@ from loadwise.decision.step import PoolDecision
 from loadwise.errors import ConfigurationError
 from loadwise.logs import get_logger
 from loadwise.optimizer import views
+from loadwise.optimizer.chronicle import Chronicle
 from loadwise.optimizer.config_store import ConfigStore
 from loadwise.optimizer.configurations import Configurations
 from loadwise.optimizer.context import value_of
@@ -135,6 +136,7 @@ class ServerSideOptimizer:
         )
         self.configurations.on_applied(self._configured)
         self.director.on_finished(self.configurations.count)
+        self.chronicle = Chronicle(self)
         self.telemetry.gauges_from(lambda: gauges(self))
         self._optimization_ms: deque[float] = deque(maxlen=config.metrics_history_size)
         self.started = False
@@ -247,10 +249,11 @@ class ServerSideOptimizer:
         return await self.cycle.measured()
 
     async def close(self) -> None:
-        """The loop, the watch over it and builds in progress have ended."""
+        """The loop, the watch over it and builds in progress have ended, and what happened is on disk."""
         await self.watch.stop()
         await self.stop_optimization()
         self.model_compiler.close()
+        await self.chronicle.close()
 
     def _answering(self, model: Any, context: Any) -> Any:
         asked = str(value_of(context, "model_name") or type(model).__name__)

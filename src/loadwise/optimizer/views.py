@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 OVERLOADED: Final = 0.95
 # Newest decisions that the status shows.
 SHOWN_DECISIONS: Final = 10
+# Newest changes that it shows.
+SHOWN_CHANGES: Final = 50
 
 
 def system_status(optimizer: ServerSideOptimizer) -> str:
@@ -93,6 +95,8 @@ def status(optimizer: ServerSideOptimizer) -> JsonObject:
             "faults": {name: fault.message for name, fault in cycle.faults.items()},
         },
         "decisions": _decisions(optimizer),
+        "journal": optimizer.chronicle.as_json(),
+        "changes_last_hour": optimizer.chronicle.changes(within_s=3600.0)[-SHOWN_CHANGES:],
     }
 
 

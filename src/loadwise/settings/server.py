@@ -91,6 +91,19 @@ class TimeoutSettings(Checked):
     total_s: Positive = 1800.0
 
 
+class JournalSettings(Checked):
+    """What is kept of decisions and how they went; no prompts, no keys."""
+
+    enabled: bool = True
+    # None: the folder journal under state_dir.
+    directory: Path | None = None
+    # The newest rows within this size and this age stay.
+    max_bytes: Annotated[int, Field(ge=1024**2)] = 40 * 1024**2
+    max_age_sec: Positive = 14 * 86_400.0
+    # Events that may wait for the disk; beyond it they are dropped and counted.
+    queue_size: Annotated[int, Field(ge=1)] = 20_000
+
+
 def _state_home() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state")) / "loadwise"
 
@@ -162,6 +175,7 @@ class Settings(BaseSettings):
     state_dir: Path = Field(default_factory=_state_home)
     cache_dir: Path = Field(default_factory=_cache_home)
     report_dir: Path | None = None
+    journal: JournalSettings = JournalSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @classmethod

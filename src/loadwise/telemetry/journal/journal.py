@@ -13,9 +13,9 @@ from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 import msgspec
-import structlog
 
 from loadwise.errors import LoadwiseError
+from loadwise.logs import get_logger
 from loadwise.ports import Clock, JsonObject
 from loadwise.telemetry.journal import records
 from loadwise.telemetry.journal.aside import set_aside
@@ -24,7 +24,7 @@ from loadwise.telemetry.journal.events import Event
 from loadwise.telemetry.journal.scribe import Scribe
 from loadwise.telemetry.journal.store import CorruptError, Store, is_corrupt
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 Answer = TypeVar("Answer")
 # What happened is on disk after this long.
 FLUSH_S: Final = 0.25

@@ -142,8 +142,3 @@ def _batch(segment: int, offset_s: float, body: bytes) -> Batch:
         return Batch(segment, offset_s, records.DECODER.decode(zlib.decompress(body)))
     except (zlib.error, msgspec.MsgspecError) as error:
         return Batch(segment, offset_s, (), damaged=str(error))
-
-
-def rows_about(batch: Batch, request_id: str) -> list[Record]:
-    """A batch's rows that are about one request."""
-    return [row for row in batch.rows if records.request_id_of(row) == request_id]

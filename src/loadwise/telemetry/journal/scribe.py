@@ -8,10 +8,12 @@ row that rests on it. So every row can be decided again, also after events were 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from math import inf
 from typing import Final
 
 from loadwise.decision.beliefs import Belief
-from loadwise.decision.facts import Policy, Route
+from loadwise.decision.facts import Number, Policy, RequestFacts, Route
 from loadwise.decision.step import State
 from loadwise.decision.strategy import Strategy
 from loadwise.telemetry.journal import events, records
@@ -20,6 +22,8 @@ from loadwise.telemetry.journal.records import Record
 
 # Objects whose number is known by identity; beyond that they are compared by content again.
 REMEMBERED: Final = 4096
+# What a row holds as an integer.
+LARGEST: Final = 2**63 - 1
 
 
 class Scribe:
@@ -87,7 +91,7 @@ class Scribe:
                 yield row
         yield from self._followed(asked.beliefs)
         yield records.Decided(
-            request=asked.request,
+            request=_storable(asked.request),
             policy=numbers[0] or 0,
             route=numbers[1] or 0,
             strategy=numbers[2],
@@ -170,6 +174,23 @@ def _kept(number: int, value: Policy | Route | Strategy) -> Record:
             return records.KeptRoute(number, value)
         case _:
             return records.KeptStrategy(number, value)
+
+
+def _storable(request: RequestFacts) -> RequestFacts:
+    """The request with numbers that a row can hold; one beyond 64 bits is kept as a float."""
+    explicit = request.explicit
+    if all(-LARGEST <= value <= LARGEST for value in explicit.values()):
+        return request
+    return replace(request, explicit={name: _bounded(value) for name, value in explicit.items()})
+
+
+def _bounded(value: Number) -> Number:
+    if -LARGEST <= value <= LARGEST:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return inf if value > 0 else -inf
 
 
 def _sent(waiting: events.Chose | events.Learned | None, sent: events.Sent) -> bool:

@@ -1,0 +1,125 @@
+"""What survives a restart: the journal joined to the optimizer, and what is taken up from it again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from loadwise.logs import get_logger
+from loadwise.optimizer.recorder import Entry
+from loadwise.optimizer.trust import Trust
+from loadwise.ports import Feedback, JsonObject
+from loadwise.settings import OptimizationConfig
+from loadwise.telemetry.history import History
+from loadwise.telemetry.journal import records
+from loadwise.telemetry.journal.changes import Change, ChangeKind, changes_of
+from loadwise.telemetry.journal.events import Configured, Event
+from loadwise.telemetry.journal.journal import Journal
+from loadwise.telemetry.journal.reader import Reader, UnreadableError
+from loadwise.telemetry.journal.store import Scored
+
+if TYPE_CHECKING:
+    from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
+
+log = get_logger(__name__)
+# Changes in memory.
+KEPT: Final = 1_000
+
+
+class Chronicle:
+    """Remembers what changed; with a journal it also outlives the process. Without one nothing is on disk."""
+
+    def __init__(self, optimizer: ServerSideOptimizer) -> None:
+        self._optimizer = optimizer
+        self._clock = optimizer.clock
+        self._config = optimizer.config
+        self.journal: Journal | None = None
+        self.trust = Trust(optimizer.ensemble_manager, optimizer.clock)
+        self._changes: History[Change] = History(KEPT)
+        optimizer.ensemble_manager.listener = self._heard
+        optimizer.configurations.on_applied(self._configured)
+
+    # --- beginning and end ---
+
+    async def open(self, journal: Journal) -> None:
+        """The journal is written from now on, and what it kept is known again."""
+        await asyncio.to_thread(journal.open)
+        await asyncio.to_thread(self._restore, journal)
+        self.journal = journal
+        self._optimizer.ensemble_manager.witness = journal
+
+    async def close(self) -> None:
+        """Everything that happened is on disk; nothing happens without a journal."""
+        self._optimizer.ensemble_manager.witness = None
+        journal, self.journal = self.journal, None
+        if journal is not None:
+            await asyncio.to_thread(journal.close)
+
+    def _restore(self, journal: Journal) -> None:
+        try:
+            with Reader(journal.folder) as reader:
+                entries = _entries(reader, self._optimizer.config.metrics_history_size)
+                changes, said = reader.changes()[-KEPT:], reader.feedback()
+        except UnreadableError as error:
+            # The journal says itself what is wrong; serving begins with an empty history.
+            log.warning("history_not_restored", reason=str(error))
+            return
+        self._take_up(entries, changes, said)
+
+    def _take_up(self, entries: list[Entry], changes: list[Change], said: list[Scored]) -> None:
+        for entry in entries:
+            self._optimizer.recorder.history.add(entry)
+        for change in changes:
+            self._changes.add(change)
+        self.trust.restore(said)
+
+    # --- what happens ---
+
+    def _heard(self, event: Event) -> None:
+        offset_s = self._clock.wall_s() - self._clock.monotonic_s()
+        for change in changes_of(event, offset_s):
+            self._changes.add(change)
+        # Beliefs fade, and members come and go.
+        self.trust.apply()
+
+    def _configured(self, config: OptimizationConfig, version: int) -> None:
+        before, after = self._config.model_dump(mode="json"), config.model_dump(mode="json")
+        self._config = config
+        changed = {
+            name: {"from": before[name], "to": after[name]} for name in after if before[name] != after[name]
+        }
+        reverting = self._optimizer.configurations.put_back
+        self._optimizer.ensemble_manager.tell(
+            Configured(self._clock.monotonic_s(), version, changed, reverting)
+        )
+
+    async def give(self, feedback: Feedback) -> JsonObject:
+        """Feedback is journaled and counts; see `Trust.give`."""
+        return await self.trust.give(self.journal, feedback)
+
+    # --- what is shown ---
+
+    def changes(self, within_s: float | None = None, kind: ChangeKind | None = None) -> list[JsonObject]:
+        """What changed within the last `within_s` seconds (None: all that is known), oldest first."""
+        since_s = float("-inf") if within_s is None else self._clock.wall_s() - within_s
+        wanted: Callable[[Change], bool] = lambda c: c.at_s >= since_s and kind in (None, c.kind)  # noqa: E731
+        return [change.as_json() for change in self._changes if wanted(change)]
+
+    def as_json(self) -> JsonObject | None:
+        """The journal's own state; None where none is kept."""
+        return None if self.journal is None else self.journal.as_json()
+
+
+def _entries(reader: Reader, most: int) -> list[Entry]:
+    """The last outcomes of dispatched requests, oldest first."""
+    found: list[Entry] = []
+    for batch in reader.latest():
+        for row in reversed(batch.rows):
+            if isinstance(row, records.Ended) and row.started_s is not None:
+                found.append(
+                    Entry(row.outcome.finished_s + batch.offset_s, row.outcome, row.strategy, row.within)
+                )
+        if len(found) >= most:
+            break
+    return found[:most][::-1]

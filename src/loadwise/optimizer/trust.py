@@ -1,0 +1,170 @@
+"""The quality that feedback gives members: evidence per member, kept in the journal, applied to beliefs."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from loadwise.decision import feedback
+from loadwise.decision.feedback import Evidence
+from loadwise.errors import ConfigurationError, RequestError
+from loadwise.logs import get_logger
+from loadwise.optimizer.ensemble_manager import ModelEnsembleManager
+from loadwise.ports import Clock, Feedback, JsonObject
+from loadwise.telemetry.journal.journal import Journal, JournalError
+from loadwise.telemetry.journal.reader import Reader
+from loadwise.telemetry.journal.store import Scored
+from loadwise.telemetry.journal.trail import Attempt, trail_of
+
+log = get_logger(__name__)
+# A belief is made anew when its quality moved by more than this.
+NOTICED: Final = 1e-3
+ADMIN_SCOPE: Final = "admin:write"
+_SOURCE: Final = re.compile(r"[A-Za-z0-9._:@/-]{1,64}")
+
+
+class Trust:
+    """Takes feedback once per request and source, and keeps each member's quality what it should be."""
+
+    def __init__(self, ensemble: ModelEnsembleManager, clock: Clock) -> None:
+        self._ensemble = ensemble
+        self._clock = clock
+        self._evidence: dict[str, Evidence] = {}
+
+    def restore(self, said: Iterable[Scored]) -> None:
+        """Counts feedback that a journal kept, oldest first."""
+        for scored in said:
+            self._hear(scored)
+        self.apply()
+
+    def apply(self) -> None:
+        """Every member with feedback is believed to be as good as the rule says; others are left alone."""
+        beliefs, fleet, now_s = self._ensemble.beliefs, self._ensemble.fleet, self._clock.wall_s()
+        for name, evidence in self._evidence.items():
+            belief = beliefs.get(name)
+            if belief is None:
+                continue
+            quality = feedback.quality(fleet.parts(name).member.quality, evidence, now_s)
+            if _moved(belief.quality, quality):
+                beliefs[name] = belief._replace(quality=quality)
+
+    async def give(self, journal: Journal | None, given: Feedback) -> JsonObject:
+        """The score is journaled and counts; giving it again changes nothing.
+
+        Raises `ConfigurationError` for wrong values and `RequestError`: 404 unknown request, 409 not ended,
+        or scored otherwise by the same source, 410 too late, 503 where nothing can be journaled.
+        """
+        _check(given)
+        try:
+            scored, before = await asyncio.to_thread(self._kept, journal, given)
+        except JournalError as error:
+            raise _unavailable(str(error)) from error
+        if before is not None:
+            return _again(given, before)
+        self._hear(scored)
+        self.apply()
+        log.info("feedback", request_id=given.request_id, member=scored.member, source=given.source)
+        return self._answer("recorded", scored)
+
+    def _kept(self, journal: Journal | None, given: Feedback) -> tuple[Scored, Scored | None]:
+        if journal is None:
+            raise _unavailable("The journal is off (journal.enabled).")
+        journal.flush()
+        with Reader(journal.folder) as reader:
+            attempt = _visible(trail_of(reader, given.request_id).answered, given)
+        now_s = self._clock.wall_s()
+        ended_s = attempt.ended_s
+        if attempt.ended is None or ended_s is None or now_s - ended_s > feedback.LATEST_S:
+            raise RequestError(
+                f"The request {given.request_id!r} ended more than {feedback.LATEST_S / 86_400:g} days ago; "
+                "feedback is taken no later than that.",
+                status=410,
+                param="request_id",
+                code="feedback_too_late",
+            )
+        scored = Scored(
+            request_id=given.request_id,
+            source=given.source,
+            member=attempt.ended.outcome.member_id,
+            # Whose request it was, also where an administrator passes feedback on.
+            tenant=attempt.decided.request.principal.tenant,
+            score=given.score,
+            at_s=now_s,
+        )
+        return scored, journal.ask(lambda store: store.score(scored))
+
+    def _hear(self, scored: Scored) -> None:
+        evidence = self._evidence.get(scored.member, {})
+        self._evidence[scored.member] = feedback.heard(evidence, scored.tenant, scored.score, scored.at_s)
+
+    def _answer(self, status: str, scored: Scored) -> JsonObject:
+        belief = self._ensemble.beliefs.get(scored.member)
+        return {
+            "status": status,
+            "request_id": scored.request_id,
+            "source": scored.source,
+            "score": scored.score,
+            "member": scored.member,
+            "quality": None if belief is None else belief.quality,
+        }
+
+
+def _moved(before: float | None, after: float | None) -> bool:
+    if before is None or after is None:
+        return before is not after
+    return abs(before - after) > NOTICED
+
+
+def _check(given: Feedback) -> None:
+    if not (math.isfinite(given.score) and 0.0 <= given.score <= 1.0):
+        raise ConfigurationError(f"score must lie in 0..1, not {given.score!r}.", field="score")
+    if _SOURCE.fullmatch(given.source) is None:
+        raise ConfigurationError(
+            f"source names who judged, in 1 to 64 letters, digits or ._:@/-, not {given.source!r:.80}.",
+            field="source",
+        )
+
+
+def _visible(attempt: Attempt | None, given: Feedback) -> Attempt:
+    """The attempt, to who may know of it: a key of another tenant learns nothing."""
+    principal = given.principal
+    own = attempt is not None and attempt.decided.request.principal.tenant == principal.tenant
+    if attempt is None or not (own or ADMIN_SCOPE in principal.scopes):
+        raise RequestError(
+            f"The journal knows no answered request {given.request_id!r:.200}. Send the x-request-id of an "
+            "answer that has ended.",
+            status=404,
+            param="request_id",
+            code="request_not_found",
+        )
+    return attempt
+
+
+def _again(given: Feedback, before: Scored) -> JsonObject:
+    if before.score != given.score:
+        raise RequestError(
+            f"{given.source!r} scored the request {given.request_id!r} before, with {before.score:g}; "
+            "the first score stays.",
+            status=409,
+            param="score",
+            code="feedback_given",
+        )
+    return {
+        "status": "already_recorded",
+        "request_id": given.request_id,
+        "source": given.source,
+        "score": before.score,
+        "member": before.member,
+    }
+
+
+def _unavailable(why: str) -> RequestError:
+    return RequestError(
+        f"Feedback cannot be kept now, so it does not count: {why}",
+        status=503,
+        kind="server_error",
+        code="journal_unavailable",
+    )

@@ -1,0 +1,19 @@
+"""Whatever was decided is decided again, and comes out the same."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.mark.parametrize("strategy", ["weighted_voting", "best_of_n", "adaptive"])
+@pytest.mark.parametrize("replicas", [1, 3])
+async def test_every_decision_and_every_step_is_reproduced(make, strategy, replicas):
+    house = await make(ensemble_strategy=strategy, replicas=replicas)
+    await house.busy(1500)
+    found = await house.replayed()
+    assert found.exact, found.differences[:3]
+    assert found.decisions > 1300
+    assert found.steps == 60
+    assert found.outcomes > 1000
+    assert found.refusals > 0
+    assert found.dropped == found.skipped == 0
