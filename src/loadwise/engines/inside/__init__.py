@@ -1,0 +1,1 @@
+"""Engines whose own server loadwise runs in: what their statistics say, and what they are."""

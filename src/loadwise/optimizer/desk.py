@@ -1,0 +1,219 @@
+"""One process's side of the optimizer, on an engine's own event loop: it decides by a plan and takes notes.
+
+Everything here is called where tokens are served. Nothing waits, no exception leaves, and what is noted
+is read elsewhere: queues are bounded, and what no longer fits is counted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from random import Random
+from typing import Any, Final
+
+import structlog
+
+from loadwise.decision import ensemble, parameters
+from loadwise.decision.candidates import Refusal
+from loadwise.decision.choices import Choice
+from loadwise.decision.facts import Member, Outcome, RequestFacts, StrategyName
+from loadwise.optimizer.director import UNTOUCHED
+from loadwise.optimizer.plan import Plan, unloaded
+from loadwise.ports import Clock, Dispatch, Engine
+
+log = structlog.get_logger(__name__)
+# Errors of our own after which loadwise switches itself off.
+ERRORS_ALLOWED: Final = 3
+# A plan that was not renewed for so long is no longer followed.
+PLAN_LASTS_S: Final = 3.0
+# Notes and statistics that wait to be read.
+KEPT: Final = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """A request was decided, in so many seconds."""
+
+    number: int
+    dispatch: Dispatch
+    decision_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request that had begun is over."""
+
+    number: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One record of the engine's statistics, as the engine made it."""
+
+    core: int
+    scheduler: Any
+    iteration: Any
+    heard_s: float
+
+
+class Desk:
+    """Decides requests by the latest plan and keeps notes of how they went."""
+
+    def __init__(self, clock: Clock, engine: Engine, *, random: Random | None = None) -> None:
+        self._clock = clock
+        self._engine = engine
+        self._random = random or Random()
+        # Replaced as a whole by whoever plans; None: requests pass untouched and unseen.
+        self.plan: Plan | None = None
+        self.notes: deque[Began | Ended] = deque(maxlen=KEPT)
+        self.heard: deque[Heard] = deque(maxlen=KEPT)
+        self.dropped = 0
+        # Why loadwise switched itself off; None while it did not.
+        self.off: str | None = None
+        self.errors = 0
+        self._numbers = 0
+        self._open: dict[int, int] = {}
+        self._silent = False
+
+    # --- called by the engine's server ---
+
+    @property
+    def followed(self) -> Plan | None:
+        """The plan that requests are decided by now; None while there is no fresh one."""
+        plan = self.plan
+        if plan is None or self.off is not None:
+            return None
+        fresh = self._clock.monotonic_s() - plan.made_s <= PLAN_LASTS_S
+        if fresh is self._silent:
+            self._silent = not fresh
+            log.warning("plan_is_followed" if fresh else "plan_is_stale", serial=plan.serial)
+        return plan if fresh else None
+
+    def dispatch(self, request: RequestFacts) -> Dispatch | None:
+        """How the request is served; None where the engine shall serve it as if loadwise were not there."""
+        plan = self.followed
+        if plan is None:
+            return None
+        began_s = self._clock.monotonic_s()
+        choice = self._choice(plan, request, began_s)
+        if isinstance(choice, Refusal):
+            # The engine says itself what it cannot do.
+            return None
+        dispatch = self._decided(plan, request, choice, began_s)
+        self._numbers = number = self._numbers + 1
+        self._open[id(dispatch)] = number
+        self._note(Began(number, dispatch, self._clock.monotonic_s() - began_s))
+        return dispatch
+
+    def finish(self, dispatch: Dispatch, outcome: Outcome) -> None:
+        """The request is over; a second call for the same dispatch changes nothing."""
+        number = self._open.pop(id(dispatch), None)
+        if number is not None:
+            self._note(Ended(number, outcome))
+
+    def record(self, core: int, scheduler: Any, iteration: Any) -> None:
+        """The engine's statistics of one iteration wait to be read."""
+        if self.off is None:
+            if len(self.heard) == KEPT:
+                self.dropped += 1
+            self.heard.append(Heard(core, scheduler, iteration, self._clock.monotonic_s()))
+
+    def failed(self, where: str, error: BaseException) -> None:
+        """An error of our own is counted and told of; after three loadwise is off, and says so."""
+        self.errors += 1
+        log.error("loadwise_failed", where=where, errors=self.errors, error=repr(error), exc_info=error)
+        if self.errors >= ERRORS_ALLOWED and self.off is None:
+            self.off = f"{ERRORS_ALLOWED} errors, the last in {where}: {error!r:.200}"
+            self.plan = None
+            log.error(
+                "loadwise_switched_itself_off",
+                reason=self.off,
+                remedy="Serving goes on untouched. Restart the server to switch loadwise on again.",
+            )
+
+    # --- called by whoever reads the notes ---
+
+    @property
+    def open_from(self) -> int:
+        """The lowest number among requests that have not ended; all below have."""
+        try:
+            return next(iter(self._open.values()))
+        except (StopIteration, RuntimeError):
+            # None is open, or one began or ended while we looked.
+            return 0
+
+    def take_notes(self) -> list[Began | Ended]:
+        """The notes that wait, oldest first; they are gone from here."""
+        return list(_drained(self.notes.popleft))
+
+    def take_statistics(self) -> list[Heard]:
+        """The statistics that wait, oldest first; they are gone from here."""
+        return list(_drained(self.heard.popleft))
+
+    def _note(self, note: Began | Ended) -> None:
+        if len(self.notes) == KEPT:
+            self.dropped += 1
+        self.notes.append(note)
+
+    def _choice(self, plan: Plan, request: RequestFacts, now_s: float) -> Choice | Refusal:
+        single = len(plan.route.members) == 1
+        return ensemble.select(
+            plan.policy,
+            plan.route,
+            request,
+            plan.beliefs,
+            # Members of one engine share its queue: pressure says nothing for or against any of them.
+            {},
+            unloaded(plan),
+            0.0 if single else self._draw(request),
+            now_s,
+            control=plan.control,
+        )
+
+    def _draw(self, request: RequestFacts) -> float:
+        """Chance; the same for one conversation in every process, so that it keeps its member."""
+        if request.conversation_id is None:
+            return self._random.random()
+        digest = blake2b(request.conversation_id.encode(), digest_size=7).digest()
+        return int.from_bytes(digest) / 2**56
+
+    def _decided(self, plan: Plan, request: RequestFacts, choice: Choice, now_s: float) -> Dispatch:
+        member = _member(plan, choice.member_id)
+        untouched = choice.reason in UNTOUCHED or plan.strategy is None
+        answers = plan.beliefs[member.member_id].answers
+        tuning = parameters.tune(
+            plan.policy, None if untouched else plan.strategy, request, member, answers
+        )
+        in_force = plan.in_force
+        return Dispatch(
+            request=request,
+            member_id=member.member_id,
+            replica_id=member.replicas[0].replica_id,
+            engine=self._engine,
+            strategy=StrategyName.BALANCED if in_force is None else in_force.name,
+            reason=choice.reason.value,
+            propensity=choice.propensity,
+            changes=tuning.changes,
+            config_version=plan.config_version,
+            started_s=now_s,
+            concurrency=len(self._open) + 1,
+            work=choice.work,
+            load_score=None if in_force is None else in_force.load_score,
+            control=untouched,
+        )
+
+
+def _member(plan: Plan, member_id: str) -> Member:
+    return next(member for member in plan.route.members if member.member_id == member_id)
+
+
+def _drained(pop: Callable[[], Any]) -> Any:
+    # At most as many as can wait: the other side may add while we read.
+    for _ in range(KEPT):
+        try:
+            yield pop()
+        except IndexError:
+            return
