@@ -12,11 +12,11 @@ from typing import Any
 from loadwise.logs import FIELDS, said_by
 
 
-def configure_logs(level: str) -> None:
-    """Every logger of the process writes to standard error, from `level` on."""
+def configure_logs(level: str, of: str = "") -> None:
+    """Every logger of the process, or those below `of`, write to standard error, from `level` on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Plain() if sys.stderr.isatty() else _Json())
-    root = logging.getLogger()
+    root = logging.getLogger(of)
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 
+from loadwise.app.lifespan import close_with
 from loadwise.gateway.auth import Guard
 from loadwise.gateway.control_plane import include_control_plane
 from loadwise.gateway.serving import OptimizationServingMixin
@@ -41,22 +40,7 @@ async def setup_optimization_serving(
     mixin = OptimizationServingMixin(OptimizationControl(optimizer, report_dir=reports), optimizer)
     key = settings.admin_key
     include_control_plane(app, mixin, Guard.for_plugin(None if key is None else key.get_secret_value()))
-    _close_with(app, optimizer.close)
+    close_with(app, optimizer.close)
     await optimizer.start_optimization()
     await optimizer.watch.start()
     return mixin
-
-
-def _close_with(app: FastAPI, close: Callable[[], Awaitable[None]]) -> None:
-    """`close` runs when the application stops, whatever its own lifespan does."""
-    own = app.router.lifespan_context
-
-    @asynccontextmanager
-    async def lifespan(scope: Any) -> AsyncIterator[Any]:
-        async with own(scope) as state:
-            try:
-                yield state
-            finally:
-                await close()
-
-    app.router.lifespan_context = lifespan

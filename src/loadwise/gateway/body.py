@@ -124,7 +124,7 @@ def not_an_object(error: Exception) -> RequestError:
     return RequestError(f"The request's body must be a JSON object: {error}.", code="invalid_json")
 
 
-def edited(body: bytes, changes: Mapping[str, Number], present: frozenset[str]) -> bytes:
+def edited(body: bytes, changes: Mapping[str, Number | str], present: frozenset[str]) -> bytes:
     """The body with `changes` set and all other values byte for byte as they were.
 
     `present` names the changed fields that the body already has; absent ones are put in front.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loadwise.decision.choices import ChoiceReason
 from loadwise.decision.facts import Ending, Outcome
 from loadwise.optimizer.desk import Began, Ended
 from loadwise.optimizer.director import comparable
@@ -26,7 +27,7 @@ class Beside:
         else:
             dispatch = self._open.get(process, {}).pop(note.number, None)
             if dispatch is not None:
-                self._optimizer.director.finish(dispatch, note.outcome)
+                self._optimizer.director.finish(dispatch, note.outcome())
 
     def ended_below(self, process: str, number: int) -> None:
         """Requests below `number` are over, also those whose end was never told."""
@@ -46,7 +47,7 @@ class Beside:
         switchback = optimizer.recorder.switchback
         # A block that changed while the plan was on its way says nothing.
         agreed = switchback.optimised(dispatch.started_s) is not dispatch.control
-        compared = agreed and optimizer.director.running and comparable(dispatch.reason)
+        compared = agreed and optimizer.director.running and comparable(ChoiceReason(dispatch.reason))
         owed = 0.0 if belief is None else belief.answer_tokens * dispatch.request.n
         optimizer.director.in_flight.open(Open(dispatch, pool_id, owed, route.objectives, compared))
         optimizer.telemetry.decided(dispatch, note.decision_s)

@@ -13,17 +13,16 @@ from hashlib import blake2b
 from random import Random
 from typing import Any, Final
 
-import structlog
-
 from loadwise.decision import ensemble, parameters
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice
 from loadwise.decision.facts import Member, Outcome, RequestFacts, StrategyName
-from loadwise.optimizer.director import UNTOUCHED
+from loadwise.decision.question import UNTOUCHED
+from loadwise.logs import get_logger
 from loadwise.optimizer.plan import Plan, unloaded
 from loadwise.ports import Clock, Dispatch, Engine
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 # Errors of our own after which loadwise switches itself off.
 ERRORS_ALLOWED: Final = 3
 # A plan that was not renewed for so long is no longer followed.
@@ -43,10 +42,10 @@ class Began:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A request that had begun is over."""
+    """A request that had begun is over; how it went is worked out by whoever reads this."""
 
     number: int
-    outcome: Outcome
+    outcome: Callable[[], Outcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +80,11 @@ class Desk:
     # --- called by the engine's server ---
 
     @property
+    def awake(self) -> bool:
+        """Whether requests are decided here."""
+        return self.followed is not None
+
+    @property
     def followed(self) -> Plan | None:
         """The plan that requests are decided by now; None while there is no fresh one."""
         plan = self.plan
@@ -108,7 +112,7 @@ class Desk:
         self._note(Began(number, dispatch, self._clock.monotonic_s() - began_s))
         return dispatch
 
-    def finish(self, dispatch: Dispatch, outcome: Outcome) -> None:
+    def finish(self, dispatch: Dispatch, outcome: Callable[[], Outcome]) -> None:
         """The request is over; a second call for the same dispatch changes nothing."""
         number = self._open.pop(id(dispatch), None)
         if number is not None:
@@ -184,9 +188,7 @@ class Desk:
         member = _member(plan, choice.member_id)
         untouched = choice.reason in UNTOUCHED or plan.strategy is None
         answers = plan.beliefs[member.member_id].answers
-        tuning = parameters.tune(
-            plan.policy, None if untouched else plan.strategy, request, member, answers
-        )
+        tuning = parameters.tune(plan.policy, None if untouched else plan.strategy, request, member, answers)
         in_force = plan.in_force
         return Dispatch(
             request=request,

@@ -250,7 +250,7 @@ class EnsembleDirector:
             several = member.replicas if len(member.replicas) > 1 else ()
             held = {r.replica_id: counts.by_replica.get(r.replica_id, 0) for r in several}
             ensemble.witness(Sent(dispatch, tuning, draw, held))
-        compared = self.running and request.model == route.name and _comparable(choice.reason)
+        compared = self.running and request.model == route.name and comparable(choice.reason)
         counts.open(Open(dispatch, pool_id, belief.answer_tokens * request.n, route.objectives, compared))
         return dispatch
 
@@ -280,7 +280,7 @@ class EnsembleDirector:
                 listener(heard.load_score, within)
 
 
-def _comparable(reason: ChoiceReason) -> bool:
+def comparable(reason: ChoiceReason) -> bool:
     """Whether a request was free to be optimised or not: neither named, nor off, nor bound to a member."""
     return reason not in {
         ChoiceReason.NAMED,

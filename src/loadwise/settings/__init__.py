@@ -14,6 +14,7 @@ from loadwise.settings.optimization import (
     RangeSettings,
 )
 from loadwise.settings.server import (
+    EngineMemberSettings,
     KeySettings,
     ModelSettings,
     RouteSettings,
@@ -29,6 +30,7 @@ __all__ = [
     "PRESETS",
     "CappedParameter",
     "Checked",
+    "EngineMemberSettings",
     "KeySettings",
     "LoadWeightSettings",
     "ModelSettings",

@@ -62,6 +62,14 @@ class UpstreamSettings(Checked):
     standby: bool = False
 
 
+class EngineMemberSettings(Checked):
+    """A model of the engine that loadwise runs inside: its own, or an adapter it was started with."""
+
+    quality: Fraction | None = None
+    weight: Positive = 1.0
+    standby: bool = False
+
+
 class RouteSettings(Checked):
     """A public model name and the members that may answer it, in order of preference."""
 
@@ -163,6 +171,8 @@ class Settings(BaseSettings):
     model_dir: Path | None = None
     upstreams: Mapping[str, UpstreamSettings] = Field(default_factory=dict)
     routes: Mapping[str, RouteSettings] = Field(default_factory=dict)
+    # Inside Aphrodite Engine or vLLM: the adapters that are members, and the engine's own model.
+    engine_members: Mapping[str, EngineMemberSettings] = Field(default_factory=dict)
     optimization: OptimizationConfig = OptimizationConfig()
 
     timeouts: TimeoutSettings = TimeoutSettings()
@@ -220,7 +230,13 @@ class Settings(BaseSettings):
 
 
 def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
-    """Settings from file, environment and overrides (the command line's), or `ConfigurationError`."""
+    """Settings from file, environment and overrides (the command line's), or `ConfigurationError`.
+
+    Without `config` the file is the one that LOADWISE_CONFIG names, if any.
+    """
+    named = os.environ.get("LOADWISE_CONFIG")
+    if config is None and named:
+        config = Path(named)
     source = type("Settings", (Settings,), {"_file": config, "__module__": __name__})
     try:
         loaded: Settings = source(**{name: value for name, value in overrides.items() if value is not None})
