@@ -25,7 +25,7 @@ from loadwise.app.inside.wire import (
     send,
 )
 from loadwise.engines.inside.totals import View as EngineView
-from loadwise.errors import EngineError
+from loadwise.errors import EngineError, RequestError
 from loadwise.optimizer.desk import Desk
 from loadwise.ports import Clock, Command, JsonObject, View
 
@@ -65,7 +65,8 @@ class Follower:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._writer.close()
             for waiting in self._asked.values():
-                waiting.cancel()
+                if not waiting.done():
+                    waiting.set_exception(_gone())
 
     async def read(self, view: View, options: Mapping[str, Any]) -> JsonObject:
         """A view of the whole, from the optimising process."""
@@ -122,3 +123,12 @@ class Follower:
                 await send(self._writer, frame)
         except OSError as error:
             raise EngineError(f"The optimising process is gone: {error}") from None
+
+
+def _gone() -> RequestError:
+    return RequestError(
+        "The optimising process of this engine is gone; another one takes over. Try again.",
+        status=503,
+        kind="server_error",
+        code="optimizer_gone",
+    )

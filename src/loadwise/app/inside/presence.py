@@ -31,9 +31,10 @@ RETRY_S: Final = 0.2
 class Presence:
     """`ports.Control` of one process: what is asked goes to our thread, from there to whoever optimises."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, process: str | None = None) -> None:
         self._settings = settings
         self.clock = clock
+        self._process = process or str(os.getpid())
         self._description: EngineDescription | None = None
         self._names: dict[str, str] = {}
         self._role: Brain | Follower | None = None
@@ -99,7 +100,7 @@ class Presence:
         if description is None:
             return
         place = MeetingPlace(self._settings.state_dir, description.address)
-        view = EngineView(process=str(os.getpid()))
+        view = EngineView(process=self._process)
         try:
             place.prepare()
             while self.desk.off is None:

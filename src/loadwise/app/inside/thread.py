@@ -45,6 +45,11 @@ class OwnThread:
         except TimeoutError:
             answer.cancel()
             raise _silent() from None
+        except asyncio.CancelledError:
+            if not answer.cancelled():
+                raise
+            # Not the caller was cancelled: our thread ended.
+            raise _silent() from None
 
     def stop(self) -> None:
         """The coroutine was cancelled; waits for its end for two seconds at most."""

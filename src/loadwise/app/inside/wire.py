@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, Final, get_args
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from loadwise.decision.facts import Number, Outcome, RequestFacts, StrategyName
 from loadwise.engines.inside.totals import View as EngineView
@@ -108,7 +108,7 @@ class Told(Struct, tag=True):
     """The answer to an `Ask`."""
 
     number: int
-    value: Raw | None = None
+    value: JsonObject | None = None
     fault: Fault | None = None
 
 
@@ -202,7 +202,7 @@ def view_of(ask: Ask) -> View | None:
 
 def told(number: int, value: JsonObject) -> Told:
     """An answer as it is sent."""
-    return Told(number, value=Raw(_encode(value)))
+    return Told(number, value=value)
 
 
 def faulty(number: int, error: Exception) -> Told:
@@ -224,5 +224,4 @@ def answer_of(told_: Told) -> JsonObject:
             code=fault.code,
             retry_after_s=fault.retry_after_s,
         )
-    value: JsonObject = msgspec.msgpack.decode(told_.value or b"\x80")
-    return value
+    return told_.value or {}
