@@ -1,4 +1,14 @@
-"""5 admit: how much work may enter a pool, who waits in the engines' queues, who is refused."""
+"""5 admit: who enters, who waits in the engines' queues, and who is refused at once.
+
+Two bounds, of which the tighter holds:
+
+- places: running and waiting requests that a pool or a member can hold at all;
+- objectives: a request whose first token would come too late, or which would slow down the whole batch
+  too much, helps nobody. It is refused while its client can still go elsewhere, and those behind it stay
+  in time. Only a queue is a reason: an idle member refuses nobody, however slow it is.
+
+What is unknown refuses nobody: a member without `MEASURED_OUTCOMES` has no speed to predict from.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +17,18 @@ from enum import StrEnum
 from math import ceil
 from typing import Final
 
-from loadwise.decision.facts import MemberPressure, Policy, RequestFacts
+from loadwise.decision.expected import Latencies
+from loadwise.decision.facts import MemberPressure, Objectives, Policy, RequestFacts
 
 # A client is never told to wait longer than this.
 LONGEST_RETRY_S: Final = 120.0
+# The share of the objective that the expected first token may take; the rest is for what is not foreseen:
+# answers longer than usual, and requests that others send meanwhile.
+LATE_FROM: Final = 0.7
+# The same of the time per further token, a mean over the whole answer.
+SLOW_FROM: Final = 0.9
+# The same for what could not be in time alone, in times of what it takes then.
+LATE_ALONE: Final = 1.5
 
 
 class AdmissionReason(StrEnum):
@@ -19,6 +37,8 @@ class AdmissionReason(StrEnum):
     ROOM = "room"
     UNLIMITED = "unlimited"
     QUEUE_FULL = "queue_full"
+    TOO_LATE = "too_late"
+    TOO_SLOW = "too_slow"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +73,23 @@ def admit(policy: Policy, request: RequestFacts, pressure: MemberPressure, limit
         admitted=False,
         reason=AdmissionReason.QUEUE_FULL,
         retry_after_s=_retry_after_s(policy, pressure, limit),
+    )
+
+
+def in_time(objectives: Objectives, expected: Latencies) -> Admission:
+    """Whether a request with these latencies would meet its objectives.
+
+    What takes long even alone may take half as long again. Trying again makes sense when the queue has
+    shrunk by what is too much of it.
+    """
+    first_s = max(LATE_FROM * objectives.time_to_first_token_s, LATE_ALONE * expected.first_alone_s)
+    each_s = max(SLOW_FROM * objectives.time_per_output_token_s, LATE_ALONE * expected.each_alone_s)
+    if expected.first_s <= first_s and expected.each_s <= each_s:
+        return Admission(admitted=True, reason=AdmissionReason.ROOM)
+    late_s = max(0.0, expected.first_s - first_s)
+    reason = AdmissionReason.TOO_LATE if late_s else AdmissionReason.TOO_SLOW
+    return Admission(
+        admitted=False, reason=reason, retry_after_s=float(max(1, ceil(min(LONGEST_RETRY_S, late_s))))
     )
 
 

@@ -137,6 +137,8 @@ class Belief(NamedTuple):
     first_line: Line = NO_LINE
     # Recent observed over predicted times: above 1 it is getting slower.
     trend: float = 1.0
+    # The same of waits for a place.
+    wait_trend: float = 1.0
     # Decayed mean of whole latencies in ms; None before the first.
     latency_ms: float | None = None
     # Decayed (answers whose times were seen, those within objectives) at low, middle and high load.

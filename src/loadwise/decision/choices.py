@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from loadwise.decision.expected import Latencies
 from loadwise.decision.facts import RequestFacts
 from loadwise.decision.lineup import Candidates
 from loadwise.decision.views import Scene
@@ -57,6 +58,8 @@ class Choice(NamedTuple):
     # What is expected of it now.
     time_to_first_token_s: float | None = None
     time_per_output_token_s: float | None = None
+    # The same with the wait for a place, and what an idle member would take; None where nothing was expected.
+    expected: Latencies | None = None
     # What the conversation should remember; None outside conversations.
     conversation: Remembered | None = None
 
@@ -113,6 +116,7 @@ def choice_of(
 ) -> Choice:
     """The choice of the candidate at `at`, every propensity beside it."""
     member_id, propensity = candidates[at]
+    expected = scene.expected(at)
     kept = memory(request, remembered, member_id)
-    first_s, each_s = scene.first_s[at], scene.each_s[at]
-    return Choice(member_id, propensity, reason, candidates, scene.works[at], first_s, each_s, kept)
+    work, first_s, each_s = scene.works[at], scene.first_s[at], scene.each_s[at]
+    return Choice(member_id, propensity, reason, candidates, work, first_s, each_s, expected, kept)

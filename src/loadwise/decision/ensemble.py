@@ -7,7 +7,8 @@ device counts for those already in flight there.
 - weighted_voting draws by given weight, quality, reliability and speed.
 - best_of_n takes the highest expected utility.
 - adaptive takes the best member whose strain, and that of everybody in the pool, stays below a target:
-  the accurate ones at low load, fast ones as queues grow, and back as they shrink.
+  the accurate ones at low load, fast ones as queues grow, and back as they shrink. On a shared device none
+  is taken that is better than its lead.
 
 Members without fresh outcomes get a small share of requests, one at a time, so that they are measured again.
 """
@@ -29,7 +30,6 @@ from loadwise.decision.choices import (
     Remembered,
     choice_of,
     drawn,
-    memory,
 )
 from loadwise.decision.facts import (
     EnsembleStrategy,
@@ -42,7 +42,7 @@ from loadwise.decision.facts import (
 )
 from loadwise.decision.lineup import Lineup, lineup_of
 from loadwise.decision.strategy import Strategy
-from loadwise.decision.views import Scene, added_work, wish_of, works_of
+from loadwise.decision.views import NO_WISH, Scene, wish_of
 
 # Strain beyond which a conversation leaves its member, under overload only.
 UNBEARABLE_STRAIN: Final = 2.0
@@ -84,7 +84,8 @@ def select(
         return _single(member, fixed or ChoiceReason.STOPPED, whole, request, beliefs, pressures, remembered)
     lineup = whole if able is route.members else Lineup(route, able)
     wish = wish_of(request, strategy, pressures)
-    scene = Scene(whole, lineup, request, beliefs, pressures, wish, now_s)
+    leads = strategy.leads.get(route.name, _EMPTY)
+    scene = Scene(whole, lineup, request, beliefs, pressures, wish, now_s, leads)
     kept = _conversation(request, scene, strategy, remembered)
     if kept is not None:
         return kept
@@ -142,17 +143,8 @@ def _single(
     pressures: Mapping[str, MemberPressure],
     remembered: Remembered | None,
 ) -> Choice:
-    member_id = member.member_id
-    pressure = pressures.get(member_id)
-    added = added_work(beliefs[member_id].cost, pressure.in_flight if pressure else 0)
-    return Choice(
-        member_id=member_id,
-        propensity=1.0,
-        reason=reason,
-        candidates=((member_id, 1.0),),
-        work=works_of(whole, beliefs, pressures)[whole.pool_by_id[member_id]] + added,
-        conversation=memory(request, remembered, member_id),
-    )
+    scene = Scene(whole, whole.alone(member.member_id), request, beliefs, pressures, NO_WISH, 0.0)
+    return choice_of(scene, scene.lineup.certain(0), 0, reason, request, remembered)
 
 
 def _conversation(
@@ -232,7 +224,8 @@ def best_of_n(scene: Scene) -> Distribution:
 def adaptive(scene: Scene) -> Distribution:
     """Everything to the best member that load leaves room for, as far as its ramp allows, then the next."""
     merits = _merits(scene)
-    order = _ranked(scene, merits)
+    ranked = _ranked(scene, merits)
+    order = _led(scene, ranked) if scene.leads and not scene.wish.preferred else ranked
     roomy, settled = [], False
     for at in order:
         if scene.has_room(at):
@@ -243,7 +236,7 @@ def adaptive(scene: Scene) -> Distribution:
                 break
     roomy = _tested_first(scene, roomy)
     top = roomy + ([] if settled else _by_harm(scene, [at for at in order if at not in roomy]))
-    spent = not roomy or merits[top[0]] < merits[order[0]]
+    spent = not roomy or merits[top[0]] < merits[ranked[0]]
     reason = ChoiceReason.ADAPTIVE_HIGH_LOAD if spent else ChoiceReason.ADAPTIVE_LOW_LOAD
     return _cascade(scene, top), reason, top[0]
 
@@ -289,6 +282,19 @@ def _ranked(scene: Scene, merits: Sequence[float]) -> list[int]:
     ids, default = scene.lineup.ids, scene.whole.route.default_member
     keys = [(-merit, ids[at] != default, scene.known[at].cost, at) for at, merit in enumerate(merits)]
     return [at for _, _, _, at in sorted(keys)]
+
+
+def _led(scene: Scene, order: list[int]) -> list[int]:
+    """The places without those that come before the lead of the device they share."""
+    ids, pools = scene.lineup.ids, scene.lineup.pools
+    waiting = {pools[at] for at in order if ids[at] in scene.leads}
+    left = []
+    for at in order:
+        if ids[at] in scene.leads:
+            waiting.discard(pools[at])
+        if pools[at] not in waiting:
+            left.append(at)
+    return left
 
 
 def _by_harm(scene: Scene, places: Sequence[int]) -> list[int]:

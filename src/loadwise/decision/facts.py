@@ -271,6 +271,8 @@ class Outcome:
     concurrency: int = 1
     # The choice's `work`: the pool's requests in flight, weighed by cost; None where no choice was made.
     work: float | None = None
+    # Seconds for which a place was expected to be waited for; 0 where one was free.
+    wait_s: float = 0.0
     load_score: float | None = None
     # False: the answer is no generated text, so its times say nothing of the member's speed.
     generated: bool = True
@@ -369,3 +371,5 @@ class Policy:
     # The loop, or all readings of a pool, standing still for so long is a page.
     stale_page_s: float = 60.0
     rollback_shown_s: float = 900.0
+    # Whether requests whose first token would come later than its objective are refused.
+    refuse_late: bool = True

@@ -18,6 +18,7 @@ class Lineup:
     """Members in their order, with what every request would otherwise look up again; never changed."""
 
     __slots__ = (
+        "_alone",
         "_certain",
         "context_tokens",
         "everyone",
@@ -47,6 +48,15 @@ class Lineup:
         # What every member holds.
         self.context_tokens = min([member.capabilities.context_tokens or inf for member in members])
         self._certain: dict[int, Candidates] = {}
+        self._alone: dict[str, Lineup] = {}
+
+    def alone(self, member_id: str) -> Lineup:
+        """The lineup of one of these members."""
+        found = self._alone.get(member_id)
+        if found is None:
+            found = Lineup(self.route, (self.members[self.ids.index(member_id)],))
+            self._alone[member_id] = found
+        return found
 
     def certain(self, at: int) -> Candidates:
         """Every (member id, propensity) when the member at `at` is the only one with a share."""

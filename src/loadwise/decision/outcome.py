@@ -2,7 +2,8 @@
 
 - An abandoned request says nothing of a model; a 4xx other than 429 is the client's doing.
 - Speed is compared like with like: per output token and per uncached prompt token, over the work on the
-  pool at dispatch. A whole latency without token counts counts a fifth.
+  pool at dispatch. A whole latency without token counts counts a fifth. Who had to wait for a place
+  teaches how long waiting takes, and nothing of how fast prompts are read.
 - Answers that are no generated text (embeddings, audio, images) tell of faults, not of speed.
 - A refusal for lack of room (429) is an error but no fault: overload never removes a member.
 - A faulty member goes out, is probed after a while that doubles, and returns on a ramp.
@@ -117,6 +118,7 @@ def drifted(policy: Policy, belief: Belief, now_s: float) -> Belief:
         recent=belief.recent * recent,
         recent_faults=belief.recent_faults * recent,
         recent_misses=belief.recent_misses * recent,
+        wait_trend=1.0 + (belief.wait_trend - 1.0) * recent,
         output_line=output,
         first_line=first,
         output_fit=output.fit(prior.output_idle_s, prior.full_work, prior.output_full_s),
@@ -181,6 +183,8 @@ def _succeeded(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float,
     prior, work = belief.prior, _work(belief, outcome)
     each, each_weight = _per_output_token(belief, outcome)
     first, first_weight = _per_prompt_token(outcome)
+    if outcome.wait_s > 0.0:
+        first_weight = 0.0
     output_line = belief.output_line.add(kept, each_weight, work, each)
     first_line = belief.first_line.add(kept, first_weight, work, first)
     tokens, total_s = outcome.output_tokens, outcome.total_s
@@ -213,6 +217,7 @@ def _succeeded(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float,
         output_fit=output_line.fit(prior.output_idle_s, prior.full_work, prior.output_full_s),
         first_fit=first_line.fit(prior.first_idle_s, prior.full_work, prior.first_full_s),
         trend=_trend(belief, recent, work, (each, each_weight), (first, first_weight)),
+        wait_trend=_wait_trend(belief, recent, outcome, work),
         answer_tokens=length,
         latency_ms=latency,
         by_load=_by_load(policy, belief, outcome, kept, within=within),
@@ -277,6 +282,17 @@ def _trend(
         return trend
     ratio = max(_ratio(belief.output_fit, work, output[0]), _ratio(belief.first_fit, work, first[0]))
     return trend + TREND_STEP * weight * (min(4.0, max(0.25, ratio)) - trend)
+
+
+def _wait_trend(belief: Belief, recent: float, outcome: Outcome, work: float) -> float:
+    """The observed wait for a place over the one expected, followed like the trend."""
+    trend, first_s = 1.0 + (belief.wait_trend - 1.0) * recent, outcome.time_to_first_token_s
+    if outcome.wait_s <= 0.0 or first_s is None or outcome.prompt_tokens is None:
+        return trend
+    uncached = max(0, outcome.prompt_tokens - outcome.cached_tokens)
+    read_s = (uncached + FIRST_TOKEN_OVERHEAD_TOKENS) * belief.first_fit.at(work)
+    ratio = max(0.0, first_s - read_s) / outcome.wait_s * belief.wait_trend
+    return trend + TREND_STEP * (min(4.0, max(0.25, ratio)) - trend)
 
 
 def _ratio(fit: Fit, work: float, observed: float) -> float:

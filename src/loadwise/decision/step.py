@@ -21,6 +21,7 @@ from loadwise.decision.facts import (
     ServiceReading,
     StrategyName,
 )
+from loadwise.decision.lead import Crew, LeadState, lead
 from loadwise.decision.load import LoadScore, ServerLoadMetrics
 from loadwise.decision.outcome import HealthChange
 from loadwise.decision.strategy import Strategy, StrategyState
@@ -42,6 +43,8 @@ class Observation:
     host_pools: frozenset[str] | None = None
     # Per route name, each member's belief.
     beliefs: Mapping[str, Mapping[str, Belief]] = field(default_factory=dict)
+    # Members of a route that share a device, and what was asked of the route.
+    crews: Sequence[Crew] = ()
     # Compiled models in order of importance, and their builds.
     compiled: Sequence[str] = ()
     builds: Sequence[BuildFact] = ()
@@ -50,9 +53,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What the loop remembers: one strategy state per pool."""
+    """What the loop remembers: one strategy state per pool, one lead per route and shared pool."""
 
     pools: Mapping[str, StrategyState] = field(default_factory=dict)
+    leads: Mapping[tuple[str, str], LeadState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +100,9 @@ def step(policy: Policy, state: State, observation: Observation) -> tuple[State,
         states[name], pools[name] = _pool(policy, state.pools.get(name, StrategyState()), observation, name)
     worst = max(names, key=lambda name: _pressing(pools[name]))
     health, beliefs = _beliefs(policy, observation)
+    leads = _leads(state, observation, beliefs)
+    if leads:
+        pools = _with_leads(pools, leads)
     builds = plan(
         policy,
         pools[worst].strategy,
@@ -113,7 +120,7 @@ def step(policy: Policy, state: State, observation: Observation) -> tuple[State,
         beliefs=beliefs,
         evidence=_evidence(pools[worst]),
     )
-    return State(pools=states), decision
+    return State(pools=states, leads=leads), decision
 
 
 def _pool(
@@ -131,6 +138,31 @@ def _pool(
     after, chosen = strategy.choose(policy, before, score.value, now_s)
     changed = before.name is not None and chosen.name is not before.name
     return after, PoolDecision(pool_id=name, metrics=metrics, score=score, strategy=chosen, changed=changed)
+
+
+def _leads(
+    state: State, observation: Observation, beliefs: Mapping[str, Mapping[str, Belief]]
+) -> dict[tuple[str, str], LeadState]:
+    return {
+        (crew.route, crew.pool_id): lead(
+            state.leads.get((crew.route, crew.pool_id), LeadState()),
+            crew,
+            beliefs[crew.route],
+            observation.now_s,
+        )
+        for crew in observation.crews
+    }
+
+
+def _with_leads(
+    pools: Mapping[str, PoolDecision], leads: Mapping[tuple[str, str], LeadState]
+) -> dict[str, PoolDecision]:
+    """Every strategy names the leads: a route may span several pools."""
+    named: dict[str, frozenset[str]] = {}
+    for (route, _), found in leads.items():
+        if found.member_id is not None:
+            named[route] = named.get(route, frozenset()) | {found.member_id}
+    return {name: replace(pool, strategy=replace(pool.strategy, leads=named)) for name, pool in pools.items()}
 
 
 def _weights(policy: Policy, observation: Observation, pool_id: str) -> LoadWeights:

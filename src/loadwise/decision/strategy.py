@@ -15,7 +15,7 @@ Rules, in order:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import exp, isfinite, sqrt
 from types import MappingProxyType
@@ -64,6 +64,8 @@ class Strategy(Mapping[str, Any]):
     # The score that was measured; None when it could not be.
     load_score: float | None
     reason: StrategyReason
+    # Per route, the members that lead the devices they share with others (`lead`).
+    leads: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> Any:
         if key not in KEYS:

@@ -16,6 +16,7 @@ from loadwise.decision.beliefs import (
     Belief,
     Health,
 )
+from loadwise.decision.expected import Latencies
 from loadwise.decision.facts import MemberPressure, RequestFacts, StrategyName
 from loadwise.decision.lineup import Lineup
 from loadwise.decision.outcome import ramp
@@ -75,6 +76,9 @@ def wish_of(request: RequestFacts, strategy: Strategy, pressures: Mapping[str, M
     )
 
 
+NO_WISH: Final = _NO_WISHES[StrategyName.BALANCED, True]
+
+
 def works_of(
     lineup: Lineup, beliefs: Mapping[str, Belief], pressures: Mapping[str, MemberPressure]
 ) -> dict[str, float]:
@@ -89,15 +93,13 @@ def works_of(
             # Every member of a pool says the same of it.
             others, in_flight = pressure.pool_in_flight, pressure.in_flight
             if in_flight:
-                work += (in_flight + BATCH_START) * beliefs[member_id].cost
+                places = pressure.capacity_requests
+                # Who waits for a place costs the device nothing yet.
+                running = in_flight if places is None or in_flight < places else places
+                work += (running + BATCH_START) * beliefs[member_id].cost
                 ours += in_flight
         works[pool] = work + max(0, others - ours)
     return works
-
-
-def added_work(cost: float, in_flight: int) -> float:
-    """What one more request adds to the work of a pool, given those in flight on its member."""
-    return cost if in_flight else cost * STARTING
 
 
 class Crowd(NamedTuple):
@@ -122,6 +124,7 @@ class Scene:
         "each_s",
         "first_s",
         "known",
+        "leads",
         "lineup",
         "now_s",
         "panic",
@@ -129,6 +132,8 @@ class Scene:
         "pressures",
         "strains",
         "takes",
+        "tokens",
+        "wait_s",
         "whole",
         "wish",
         "works",
@@ -143,8 +148,13 @@ class Scene:
         pressures: Mapping[str, MemberPressure],
         wish: Wish,
         now_s: float,
+        leads: frozenset[str] = frozenset(),
     ) -> None:
-        """`whole` is the route's lineup, `lineup` that of the members which can answer."""
+        """`whole` is the route's lineup, `lineup` that of the members which can answer.
+
+        `leads` are members that lead the devices they share; empty where none is known to.
+        """
+        self.leads = leads
         self.whole, self.lineup, self.wish, self.now_s = whole, lineup, wish, now_s
         self.beliefs, self.pressures = beliefs, pressures
         self.known = list(map(beliefs.__getitem__, lineup.ids))
@@ -161,7 +171,8 @@ class Scene:
         self._output_objective_s = objectives.time_per_output_token_s
         self._crowds: dict[str, Crowd] = {}
         prompt = request.prompt_tokens if request.prompt_tokens is not None else request.prompt_tokens_bound
-        self._look((UNKNOWN_PROMPT_TOKENS if prompt is None else prompt) + FIRST_TOKEN_OVERHEAD_TOKENS)
+        self.tokens = (UNKNOWN_PROMPT_TOKENS if prompt is None else prompt) + FIRST_TOKEN_OVERHEAD_TOKENS
+        self._look(self.tokens)
 
     def _limp(self) -> None:
         """Ramps and removals count; with everyone out, everyone serves."""
@@ -173,30 +184,41 @@ class Scene:
         """The work with a prompt of `tokens` on each, its times, and strain: the worse over its objective."""
         pool_works = works_of(self.whole, self.beliefs, self.pressures)
         first_objective_s, output_objective_s = self._first_objective_s, self._output_objective_s
-        works, firsts, eachs, strains = [], [], [], []
+        works, firsts, eachs, waits, strains = [], [], [], [], []
         # One loop without calls: it runs for every member at every request.
         for belief, pressure, pool in zip(self.known, self.pressed, self.lineup.pools, strict=True):
             in_flight, places = (
                 (0, None) if pressure is None else (pressure.in_flight, pressure.capacity_requests)
             )
             work = pool_works[pool] + (belief.cost if in_flight else belief.cost * STARTING)
-            trend = belief.trend
+            trend, wait_s = belief.trend, 0.0
             base, slope = belief.output_fit
             each_s = (base + slope * work) * trend
             base, slope = belief.first_fit
             first_s = tokens * (base + slope * work) * trend
             if places and in_flight >= places:
                 # A place falls free every answer's time over the places.
-                waited_s = (in_flight - places + 1) * belief.answer_tokens * each_s / places
-                first_s = max(first_s, waited_s + tokens * base)
+                held_s = tokens * base * trend + belief.answer_tokens * each_s
+                wait_s = (in_flight - places + 1) / places * held_s * belief.wait_trend
+                first_s += wait_s
             works.append(work)
             firsts.append(first_s)
             eachs.append(each_s)
+            waits.append(wait_s)
             first, each = first_s / first_objective_s, each_s / output_objective_s
             strains.append(first if first > each else each)
         self.works, self.first_s, self.each_s, self.strains = works, firsts, eachs, strains
+        self.wait_s = waits
 
     # --- one member ---
+
+    def expected(self, at: int) -> Latencies:
+        """What the request would see there now, and would see if the member were idle."""
+        belief = self.known[at]
+        alone, trend = belief.cost * STARTING, belief.trend
+        first_alone_s = self.tokens * belief.first_fit.at(alone) * trend
+        each_alone_s = belief.output_fit.at(alone) * trend
+        return Latencies(self.first_s[at], self.each_s[at], self.wait_s[at], first_alone_s, each_alone_s)
 
     def in_flight(self, at: int) -> int:
         """Requests in flight on a member; 0 where its queue is not known."""
@@ -243,7 +265,11 @@ class Scene:
     # --- what adaptive asks ---
 
     def fill(self, at: int) -> float:
-        """How much of what adaptive allows is used: in time to first token, per token, places (1: all)."""
+        """How much of what adaptive allows is used (1: all), with care where answers were late lately."""
+        return self._filled(at) / self._crowd(self.lineup.pools[at]).care
+
+    def _filled(self, at: int) -> float:
+        """The fullest of time to first token, time per token and places, in shares of what is allowed."""
         fill = self.first_s[at] / (self._first_objective_s * FIRST_TOKEN_TARGET)
         each = self.each_s[at] / (self._output_objective_s * OUTPUT_TOKEN_TARGET)
         if each > fill:
@@ -253,10 +279,13 @@ class Scene:
             taken = pressure.in_flight / pressure.capacity_requests / PLACES_TARGET
             if taken > fill:
                 fill = taken
-        return fill / self._crowd(self.lineup.pools[at]).care
+        return fill
 
     def has_room(self, at: int) -> bool:
         """Whether the member stays below its target, and so do those in flight beside it."""
+        if self.lineup.ids[at] in self.leads:
+            # Who leads was chosen for all that is asked for: it need not make way for what is left of others.
+            return self._filled(at) <= self.wish.target
         crowd = self._crowd(self.lineup.pools[at])
         if self.known[at].cost > crowd.pressed_cost or self.works[at] > crowd.room:
             return False

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from loadwise.decision import ensemble, outcome
+from loadwise.decision.admission import in_time
 from loadwise.decision.beliefs import Belief, initial_beliefs
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice
@@ -26,6 +27,7 @@ from loadwise.decision.facts import (
     ServiceReading,
     StrategyName,
 )
+from loadwise.decision.lead import Asked, Crew
 from loadwise.decision.outcome import HealthChange
 from loadwise.decision.step import Decision, Observation, State, step
 from loadwise.simulation.queueing import Device, Job, MemberModel, Sharing
@@ -43,7 +45,11 @@ class Scenario:
     members: Mapping[str, MemberModel]
     policy: Policy = field(default_factory=Policy)
     sharing: Sharing = "interleaved"
+    # Requests that may wait per member, beside those that run.
+    queue_limit: int = 128
     fixed: str | None = None
+    # Requests that arrive before are served and learned from, but not counted in the result.
+    judged_from_s: float = 0.0
     seed: int = 0
     probe_interval_s: float = 1.0
 
@@ -55,7 +61,9 @@ class Result:
     requests: int = 0
     within_objectives: int = 0
     failed: int = 0
+    # Fits no member; and no room in time.
     refused: int = 0
+    shed: int = 0
     duration_s: float = 0.0
     by_member: Counter[str] = field(default_factory=Counter)
     by_reason: Counter[str] = field(default_factory=Counter)
@@ -96,10 +104,15 @@ class _Run:
         self.capabilities = {m.member_id: m for m in scenario.route.members}
         self.state = State()
         self.decision: Decision | None = None
-        self.result = Result()
+        self.result, self.uncounted = Result(), Result()
         self.choices: dict[int, tuple[Choice, int]] = {}
         self.first_tokens: list[float] = []
         self.next_probe_s = 0.0
+        self.asked = self.prompt_tokens = self.troubled = 0
+
+    def _result(self, arrived_s: float) -> Result:
+        """Where a request is counted."""
+        return self.result if arrived_s >= self.scenario.judged_from_s else self.uncounted
 
     def until(self, t_s: float) -> None:
         """Everything that happens before `t_s`, the loop's steps included."""
@@ -118,11 +131,17 @@ class _Run:
 
     def arrive(self, arrival: Arrival) -> None:
         """Decides a request and hands it to its member."""
-        result, scenario = self.result, self.scenario
+        result, scenario = self._result(arrival.t_s), self.scenario
         result.requests += 1
+        self.asked += 1
+        self.prompt_tokens += arrival.input_tokens
         chosen = self._choose(arrival)
         if isinstance(chosen, Refusal):
             result.refused += 1
+            return
+        if not self._admitted(chosen):
+            result.shed += 1
+            self.troubled += 1
             return
         result.by_member[chosen.member_id] += 1
         result.by_reason[chosen.reason] += 1
@@ -130,14 +149,14 @@ class _Run:
         if scenario.members[chosen.member_id].fails_at(arrival.t_s):
             self._fail(arrival, chosen, pool_in_flight)
             return
-        job = Job(result.requests, chosen.member_id, arrival.input_tokens, arrival.output_tokens, arrival.t_s)
+        job = Job(self.asked, chosen.member_id, arrival.input_tokens, arrival.output_tokens, arrival.t_s)
         self.choices[job.job_id] = chosen, pool_in_flight
         self.device.submit(job)
 
     def _choose(self, arrival: Arrival) -> Choice | Refusal:
         scenario = self.scenario
         request = RequestFacts(
-            request_id=str(self.result.requests),
+            request_id=str(self.asked),
             model=scenario.fixed or scenario.route.name,
             prompt_tokens=arrival.input_tokens,
         )
@@ -151,6 +170,15 @@ class _Run:
             self.random.random(),
             arrival.t_s,
         )
+
+    def _admitted(self, chosen: Choice) -> bool:
+        model = self.scenario.members[chosen.member_id]
+        if self.device.in_flight(chosen.member_id) >= model.places + self.scenario.queue_limit:
+            return False
+        if not self.scenario.policy.refuse_late or not self.beliefs[chosen.member_id].measured:
+            return True
+        expected = chosen.expected
+        return expected is None or in_time(self.scenario.route.objectives, expected).admitted
 
     def _pressures(self) -> dict[str, MemberPressure]:
         flights = {name: self.device.in_flight(name) for name in self.scenario.members}
@@ -190,15 +218,16 @@ class _Run:
                 finish_reason="stop",
                 concurrency=pool_in_flight,
                 work=chosen.work,
+                wait_s=chosen.expected.wait_s if chosen.expected else 0.0,
                 load_score=self.decision.worst.score.value if self.decision else None,
             )
         )
 
     def _fail(self, arrival: Arrival, chosen: Choice, pool_in_flight: int) -> None:
-        self.result.failed += 1
+        self._result(arrival.t_s).failed += 1
         self._learn(
             Outcome(
-                request_id=str(self.result.requests),
+                request_id=str(self.asked),
                 member_id=chosen.member_id,
                 replica_id=chosen.member_id,
                 ending=Ending.FAILED,
@@ -213,8 +242,11 @@ class _Run:
     def _learn(self, ended: Outcome) -> None:
         member_id = ended.member_id
         if outcome.within_objectives(self.scenario.route.objectives, ended):
-            self.result.within_objectives += 1
-            self.result.quality += self.beliefs[member_id].quality or 0.0
+            result = self._result(ended.finished_s - (ended.total_s or 0.0))
+            result.within_objectives += 1
+            result.quality += self.beliefs[member_id].quality or 0.0
+        else:
+            self.troubled += 1
         self.beliefs[member_id] = outcome.learn(self.scenario.policy, self.beliefs[member_id], ended)
 
     def _probe(self, now_s: float) -> None:
@@ -247,6 +279,16 @@ class _Run:
             engines={"local": readings},
             services={"local": service},
             beliefs={self.scenario.route.name: self.beliefs},
+            crews=() if self.scenario.fixed else (self._crew(),),
+        )
+
+    def _crew(self) -> Crew:
+        return Crew(
+            route=self.scenario.route.name,
+            pool_id="local",
+            places={name: self.scenario.members[name].places for name in self.capabilities},
+            default_member=self.scenario.route.default_member,
+            asked=Asked(requests=self.asked, prompt_tokens=float(self.prompt_tokens), troubled=self.troubled),
         )
 
 

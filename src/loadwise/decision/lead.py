@@ -1,0 +1,171 @@
+"""Which member leads a device that several share: the best one that carries what is asked for.
+
+Engines that run side by side on one device serve less than one of them alone, so above what the best member
+carries everything goes to one cheaper member, and back when demand falls.
+
+1. Demand is a decayed mean over `MEMORY_S`, longer where few requests come; decisions wait until it differs
+   by more than chance explains (one standard error of a Poisson count).
+2. A member leads while demand stays below `STAYS` of its capacity; one ranked above it takes over below
+   `RISES` of its own, `REST_S` after the last change at the soonest.
+3. What is carried is also seen: where more than `TROUBLE` of the requests were refused or late, the member
+   carries less than was computed. It is capped at that demand, and the cap fades.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import exp, inf, sqrt
+from typing import Final
+
+from loadwise.decision.beliefs import Belief, Health
+from loadwise.decision.capacity import capacity_per_s
+
+MEMORY_S: Final = 3.0
+MEMORY_REQUESTS: Final = 20.0
+LONGEST_MEMORY_S: Final = 60.0
+STAYS: Final = 0.85
+RISES: Final = 0.7
+REST_S: Final = 5.0
+TROUBLE: Final = 0.05
+TROUBLES_NEEDED: Final = 3.0
+# A cap grows by e in this time.
+CAP_FADES_S: Final = 120.0
+UNKNOWN_PROMPT_TOKENS: Final = 256.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Requests for a route since its start: all, their prompt tokens, and those refused or late."""
+
+    requests: int = 0
+    prompt_tokens: float = 0.0
+    troubled: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crew:
+    """Members of one route that share one device, with their places (None: unknown)."""
+
+    route: str
+    pool_id: str
+    places: Mapping[str, int | None]
+    default_member: str | None = None
+    asked: Asked = Asked()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeadState:
+    """What one crew's choice remembers; sums are decayed."""
+
+    member_id: str | None = None
+    since_s: float = 0.0
+    seen_s: float | None = None
+    asked: Asked = Asked()
+    seconds: float = 0.0
+    requests: float = 0.0
+    prompt_tokens: float = 0.0
+    troubled: float = 0.0
+    # Per member: the demand at which it was seen to carry no more, and when.
+    caps: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def demand_per_s(self) -> float:
+        """Requests per second, lately."""
+        return self.requests / self.seconds if self.seconds > 0.0 else 0.0
+
+    @property
+    def doubt_per_s(self) -> float:
+        """The standard error of the demand."""
+        return sqrt(max(1.0, self.requests)) / self.seconds if self.seconds > 0.0 else inf
+
+
+def lead(state: LeadState, crew: Crew, beliefs: Mapping[str, Belief], now_s: float) -> LeadState:
+    """The state with `member_id` leading from now on; None while nothing was asked for."""
+    seen = _observed(state, crew.asked, now_s)
+    ranked = _ranked(crew, beliefs)
+    if seen.requests <= 0.0 or not ranked:
+        return seen
+    carried = {name: _carried(seen, crew, beliefs[name], now_s) for name in ranked}
+    if seen.member_id not in carried:
+        return _led(seen, _best(ranked, carried, seen.demand_per_s), now_s)
+    held = str(seen.member_id)
+    if _troubled(seen) and len(ranked) > 1:
+        return _relieved(seen, held, ranked, carried, now_s)
+    if seen.demand_per_s - seen.doubt_per_s > STAYS * carried[held]:
+        return _led(seen, _best(ranked, carried, seen.demand_per_s), now_s)
+    if now_s - seen.since_s < REST_S:
+        return seen
+    above = ranked[: ranked.index(held)]
+    risen = next((n for n in above if seen.demand_per_s + seen.doubt_per_s <= RISES * carried[n]), held)
+    return _led(seen, risen, now_s)
+
+
+def _observed(state: LeadState, asked: Asked, now_s: float) -> LeadState:
+    """The sums with what was asked for since the last time, and the past faded."""
+    if state.seen_s is None:
+        return replace(state, seen_s=now_s, asked=asked)
+    elapsed = max(0.0, now_s - state.seen_s)
+    few = MEMORY_REQUESTS / state.demand_per_s if state.requests > 0.0 else LONGEST_MEMORY_S
+    kept = exp(-elapsed / min(LONGEST_MEMORY_S, max(MEMORY_S, few)))
+    before = state.asked
+    return replace(
+        state,
+        seen_s=now_s,
+        asked=asked,
+        seconds=state.seconds * kept + elapsed,
+        requests=state.requests * kept + asked.requests - before.requests,
+        prompt_tokens=state.prompt_tokens * kept + asked.prompt_tokens - before.prompt_tokens,
+        troubled=state.troubled * kept + asked.troubled - before.troubled,
+    )
+
+
+def _ranked(crew: Crew, beliefs: Mapping[str, Belief]) -> list[str]:
+    """Serving members, the best first; unknown quality is the mean of the known, the default leads equals."""
+    serving = [name for name in crew.places if beliefs[name].health is not Health.OUT]
+    known = [quality for name in serving if (quality := beliefs[name].quality) is not None]
+    mean = sum(known) / len(known) if known else 1.0
+
+    def merit(name: str) -> tuple[float, bool]:
+        quality = beliefs[name].quality
+        return -(mean if quality is None else quality), name != crew.default_member
+
+    return sorted(serving, key=merit)
+
+
+def _carried(state: LeadState, crew: Crew, belief: Belief, now_s: float) -> float:
+    """Requests per second that a member carries, as computed and as seen."""
+    prompt_tokens = state.prompt_tokens / state.requests if state.requests > 0.0 else UNKNOWN_PROMPT_TOKENS
+    computed = capacity_per_s(
+        belief, belief.objectives, crew.places[belief.member_id], max(0.0, prompt_tokens)
+    )
+    cap, capped_s = state.caps.get(belief.member_id, (inf, now_s))
+    return min(computed, cap * exp((now_s - capped_s) / CAP_FADES_S))
+
+
+def _best(ranked: Sequence[str], carried: Mapping[str, float], demand_per_s: float) -> str:
+    """The first that carries the demand with room to spare, else the one that carries most."""
+    able = [name for name in ranked if demand_per_s <= RISES * carried[name]]
+    return able[0] if able else max(reversed(ranked), key=carried.__getitem__)
+
+
+def _troubled(state: LeadState) -> bool:
+    return state.troubled >= TROUBLES_NEEDED and state.troubled > TROUBLE * state.requests
+
+
+def _relieved(
+    state: LeadState, held: str, ranked: Sequence[str], carried: Mapping[str, float], now_s: float
+) -> LeadState:
+    """The lead is capped at the demand that troubles it, and given up where another carries more."""
+    capped = min(carried[held], state.demand_per_s)
+    other = _best(ranked, {**carried, held: capped}, state.demand_per_s)
+    if carried[other] <= capped or other == held:
+        return state
+    return _led(replace(state, caps={**state.caps, held: (capped, now_s)}), other, now_s)
+
+
+def _led(state: LeadState, member_id: str, now_s: float) -> LeadState:
+    if member_id == state.member_id:
+        return state
+    # What troubled one lead says nothing of the next.
+    return replace(state, member_id=member_id, since_s=now_s, troubled=0.0)
