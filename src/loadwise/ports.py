@@ -229,6 +229,8 @@ class Dispatch:
     concurrency: int = 1
     # The pool's requests in flight weighed by cost, this one included; for `Outcome.work`.
     work: float | None = None
+    # Seconds for which a place is expected to be waited for; for `Outcome.wait_s`.
+    wait_s: float = 0.0
     load_score: float | None = None
     # Served without optimisation.
     control: bool = False

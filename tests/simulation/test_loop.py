@@ -158,7 +158,7 @@ def test_production_setting_keeps_the_default_member() -> None:
     kept = replace(
         one, route=replace(one.route, allow_degrade=False), policy=Policy(load_threshold_high=0.85)
     )
-    assert simulate(kept, poisson(8.0, 30.0, 1, LENGTHS)).share("accurate") == 1.0
+    assert set(simulate(kept, poisson(8.0, 30.0, 1, LENGTHS)).by_member) == {"accurate"}
 
 
 # --- the device --------------------------------------------------------------------------------------

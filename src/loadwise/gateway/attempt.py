@@ -64,6 +64,7 @@ class Attempt:
             finish_reason=None if progress is None else progress.finish_reason,
             concurrency=dispatch.concurrency,
             work=dispatch.work,
+            wait_s=dispatch.wait_s,
             load_score=dispatch.load_score,
             generated=dispatch.request.endpoint in GENERATED,
             status=status if answer is None else answer.status,

@@ -162,6 +162,7 @@ class Cycle:
                 route.name: {m.member_id: ensemble.beliefs[m.member_id] for m in route.members}
                 for route in ensemble.fleet.routes.values()
             },
+            crews=parts.director.demand.crews(ensemble.fleet.routes.values(), parts.director.places.capacity),
             compiled=tuple(parts.compiler.compilation_stats),
             builds=parts.compiler.facts(),
             builds_enabled=parts.configurations.current.enable_torch_compile,

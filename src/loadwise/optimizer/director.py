@@ -8,10 +8,12 @@ from typing import Final
 
 from loadwise.clock import SystemClock
 from loadwise.decision import parameters
+from loadwise.decision.admission import Admission, AdmissionReason
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice, ChoiceReason, Remembered
 from loadwise.decision.ensemble import pick_replica
 from loadwise.decision.facts import (
+    Ending,
     Member,
     MemberPressure,
     Outcome,
@@ -24,12 +26,13 @@ from loadwise.decision.strategy import Strategy
 from loadwise.errors import RequestError
 from loadwise.logs import get_logger
 from loadwise.optimizer.conversations import Conversations
+from loadwise.optimizer.demand import Demand
 from loadwise.optimizer.ensemble_manager import ModelEnsembleManager
 from loadwise.optimizer.in_flight import InFlight, Open
 from loadwise.optimizer.places import Places
 from loadwise.optimizer.prompts import size_of
 from loadwise.optimizer.recorder import Recorder
-from loadwise.optimizer.refusals import none_left, queue_full, refused, unknown_model
+from loadwise.optimizer.refusals import no_room, none_left, refused, unknown_model
 from loadwise.ports import Call, Clock, Dispatch, ModelCard, PromptSize
 from loadwise.telemetry.journal.events import Ended, Refused, Sent
 
@@ -59,6 +62,7 @@ class EnsembleDirector:
         self.strategies: Mapping[str, Strategy] = {}
         self.in_flight = InFlight()
         self.places = Places()
+        self.demand = Demand()
         self.conversations = conversations or Conversations()
         self._clock: Clock = clock or SystemClock()
         self._created_s = int(self._clock.wall_s())
@@ -127,6 +131,8 @@ class EnsembleDirector:
         route = self.ensemble.fleet.route_of(request.model)
         if route is None:
             raise unknown_model(request, [card.model_id for card in self.models()])
+        if not exclude:
+            self.demand.ask(request)
         remembered = self._remembered(route, request)
         pressures = self._pressures(route)
         strategy = self._strategy(route)
@@ -193,15 +199,28 @@ class EnsembleDirector:
             if isinstance(choice, Refusal):
                 raise refused(choice)
             member = _member(route, choice.member_id)
-            admission = self.places.admission(self.ensemble.policy, request, member, self._pressure(member))
+            admission = self._admission(route, request, member, choice)
             if admission.admitted:
                 return choice
             if request.model != route.name or choice.reason in UNTOUCHED:
                 break
-            exclude = exclude | {replica.replica_id for replica in member.replicas}
+            exclude = exclude | _without_room(route, member, admission)
             if all(r.replica_id in exclude for m in route.members for r in m.replicas):
                 break
-        raise queue_full(request, admission)
+        self.demand.trouble(request)
+        raise no_room(request, admission)
+
+    def _admission(self, route: Route, request: RequestFacts, member: Member, choice: Choice) -> Admission:
+        # Stopped, nothing is refused that fits; nor where too little was measured to predict from.
+        known = self.running and self.ensemble.beliefs[member.member_id].measured
+        return self.places.admission(
+            self.ensemble.policy,
+            request,
+            member,
+            self._pressure(member),
+            route.objectives,
+            choice.expected if known else None,
+        )
 
     def _opened(
         self,
@@ -239,6 +258,7 @@ class EnsembleDirector:
             started_s=now_s,
             concurrency=counts.by_pool.get(pool_id, 0) + 1,
             work=choice.work,
+            wait_s=0.0 if choice.expected is None else choice.expected.wait_s,
             load_score=None if in_force is None else in_force.load_score,
             control=untouched,
         )
@@ -264,7 +284,11 @@ class EnsembleDirector:
         heard = outcome
         if outcome.work is None or outcome.control is not dispatch.control:
             heard = replace(
-                outcome, work=dispatch.work, control=dispatch.control, load_score=dispatch.load_score
+                outcome,
+                work=dispatch.work,
+                wait_s=dispatch.wait_s,
+                control=dispatch.control,
+                load_score=dispatch.load_score,
             )
         self.ensemble.learn(heard)
         within = self.recorder.record(
@@ -273,6 +297,9 @@ class EnsembleDirector:
             objectives=entry.objectives,
             compared_s=dispatch.started_s if entry.compared else None,
         )
+        if within is False and heard.ending is Ending.SUCCEEDED:
+            # Faults are no load: a faulty member leaves by its health.
+            self.demand.trouble(dispatch.request)
         if self.ensemble.witness is not None:
             self.ensemble.witness(Ended(dispatch, heard, within))
         if not heard.control:
@@ -289,6 +316,14 @@ def comparable(reason: ChoiceReason) -> bool:
         ChoiceReason.CONVERSATION,
         ChoiceReason.CONVERSATION_RETURNED,
     }
+
+
+def _without_room(route: Route, member: Member, admission: Admission) -> frozenset[str]:
+    """The replicas that need no second look: what would be late on a device is late on all that share it."""
+    if admission.reason is AdmissionReason.QUEUE_FULL:
+        return frozenset([replica.replica_id for replica in member.replicas])
+    pools = {replica.pool_id for replica in member.replicas}
+    return frozenset([r.replica_id for m in route.members for r in m.replicas if r.pool_id in pools])
 
 
 def _member(route: Route, member_id: str) -> Member:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from loadwise.decision.admission import Admission
+from loadwise.decision.admission import Admission, AdmissionReason
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.facts import RequestFacts
 from loadwise.errors import RequestError
@@ -31,14 +32,22 @@ def refused(refusal: Refusal) -> RequestError:
     )
 
 
-def queue_full(request: RequestFacts, admission: Admission) -> RequestError:
-    """429 with the seconds after which trying again makes sense."""
+_NO_ROOM: Final = {
+    AdmissionReason.QUEUE_FULL: "Every place is taken, and so is the queue",
+    AdmissionReason.TOO_LATE: "The answer would begin later than its objective",
+    AdmissionReason.TOO_SLOW: "The answer would come more slowly than its objective",
+}
+
+
+def no_room(request: RequestFacts, admission: Admission) -> RequestError:
+    """429 with the seconds after which trying again makes sense; the reason is its code."""
+    retry_after_s = admission.retry_after_s or 1.0
     return RequestError(
-        f"Every place for {request.model!r} is taken, and so is the queue. Try again later.",
+        f"{_NO_ROOM[admission.reason]} ({request.model!r:.200}). Try again in {retry_after_s:g} s.",
         status=429,
         kind="rate_limit_error",
-        code="queue_full",
-        retry_after_s=admission.retry_after_s or 1.0,
+        code=admission.reason.value,
+        retry_after_s=retry_after_s,
     )
 
 

@@ -110,6 +110,8 @@ class OptimizationConfig(Checked):
     allow_degrade: bool = True
     default_member: str | None = None
     quality_floor: Fraction = 0.0
+    # Refuse at once (429) what would miss its objectives in the queue; False: only what finds no place.
+    refuse_late: bool = True
     belief_half_life_sec: Positive = 300.0
     stale_after_sec: Positive = 30.0
     alert_error_rate: Fraction = 0.05
@@ -183,6 +185,7 @@ class OptimizationConfig(Checked):
             error_rate_alert=self.alert_error_rate,
             latency_alert_ms=self.alert_latency_ms,
             improvement_alert=self.alert_improvement,
+            refuse_late=self.refuse_late,
             objective_target=self.alert_objective_target,
             queue_alert=self.alert_queue_saturation,
             silent_alert_s=self.alert_silent_sec,

@@ -245,7 +245,7 @@ class _Run:
             result = self._result(ended.finished_s - (ended.total_s or 0.0))
             result.within_objectives += 1
             result.quality += self.beliefs[member_id].quality or 0.0
-        else:
+        elif ended.ending is Ending.SUCCEEDED:
             self.troubled += 1
         self.beliefs[member_id] = outcome.learn(self.scenario.policy, self.beliefs[member_id], ended)
 

@@ -1,0 +1,51 @@
+"""What is asked of each route: counted at every request, read by the control loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from loadwise.decision.facts import RequestFacts, Route
+from loadwise.decision.lead import Asked, Crew
+from loadwise.decision.lineup import lineup_of
+
+
+class Demand:
+    """Per route: requests that were free to be answered by any member, their prompts, and their troubles."""
+
+    def __init__(self) -> None:
+        self._requests: dict[str, int] = {}
+        self._prompt_tokens: dict[str, float] = {}
+        self._troubled: dict[str, int] = {}
+
+    def ask(self, request: RequestFacts) -> None:
+        """The request counts, under the name that it asked for."""
+        name = request.model
+        prompt = request.prompt_tokens if request.prompt_tokens is not None else request.prompt_tokens_bound
+        self._requests[name] = self._requests.get(name, 0) + 1
+        self._prompt_tokens[name] = self._prompt_tokens.get(name, 0.0) + (prompt or 0.0)
+
+    def trouble(self, request: RequestFacts) -> None:
+        """The request was refused for lack of room, or answered outside its objectives."""
+        self._troubled[request.model] = self._troubled.get(request.model, 0) + 1
+
+    def crews(self, routes: Iterable[Route], places: Mapping[str, int | None]) -> tuple[Crew, ...]:
+        """The members of each route that share a device, with what was asked of the route so far."""
+        return tuple(
+            Crew(
+                route=route.name,
+                pool_id=pool_id,
+                places={name: places.get(name) for name in lineup.ids_by_pool[pool_id]},
+                default_member=route.default_member,
+                asked=self._asked(route.name),
+            )
+            for route in routes
+            for lineup in (lineup_of(route),)
+            for pool_id in sorted(lineup.shared)
+        )
+
+    def _asked(self, route: str) -> Asked:
+        return Asked(
+            requests=self._requests.get(route, 0),
+            prompt_tokens=self._prompt_tokens.get(route, 0.0),
+            troubled=self._troubled.get(route, 0),
+        )
