@@ -221,7 +221,6 @@ class Raw:
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
         port = self.server.sockets[0].getsockname()[1]
         self.engine = OpenAIEngine(f"http://127.0.0.1:{port}", replica_id="raw", clock=FakeClock(), model="m")
-        self.engine._session = None
         return self
 
     async def __aexit__(self, *_):

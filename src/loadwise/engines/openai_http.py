@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from loadwise.decision.facts import COMPLETIONS, Capabilities, Endpoint, EngineReading, Feature
@@ -16,6 +15,8 @@ from loadwise.engines import forms
 from loadwise.engines.accounting import Accounting
 from loadwise.engines.dialects import reader_of
 from loadwise.engines.forwarding import asking_usage, request_headers, response_headers, with_model
+from loadwise.engines.http_client import HttpClient
+from loadwise.engines.http_connection import Response
 from loadwise.engines.relay import OneBody, UpstreamStream, read_whole
 from loadwise.engines.standing import Standing
 from loadwise.engines.upstream_metrics import read_scrape
@@ -23,8 +24,6 @@ from loadwise.errors import EngineError
 from loadwise.ports import Answer, Call, Clock, Progress
 from loadwise.settings import TimeoutSettings
 
-# Shorter than the five seconds after which common servers close an idle connection.
-KEEP_ALIVE_S = 4.0
 SCRAPE_S = 2.0
 # A probing request generates a few tokens, perhaps on a busy server.
 PROBE_S = 30.0
@@ -76,7 +75,7 @@ class OpenAIEngine:
         self._features = features
         self._standing = Standing(self._asked, probe=probe)
         self._accounting = Accounting(clock, replica_id, capacity_requests)
-        self._session: aiohttp.ClientSession | None = None
+        self._http: HttpClient | None = None
         self._open: set[UpstreamStream] = set()
         self._no_metrics_until_s: float | None = None
         # A server that knows no stream_options says so once.
@@ -96,8 +95,8 @@ class OpenAIEngine:
 
     async def start(self) -> None:
         """Opens the session and asks for the model's name; a server that is down is asked later."""
-        if self._session is None:
-            self._session = _session(self._timeouts.connect_s)
+        if self._http is None:
+            self._http = HttpClient(self.base, connect_s=self._timeouts.connect_s)
         try:
             await self._join()
         except EngineError:
@@ -121,9 +120,9 @@ class OpenAIEngine:
         await self._standing.close()
         for stream in list(self._open):
             await stream.aclose()
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        http, self._http = self._http, None
+        if http is not None:
+            await http.close()
 
     async def models(self) -> list[UpstreamModel]:
         """What the server lists under `/v1/models`; `EngineError` when it cannot be asked."""
@@ -204,9 +203,9 @@ class OpenAIEngine:
             raise EngineError(
                 f"{self.base} answered with a redirect ({response.status}); name its real address."
             )
-        headers = response_headers(response.headers.items())
+        headers = response_headers(response.headers)
         progress = ticket.progress
-        kind = response.headers.get("content-type", "")
+        kind = response.header("content-type")
         if response.status != 200 or not call.stream or not kind.startswith("text/event-stream"):
             raw = await self._whole(response)
             reader_of(call.endpoint, progress, self._clock.monotonic_s).whole(raw)
@@ -235,37 +234,27 @@ class OpenAIEngine:
         self._open.discard(stream)
         ticket.end()
 
-    async def _post(self, call: Call, body: bytes) -> aiohttp.ClientResponse:
-        """The response's head; tries again once where an idle connection had been closed meanwhile."""
+    async def _post(self, call: Call, body: bytes) -> Response:
+        """The response, once its head is there."""
         headers = request_headers(call, self._api_key)
-        for attempt in range(2):
-            trace = SimpleNamespace(reused=False)
-            try:
-                async with asyncio.timeout(self._timeouts.first_byte_s):
-                    return await self._live.post(
-                        self.base + call.endpoint.value,
-                        data=body,
-                        headers=headers,
-                        allow_redirects=False,
-                        trace_request_ctx=trace,
-                    )
-            except TimeoutError:
-                raise EngineError(f"{self.base} did not answer in time.") from None
-            except (aiohttp.ClientError, OSError) as error:
-                if attempt or not trace.reused:
-                    raise EngineError(f"{self.base} cannot be reached: {_reason(error)}") from None
-        raise EngineError(f"{self.base} cannot be reached.")
+        try:
+            async with asyncio.timeout(self._timeouts.first_byte_s):
+                return await self._live.request("POST", call.endpoint.value, headers, body)
+        except TimeoutError:
+            raise EngineError(f"{self.base} did not answer in time.") from None
+        except OSError as error:
+            raise EngineError(f"{self.base} cannot be reached: {_reason(error)}") from None
 
-    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _whole(self, response: Response) -> bytes:
         try:
             async with asyncio.timeout(self._timeouts.total_s):
                 return await read_whole(response, MAX_BODY_BYTES)
         except TimeoutError:
             raise EngineError(f"{self.base} did not finish in time.") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             raise EngineError(f"{self.base} broke off: {_reason(error)}") from None
         finally:
-            # A body read to its end has given its connection back already.
+            # The connection of a body that is whole is kept.
             response.close()
 
     async def _get(self, path: str, limit_s: float, limit_bytes: int) -> tuple[int, bytes]:
@@ -284,16 +273,13 @@ class OpenAIEngine:
         if self._api_key is not None:
             headers["authorization"] = f"Bearer {self._api_key}"
         try:
-            async with (
-                asyncio.timeout(limit_s),
-                self._live.request(
-                    method, self.base + path, data=body, headers=headers, allow_redirects=False
-                ) as response,
-            ):
-                return response.status, await read_whole(response, limit_bytes)
+            async with asyncio.timeout(limit_s):
+                response = await self._live.request(method, path, headers, body or b"")
+                with closing(response):
+                    return response.status, await read_whole(response, limit_bytes)
         except TimeoutError:
             raise EngineError(f"{self.base}{path} did not answer within {limit_s:g} s.") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             raise EngineError(f"{self.base} cannot be reached: {_reason(error)}") from None
 
     async def _refuses_options(self, answer: Answer) -> bool:
@@ -303,10 +289,10 @@ class OpenAIEngine:
         return b"stream_options" in raw or b"include_usage" in raw
 
     @property
-    def _live(self) -> aiohttp.ClientSession:
-        if self._session is None:
+    def _live(self) -> HttpClient:
+        if self._http is None:
             raise EngineError(f"The connection to {self.base} was not started, or is closed.")
-        return self._session
+        return self._http
 
 
 class _Ticket:
@@ -347,26 +333,6 @@ def _named(call: Call, model: str | None) -> bytes:
     if call.content_type.startswith(forms.CONTENT_TYPE):
         return call.body if model is None else forms.with_field(call.body, call.content_type, "model", model)
     return with_model(call.body, model)
-
-
-def _session(connect_s: float) -> aiohttp.ClientSession:
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_reuseconn.append(_note_reuse)
-    return aiohttp.ClientSession(
-        # Admission is ours: the connector never makes a request wait.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        auto_decompress=False,
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
-        trace_configs=[trace],
-    )
-
-
-async def _note_reuse(_session: Any, context: Any, _params: Any) -> None:
-    request = context.trace_request_ctx
-    if request is not None:
-        request.reused = True
 
 
 def _reason(error: BaseException) -> str:

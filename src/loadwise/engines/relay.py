@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any
-
-import aiohttp
 
 from loadwise.engines.dialects import Reader
 from loadwise.engines.events import Splitter
+from loadwise.engines.http_connection import Response
 from loadwise.errors import EngineError, RequestError
 from loadwise.ports import Progress
 
@@ -23,7 +21,7 @@ class UpstreamStream:
 
     def __init__(
         self,
-        response: aiohttp.ClientResponse,
+        response: Response,
         progress: Progress,
         reader: Reader,
         *,
@@ -81,10 +79,10 @@ class UpstreamStream:
         loop_s = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(min(loop_s + limit_s, self._deadline_s)):
-                return await self._response.content.readany()
+                return await self._response.piece()
         except TimeoutError:
             raise EngineError(f"The upstream was silent for {limit_s:g} s.") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             raise EngineError(f"The upstream broke off: {error or type(error).__name__}") from None
 
     def _pass_on(self, data: bytes) -> None:
@@ -132,7 +130,7 @@ class UpstreamStream:
     def _finish(self) -> None:
         if not self._ended:
             self._ended = True
-            # At its end already, the connection goes back to the pool; before, it is closed.
+            # At its end already, the connection was kept; before, it is closed.
             self._response.close()
             self._on_end()
 
@@ -157,11 +155,11 @@ class OneBody:
         self._body = None
 
 
-async def read_whole(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+async def read_whole(response: Response, limit_bytes: int) -> bytes:
     """A body of at most `limit_bytes`; `EngineError` beyond."""
-    parts: list[Any] = []
+    parts: list[bytes] = []
     size = 0
-    async for part in response.content.iter_any():
+    while part := await response.piece():
         size += len(part)
         if size > limit_bytes:
             raise EngineError(f"The upstream's answer is larger than {limit_bytes} bytes.")
