@@ -96,6 +96,8 @@ class StaticTelemetry:
     def render(self, accept: str) -> tuple[bytes, str]:
         return b"# TYPE up gauge\nup 1\n", "text/plain; version=0.0.4; charset=utf-8"
 
+    def answered(self, path: str, status: int | None) -> None: ...
+
 
 @dataclass
 class ScriptedEngine:

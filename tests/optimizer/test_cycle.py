@@ -147,7 +147,8 @@ class TestAlerting:
             await server.turn(10.0)
         alerts = [alert.name for alert in server.heard.alerts]
         assert alerts.count("high_error_rate") == 1
-        assert server.made.telemetry.value(names.ALERT_ACTIVE, {"alert": "high_error_rate"}) == 1
+        shown = {"alert": "high_error_rate", "severity": "ticket"}
+        assert server.made.telemetry.value(names.ALERT_ACTIVE, shown) == 1
         for _ in range(4):
             await server.turn(61.0)
         ended = [a for a in server.heard.alerts if a.name == "high_error_rate" and a.resolved]

@@ -40,6 +40,8 @@ async def setup_optimization_serving(
     mixin = OptimizationServingMixin(OptimizationControl(optimizer, report_dir=reports), optimizer)
     key = settings.admin_key
     include_control_plane(app, mixin, Guard.for_plugin(None if key is None else key.get_secret_value()))
+    if settings.metrics_dir is not None:
+        optimizer.telemetry.share(settings.metrics_dir)
     close_with(app, optimizer.close)
     await optimizer.start_optimization()
     await optimizer.watch.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 from loadwise.app.logs import configure_logs
 from loadwise.app.members import Members
+from loadwise.app.sinks import all_sinks, measured, queued_sinks
 from loadwise.clock import SystemClock
 from loadwise.compiler import ModelCompiler
 from loadwise.engines.catalogue import Catalogue
@@ -35,6 +37,7 @@ class Server:
 async def composed(settings: Settings) -> AsyncIterator[Server]:
     """A server with its engines running; everything it opened is closed afterwards."""
     clock = SystemClock()
+    sinks = queued_sinks(settings.alerts, clock)
     compiler = ModelCompiler(settings.optimization, clock=clock, automatic=False)
     compile_step = compiler.compile_model if settings.optimization.enable_torch_compile else None
     members = Members(settings, Catalogue(settings, clock, compile_step=compile_step))
@@ -45,12 +48,16 @@ async def composed(settings: Settings) -> AsyncIterator[Server]:
             routes=settings.routes,
             catalogue=members,
             model_compiler=compiler,
+            sinks=all_sinks(sinks),
             state_dir=settings.state_dir,
             report_dir=settings.report_dir or settings.state_dir / "reports",
             clock=clock,
         )
         try:
             await _remember(settings, made, clock)
+            measured(sinks, made.telemetry)
+            if settings.metrics_dir is not None:
+                made.telemetry.share(settings.metrics_dir)
             await made.optimizer.watch.start()
             listeners = build_listeners(settings, made.director, made.control, made.telemetry, clock)
             yield Server(optimization=made, listeners=tuple(listeners))
@@ -58,6 +65,7 @@ async def composed(settings: Settings) -> AsyncIterator[Server]:
             await made.optimizer.close()
     finally:
         await members.close()
+        await asyncio.gather(*(asyncio.to_thread(sink.close) for sink in sinks))
 
 
 async def _remember(settings: Settings, made: Optimization, clock: Clock) -> None:

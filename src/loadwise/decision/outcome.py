@@ -81,7 +81,7 @@ def learn(policy: Policy, belief: Belief, outcome: Outcome) -> Belief:
 def within_objectives(objectives: Objectives, outcome: Outcome) -> bool | None:
     """Whether an answer met both objectives; a failure did not, and None where times are not known."""
     if outcome.ending is not Ending.SUCCEEDED:
-        return False if outcome.ending is Ending.FAILED and not _clients_fault(outcome) else None
+        return False if is_fault(outcome) else None
     first, total, tokens = outcome.time_to_first_token_s, outcome.total_s, outcome.output_tokens
     if total is None or tokens is None or not outcome.generated:
         return None
@@ -147,6 +147,11 @@ def ramp(belief: Belief, now_s: float) -> float:
     if belief.health is Health.OUT:
         return 0.0
     return min(1.0, 0.1 + 0.9 * max(0.0, now_s - belief.health_since_s) / RAMP_S)
+
+
+def is_fault(outcome: Outcome) -> bool:
+    """Whether an answer failed by the server's doing: a 4xx other than 429 is the client's."""
+    return outcome.ending is Ending.FAILED and not _clients_fault(outcome)
 
 
 def _clients_fault(outcome: Outcome) -> bool:

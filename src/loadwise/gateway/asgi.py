@@ -69,7 +69,7 @@ def error_headers(error: RequestError) -> RawHeaders:
 class Exchange:
     """One request and the way to answer it; every answer carries its request id."""
 
-    __slots__ = ("_named", "principal", "receive", "request_id", "scope", "send", "started")
+    __slots__ = ("_named", "path", "principal", "receive", "request_id", "scope", "send", "started", "status")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, principal: Principal = ANONYMOUS) -> None:
         self.scope = scope
@@ -78,6 +78,9 @@ class Exchange:
         self.principal = principal
         # The answer has begun: what goes wrong from here on can only end it.
         self.started = False
+        # What was sent, and the route it was for; None before.
+        self.status: int | None = None
+        self.path: str | None = None
         self._named: dict[bytes, bytes] = dict(scope["headers"])
         self.request_id = request_id(self._named.get(b"x-request-id"))
 
@@ -94,6 +97,7 @@ class Exchange:
     async def begin(self, status: int, headers: RawHeaders) -> None:
         """The answer has begun."""
         self.started = True
+        self.status = status
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def reply(

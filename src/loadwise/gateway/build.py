@@ -51,7 +51,7 @@ def build_gateway(
         if route.plane in planes:
             # The application's own dependency asks for the scope, as it does in a plugin.
             table.setdefault(route.path, {})[route.method] = (_mounted(app), None)
-    return Gateway(table, guard, readiness)
+    return Gateway(table, guard, readiness, telemetry)
 
 
 def _handler(route: Route, data: DataPlane, app: FastAPI) -> Handler:
@@ -113,6 +113,7 @@ def _mounted(app: ASGIApp) -> Handler:
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.started = True
+                exchange.status = message["status"]
                 message["headers"] = [*message["headers"], *exchange.headers]
             await exchange.send(message)
 

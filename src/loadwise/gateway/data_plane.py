@@ -28,6 +28,10 @@ class Telemetry(Protocol):
         """The metrics and their content type, in the form that the Accept header asks for."""
         ...
 
+    def answered(self, path: str, status: int | None) -> None:
+        """Counts a request by its route's path and the status sent; None where the client left before."""
+        ...
+
 
 class Readiness:
     """Whether new requests are welcome; set to draining once, when the server stops."""

@@ -7,13 +7,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from loadwise.errors import EngineError, RequestError
 from loadwise.gateway.asgi import Exchange, MethodNotAllowedError, Receive, Scope, Send
 from loadwise.gateway.auth import Guard
-from loadwise.gateway.data_plane import Readiness
+from loadwise.gateway.data_plane import Readiness, Telemetry
 from loadwise.gateway.departure import ClientLeft
 from loadwise.gateway.routes import MODEL_PREFIX
 from loadwise.logs import REQUEST_ID, get_logger, said_by
 
 log = get_logger(__name__)
 Handler = Callable[[Exchange], Awaitable[None]]
+# How requests for a path that does not exist are counted.
+NO_PATH = "none"
 # Method -> (handler, scope that it needs).
 Methods = Mapping[str, tuple[Handler, str | None]]
 
@@ -21,12 +23,15 @@ Methods = Mapping[str, tuple[Handler, str | None]]
 class Gateway:
     """Serves `table`: exact path -> method -> handler. What is not in it does not exist."""
 
-    def __init__(self, table: Mapping[str, Methods], guard: Guard, readiness: Readiness) -> None:
+    def __init__(
+        self, table: Mapping[str, Methods], guard: Guard, readiness: Readiness, telemetry: Telemetry
+    ) -> None:
         self.readiness = readiness
         # Exact path -> method -> (handler, scope); read by tests of who may do what.
         self.table = table
         self._models = table.get(MODEL_PREFIX + "{model}")
         self._guard = guard
+        self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection is served."""
@@ -40,7 +45,7 @@ class Gateway:
     async def _http(self, exchange: Exchange) -> None:
         REQUEST_ID.set(exchange.request_id)
         try:
-            handler, scope = self._route(exchange.scope["path"], exchange.scope["method"])
+            handler, scope = self._route(exchange)
             exchange.principal = self._guard.authorize(exchange.scope["headers"], scope)
             await handler(exchange)
         except ClientLeft:
@@ -54,11 +59,15 @@ class Gateway:
             if exchange.started:
                 raise
             await exchange.reply_error(_unexpected(exchange.request_id))
+        finally:
+            self._telemetry.answered(exchange.path or NO_PATH, exchange.status)
 
-    def _route(self, path: str, method: str) -> tuple[Handler, str | None]:
-        methods = self.table.get(path)
+    def _route(self, exchange: Exchange) -> tuple[Handler, str | None]:
+        path, method = exchange.scope["path"], exchange.scope["method"]
+        known, methods = path, self.table.get(path)
         if methods is None and path.startswith(MODEL_PREFIX) and len(path) > len(MODEL_PREFIX):
-            methods = self._models
+            known, methods = MODEL_PREFIX + "{model}", self._models
+        exchange.path = None if methods is None else known
         if methods is None:
             raise RequestError(f"There is nothing at {path!r:.200}.", status=404, code="not_found")
         found = methods.get(method)

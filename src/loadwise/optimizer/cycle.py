@@ -202,6 +202,7 @@ class Cycle:
         parts.tuner.strategies = strategies
         parts.director.strategies = strategies
         parts.recorder.telemetry.count(names.STEPS, decision.worst.strategy.reason)
+        self._count_time(decision.decided_s)
         changed = self.decision is None or decision.worst.changed
         self.decision = decision
         if changed:
@@ -209,6 +210,15 @@ class Cycle:
                 "strategy", name=decision.worst.strategy.name, reason=decision.worst.strategy.reason,
                 load_score=decision.worst.score.value, pool=decision.worst_pool,
             )  # fmt: skip
+
+    def _count_time(self, now_s: float) -> None:
+        """The time since the last decision goes to its strategy; a loop that was stopped has none."""
+        last = self.decision
+        if last is not None and self.parts.director.running:
+            spent_s = max(0.0, now_s - last.decided_s)
+            self.parts.recorder.telemetry.count(
+                names.STRATEGY_SECONDS, last.worst.strategy.name.value, by=spent_s
+            )
 
     def _fall_back(self) -> None:
         now_s = self._clock.monotonic_s()
@@ -230,4 +240,6 @@ class Cycle:
             self.parts.compiler.build(*make)
 
     async def _judge(self) -> None:
-        await self.parts.configurations.judge()
+        verdict = await self.parts.configurations.judge()
+        if verdict.revert_to is not None:
+            self.parts.recorder.telemetry.count(names.ROLLBACKS)

@@ -34,6 +34,7 @@ from loadwise.optimizer.prompts import size_of
 from loadwise.optimizer.recorder import Recorder
 from loadwise.optimizer.refusals import no_room, none_left, refused, unknown_model
 from loadwise.ports import Call, Clock, Dispatch, ModelCard, PromptSize
+from loadwise.telemetry import names
 from loadwise.telemetry.journal.events import Ended, Refused, Sent
 
 log = get_logger(__name__)
@@ -118,12 +119,16 @@ class EnsembleDirector:
         try:
             dispatch = self._decided(request, exclude, began_s)
         except RequestError as error:
-            self.recorder.telemetry.refused(error.status)
+            # A request that was tried already is not refused: it failed where it was tried.
+            if not exclude:
+                self.recorder.telemetry.refused(error.status)
             if self.ensemble.witness is not None:
                 self.ensemble.witness(
                     Refused(request, error.status, error.code, error.retry_after_s, began_s)
                 )
             raise
+        if exclude:
+            self.recorder.telemetry.count(names.RETRIES, dispatch.member_id)
         self.recorder.telemetry.decided(dispatch, self._clock.monotonic_s() - began_s)
         return dispatch
 

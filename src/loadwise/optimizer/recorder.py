@@ -9,9 +9,9 @@ from loadwise.clock import SystemClock, iso_utc
 from loadwise.decision import grading
 from loadwise.decision.facts import Ending, Objectives, Outcome, ServiceReading, StrategyName
 from loadwise.decision.improvement import Improvement
-from loadwise.decision.outcome import within_objectives
+from loadwise.decision.outcome import is_fault, within_objectives
 from loadwise.optimizer.switchback import Switchback
-from loadwise.optimizer.window import ServiceWindow, is_failure
+from loadwise.optimizer.window import ServiceWindow
 from loadwise.ports import Clock, JsonObject
 from loadwise.settings import OptimizationConfig
 from loadwise.telemetry.history import History
@@ -128,7 +128,7 @@ class Recorder:
         judged = [e for e in self.history if e.outcome.ending is not Ending.ABANDONED]
         if not judged:
             return Summary(requests=len(self.history))
-        failed = sum(is_failure(entry.outcome) for entry in judged)
+        failed = sum(is_fault(entry.outcome) for entry in judged)
         latencies = [
             1000.0 * e.outcome.total_s
             for e in judged

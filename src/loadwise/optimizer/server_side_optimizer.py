@@ -251,6 +251,7 @@ class ServerSideOptimizer:
     async def close(self) -> None:
         """The loop, the watch over it and builds in progress have ended, and what happened is on disk."""
         await self.watch.stop()
+        self.telemetry.close()
         await self.stop_optimization()
         self.model_compiler.close()
         await self.chronicle.close()

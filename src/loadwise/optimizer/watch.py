@@ -76,7 +76,7 @@ class Watch:
         return Health(
             error_fraction=recent.error_fraction,
             avg_latency_ms=recent.avg_latency_ms,
-            improvement=self._gained(now_s),
+            improvement=self.improvement(),
             members=len(made.ensemble_manager.fleet.active()),
             members_out=made.ensemble_manager.members_out(),
             failed_builds=failed_builds(made.model_compiler.compilation_stats),
@@ -96,8 +96,9 @@ class Watch:
         self._unread = {name: self._unread.get(name, now_s) for name in asked if name not in ages}
         return {**ages, **{name: now_s - since_s for name, since_s in self._unread.items()}}
 
-    def _gained(self, now_s: float) -> Improvement | None:
-        kept = self._improvement
+    def improvement(self) -> Improvement | None:
+        """What optimisation gained, at most half a minute ago; None without enough evidence."""
+        kept, now_s = self._improvement, self._optimizer.clock.monotonic_s()
         if kept is None or now_s - kept[0] >= IMPROVEMENT_EVERY_S:
             kept = self._improvement = (now_s, self._optimizer.recorder.improvement())
         return kept[1]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loadwise.decision.facts import Ending, Outcome, ServiceReading
+from loadwise.decision.outcome import is_fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +17,6 @@ class _Ended:
     latency_s: float | None
     failed: bool
     first_token_s: float | None
-
-
-def is_failure(outcome: Outcome) -> bool:
-    """Whether the answer failed by the server's doing: a 4xx other than 429 is the client's."""
-    status = outcome.status
-    of_the_client = status is not None and 400 <= status < 500 and status != 429
-    return outcome.ending is Ending.FAILED and not of_the_client
 
 
 class ServiceWindow:
@@ -45,7 +39,7 @@ class ServiceWindow:
                 outcome.replica_id,
                 outcome.finished_s,
                 outcome.total_s if succeeded else None,
-                is_failure(outcome),
+                is_fault(outcome),
                 outcome.time_to_first_token_s,
             )
         )

@@ -14,6 +14,7 @@ from loadwise.settings.optimization import (
     RangeSettings,
 )
 from loadwise.settings.server import (
+    AlertSettings,
     EngineMemberSettings,
     KeySettings,
     ModelSettings,
@@ -21,6 +22,7 @@ from loadwise.settings.server import (
     Settings,
     TimeoutSettings,
     UpstreamSettings,
+    WebhookSettings,
     explain_setting,
     load_settings,
     read_yaml,
@@ -28,6 +30,7 @@ from loadwise.settings.server import (
 
 __all__ = [
     "PRESETS",
+    "AlertSettings",
     "CappedParameter",
     "Checked",
     "EngineMemberSettings",
@@ -41,6 +44,7 @@ __all__ = [
     "Settings",
     "TimeoutSettings",
     "UpstreamSettings",
+    "WebhookSettings",
     "describe",
     "explain_setting",
     "load_settings",

@@ -112,6 +112,36 @@ class JournalSettings(Checked):
     queue_size: Annotated[int, Field(ge=1)] = 20_000
 
 
+class WebhookSettings(Checked):
+    """An address that alerts are posted to as JSON."""
+
+    url: AnyHttpUrl
+    # Name of the environment variable that holds the value of its Authorization header.
+    authorization_env: str | None = None
+
+    def headers(self) -> dict[str, str]:
+        """The headers of a delivery; `ConfigurationError` when the variable is not set."""
+        if self.authorization_env is None:
+            return {}
+        value = os.environ.get(self.authorization_env)
+        if not value:
+            raise ConfigurationError(
+                f"alerts.webhooks: authorization_env names {self.authorization_env}, which is not set.",
+                field="alerts.webhooks",
+            )
+        return {"authorization": value}
+
+
+class AlertSettings(Checked):
+    """Where alerts go beside the log; addresses can be set here only, never over HTTP."""
+
+    webhooks: tuple[WebhookSettings, ...] = ()
+    # Base addresses of Alertmanagers, for example http://127.0.0.1:9093.
+    alertmanagers: tuple[AnyHttpUrl, ...] = ()
+    # Alerts that wait in one sink while it is down; further ones are dropped and counted.
+    queue_size: Annotated[int, Field(ge=1, le=100_000)] = 1000
+
+
 def _state_home() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state")) / "loadwise"
 
@@ -176,6 +206,7 @@ class Settings(BaseSettings):
     optimization: OptimizationConfig = OptimizationConfig()
 
     timeouts: TimeoutSettings = TimeoutSettings()
+    alerts: AlertSettings = AlertSettings()
     body_limit_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024**2
     # Requests that may wait in one embedded engine before 429, and run at once.
     queue_limit: Annotated[int, Field(ge=0)] = 128
@@ -186,6 +217,8 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(default_factory=_cache_home)
     report_dir: Path | None = None
     journal: JournalSettings = JournalSettings()
+    # A folder that worker processes share, so that /metrics of each answers for all.
+    metrics_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @classmethod

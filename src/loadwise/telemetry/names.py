@@ -1,31 +1,8 @@
-"""Every metric's name, kind, unit, labels and buckets; reference pages are generated from here."""
+"""Every metric's name, kind, unit, labels and buckets; pages, dashboard and rules are made from here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-
-
-class Kind(StrEnum):
-    """What Prometheus calls a metric's type."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """One line of the table. Units are base units and end the name, as Prometheus asks."""
-
-    name: str
-    kind: Kind
-    help: str
-    unit: str = ""
-    labels: tuple[str, ...] = ()
-    # Upper bounds of a histogram's buckets, ascending, without +Inf.
-    buckets: tuple[float, ...] = ()
-
+from loadwise.telemetry.metric import Kind, Metric
 
 # From a small embedded model's first token (milliseconds) to a long answer of a large one.
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -35,8 +12,28 @@ DECISION_BUCKETS_S = (5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 1e-2)
 REQUESTS = Metric(
     name="loadwise_requests_total",
     kind=Kind.COUNTER,
-    help="Requests that ended; each ends exactly once, as succeeded, failed or abandoned by its client.",
+    help="Attempts at answering that ended; each ends exactly once, as succeeded, failed or abandoned by its "
+    "client. A request that is tried again has one more (loadwise_retries_total).",
     labels=("route", "member", "ending"),
+)
+HTTP_REQUESTS = Metric(
+    name="loadwise_http_requests_total",
+    kind=Kind.COUNTER,
+    help="HTTP requests by the route's path and the status that was sent; client_left where the client went "
+    "before any, none for a path that does not exist.",
+    labels=("path", "status"),
+)
+RETRIES = Metric(
+    name="loadwise_retries_total",
+    kind=Kind.COUNTER,
+    help="Further attempts at requests whose replica failed before its first byte, by the member they go to.",
+    labels=("member",),
+)
+FAULTS = Metric(
+    name="loadwise_faults_total",
+    kind=Kind.COUNTER,
+    help="Attempts that failed by the server's doing, not by the client's.",
+    labels=("member",),
 )
 REFUSED = Metric(
     name="loadwise_refused_requests_total",
@@ -103,7 +100,31 @@ WITHIN_OBJECTIVES = Metric(
     name="loadwise_within_objectives_total",
     kind=Kind.COUNTER,
     help="Requests that ended well and met both objectives (time to first token, time per output token).",
-    labels=("member",),
+    labels=("route", "member"),
+)
+MISSED_OBJECTIVES = Metric(
+    name="loadwise_missed_objectives_total",
+    kind=Kind.COUNTER,
+    help="Requests that failed by the server's doing or missed an objective.",
+    labels=("route", "member"),
+)
+STRATEGY_SECONDS = Metric(
+    name="loadwise_strategy_seconds_total",
+    kind=Kind.COUNTER,
+    help="Time that each strategy was in force on the most loaded pool.",
+    labels=("strategy",),
+)
+ROLLBACKS = Metric(
+    name="loadwise_rollbacks_total",
+    kind=Kind.COUNTER,
+    help="Configurations that were taken back because fewer requests met their objectives under them.",
+)
+SINK_ALERTS = Metric(
+    name="loadwise_sink_alerts_total",
+    kind=Kind.COUNTER,
+    help="Alerts handed to a sink, by what became of them: delivered, refused (by the receiver) or dropped "
+    "(its queue was full).",
+    labels=("sink", "result"),
 )
 STEPS = Metric(
     name="loadwise_control_steps_total",
@@ -128,12 +149,27 @@ IN_FLIGHT = Metric(
     kind=Kind.GAUGE,
     help="Requests dispatched and not yet ended.",
     labels=("member",),
+    summed=True,
 )
 LOAD_SCORE = Metric(
     name="loadwise_load_score_ratio",
     kind=Kind.GAUGE,
     help="Load of the most loaded pool, 0 to 1; absent while nothing could be measured.",
     unit="ratio",
+)
+POOL_LOAD_SCORE = Metric(
+    name="loadwise_pool_load_score_ratio",
+    kind=Kind.GAUGE,
+    help="Load of each pool, 0 to 1; absent where nothing could be measured.",
+    unit="ratio",
+    labels=("pool",),
+)
+LOAD_COMPONENT = Metric(
+    name="loadwise_load_component_ratio",
+    kind=Kind.GAUGE,
+    help="The load score's components per pool, 0 (idle) to 1 (saturated); absent where they cannot be read.",
+    unit="ratio",
+    labels=("pool", "component"),
 )
 STRATEGY = Metric(
     name="loadwise_strategy_active",
@@ -164,11 +200,76 @@ MEMBER_ACTIVE = Metric(
     help="1 for an active member, 0 for one that stands by or is out.",
     labels=("member",),
 )
+MEMBER_SHARE = Metric(
+    name="loadwise_member_share_ratio",
+    kind=Kind.GAUGE,
+    help="Share of recent requests that each member was selected for, 0 to 1.",
+    unit="ratio",
+    labels=("member",),
+)
+MEMBER_WEIGHT = Metric(
+    name="loadwise_member_weight",
+    kind=Kind.GAUGE,
+    help="A member's weight in voting.",
+    labels=("member",),
+)
+MEMBER_HEALTH = Metric(
+    name="loadwise_member_health",
+    kind=Kind.GAUGE,
+    help="1 for the state that a member's health is in (healthy, out, ramping), 0 for the others.",
+    labels=("member", "health"),
+)
+MEMBER_SILENT = Metric(
+    name="loadwise_member_silent_seconds",
+    kind=Kind.GAUGE,
+    help="For how long a member has had requests and given no token; absent while it has none.",
+    unit="seconds",
+    labels=("member",),
+)
+BUILDS = Metric(
+    name="loadwise_builds",
+    kind=Kind.GAUGE,
+    help="Builds of compiled models by their state.",
+    labels=("state",),
+)
+IMPROVEMENT = Metric(
+    name="loadwise_improvement_ratio",
+    kind=Kind.GAUGE,
+    help="What optimisation gained in requests within objectives, -1 to 1, with its 95 % interval's bounds; "
+    "absent without enough evidence.",
+    unit="ratio",
+    labels=("bound",),
+)
 ALERT_ACTIVE = Metric(
     name="loadwise_alert_active",
     kind=Kind.GAUGE,
-    help="1 while an alert's condition holds.",
-    labels=("alert",),
+    help="Subjects (members, replicas, pools, routes, or the server) for which an alert holds.",
+    labels=("alert", "severity"),
+)
+SINK_QUEUE = Metric(
+    name="loadwise_sink_queue_alerts",
+    kind=Kind.GAUGE,
+    help="Alerts that wait to be delivered to a sink.",
+    labels=("sink",),
+)
+READING_AGE = Metric(
+    name="loadwise_engine_reading_age_seconds",
+    kind=Kind.GAUGE,
+    help="Since when a replica's engine was not read.",
+    unit="seconds",
+    labels=("pool", "replica"),
+)
+DECISION_AGE = Metric(
+    name="loadwise_decision_age_seconds",
+    kind=Kind.GAUGE,
+    help="Since the control loop's latest decision; absent while it is stopped.",
+    unit="seconds",
+)
+MONITORING_AGE = Metric(
+    name="loadwise_monitoring_age_seconds",
+    kind=Kind.GAUGE,
+    help="Since a monitoring system that is read was read well; absent without one.",
+    unit="seconds",
 )
 CPU_USAGE = Metric(
     name="loadwise_host_cpu_usage_ratio",
@@ -200,43 +301,4 @@ KV_CACHE_USAGE = Metric(
     unit="ratio",
 )
 
-METRICS: tuple[Metric, ...] = (
-    REQUESTS,
-    REFUSED,
-    DECISIONS,
-    DECISION_SECONDS,
-    TUNED,
-    REQUEST_SECONDS,
-    FIRST_TOKEN_SECONDS,
-    OUTPUT_TOKEN_SECONDS,
-    PROMPT_TOKENS,
-    OUTPUT_TOKENS,
-    WITHIN_OBJECTIVES,
-    STEPS,
-    STEP_ERRORS,
-    ALERTS_FIRED,
-    IN_FLIGHT,
-    LOAD_SCORE,
-    STRATEGY,
-    RUNNING,
-    CONFIG_VERSION,
-    MEMBER_QUALITY,
-    MEMBER_ACTIVE,
-    ALERT_ACTIVE,
-    CPU_USAGE,
-    MEMORY_USAGE,
-    GPU_USAGE,
-    QUEUE_DEPTH,
-    KV_CACHE_USAGE,
-)
-
-
-def reference() -> str:
-    """The table as Markdown, for the documentation."""
-    rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
-    rows += [
-        f"| `{metric.name}` | {metric.kind} | {', '.join(f'`{label}`' for label in metric.labels) or '-'} "
-        f"| {metric.help} |"
-        for metric in METRICS
-    ]
-    return "\n".join(rows) + "\n"
+METRICS: tuple[Metric, ...] = tuple(found for found in globals().values() if isinstance(found, Metric))

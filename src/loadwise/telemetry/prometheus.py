@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import cast
 
 from prometheus_client import CollectorRegistry
@@ -12,10 +13,13 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from loadwise.decision.facts import Ending, Outcome
+from loadwise.decision.outcome import is_fault
 from loadwise.ports import Dispatch
 from loadwise.telemetry import names
-from loadwise.telemetry.names import METRICS, Metric
+from loadwise.telemetry.metric import Kind, Metric
+from loadwise.telemetry.names import METRICS
 from loadwise.telemetry.series import Series
+from loadwise.telemetry.workers import Workers
 
 # One gauge's value for its labels; None is "could not be read" and gives no sample.
 GaugeValue = tuple[Metric, tuple[str, ...], float | None]
@@ -29,32 +33,24 @@ def time_per_output_token_s(outcome: Outcome) -> float | None:
     return max(0.0, total - first) / (tokens - 1)
 
 
-class _Gauges:
-    """Collects gauges when they are asked for, so that they are never stale or invented."""
-
-    def __init__(self) -> None:
-        self.sources: list[Callable[[], Iterable[GaugeValue]]] = []
-
-    def collect(self) -> Iterator[Family]:
-        families: dict[str, GaugeMetricFamily] = {}
-        for metric, labels, value in (item for source in self.sources for item in source()):
-            if value is None:
-                continue
-            if metric.name not in families:
-                families[metric.name] = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
-            families[metric.name].add_metric(labels, float(value))
-        yield from families.values()
-
-
 class Telemetry:
     """Counters, histograms and gauges of one server; every label takes at most `label_limit` values."""
 
-    def __init__(self, *, label_limit: int = 100) -> None:
+    def __init__(self, *, label_limit: int | None = None) -> None:
         self._registry = CollectorRegistry()
-        self._gauges = _Gauges()
         self._series = Series(METRICS, label_limit=label_limit)
-        self._registry.register(cast(Collector, self._gauges))
-        self._registry.register(cast(Collector, self._series))
+        self._workers: Workers | None = None
+        self._gauge_sources: list[Callable[[], Iterable[GaugeValue]]] = []
+        self._registry.register(cast(Collector, self))
+
+    def share(self, folder: Path) -> None:
+        """From now on `/metrics` answers for every process that shares `folder`."""
+        self._workers = Workers(folder, self._series.snapshot, self._summed)
+
+    def close(self) -> None:
+        """What was counted is with the processes that share it."""
+        if self._workers is not None:
+            self._workers.close()
 
     def count(self, metric: Metric, *labels: str, by: float = 1.0) -> None:
         """Adds `by` (at least 0) to a counter."""
@@ -67,7 +63,7 @@ class Telemetry:
 
     def gauges_from(self, source: Callable[[], Iterable[GaugeValue]]) -> None:
         """Asks `source` for gauges at every scrape; values of None give no sample."""
-        self._gauges.sources.append(source)
+        self._gauge_sources.append(source)
 
     def decided(self, dispatch: Dispatch, seconds: float) -> None:
         """Counts one decision, its time and the parameters that it changed."""
@@ -79,6 +75,10 @@ class Telemetry:
     def refused(self, status: int) -> None:
         """Counts a request that no engine got."""
         self.count(names.REFUSED, str(status))
+
+    def answered(self, path: str, status: int | None) -> None:
+        """Counts an HTTP request by its route's path and the status sent; None: its client left before."""
+        self._series.count(names.HTTP_REQUESTS, (path, "client_left" if status is None else str(status)))
 
     def ended(self, outcome: Outcome, within: bool | None = None) -> None:
         """Counts how a request ended; what was not measured is not recorded."""
@@ -92,13 +92,30 @@ class Telemetry:
             self.observe(
                 names.OUTPUT_TOKEN_SECONDS, outcome.member_id, value=time_per_output_token_s(outcome)
             )
-        if within:
-            series.count(names.WITHIN_OBJECTIVES, member, 1.0)
+        if is_fault(outcome):
+            series.count(names.FAULTS, member)
+        if within is not None:
+            met = names.WITHIN_OBJECTIVES if within else names.MISSED_OBJECTIVES
+            series.count(met, (outcome.route, outcome.member_id))
 
     def mean_decision_ms(self) -> float | None:
         """Mean time of all decisions so far; None before the first."""
         mean_s = self._series.mean(names.DECISION_SECONDS)
         return None if mean_s is None else 1000.0 * mean_s
+
+    def collect(self) -> Iterator[Family]:
+        """Every metric with its present values, of all workers where there are several."""
+        series, gauges = (self._workers.others()) if self._workers is not None else ([], [])
+        yield from self._series.families([self._series.snapshot(), *series])
+        yield from _gauge_families([*self._gauges(), *gauges])
+
+    def _gauges(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
+        for metric, labels, value in (item for source in self._gauge_sources for item in source()):
+            if value is not None:
+                yield metric.name, labels, float(value)
+
+    def _summed(self) -> list[tuple[str, tuple[str, ...], float]]:
+        return [gauge for gauge in self._gauges() if _GAUGES[gauge[0]].summed]
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
         """The exposition in the format that `accept` asks for, and its content type."""
@@ -108,3 +125,19 @@ class Telemetry:
     def value(self, metric: Metric, labels: Mapping[str, str] | None = None) -> float | None:
         """A sample's present value by its full name, or None where there is none."""
         return self._registry.get_sample_value(metric.name, dict(labels or {}))
+
+
+_GAUGES = {metric.name: metric for metric in METRICS if metric.kind is Kind.GAUGE}
+
+
+def _gauge_families(values: Iterable[tuple[str, tuple[str, ...], float]]) -> Iterator[Family]:
+    """Families of gauges; values of the same labels are summed."""
+    totals: dict[str, dict[tuple[str, ...], float]] = {}
+    for name, labels, value in values:
+        cells = totals.setdefault(name, {})
+        cells[tuple(labels)] = cells.get(tuple(labels), 0.0) + value
+    for name, cells in totals.items():
+        family = GaugeMetricFamily(name, _GAUGES[name].help, labels=_GAUGES[name].labels)
+        for labels, value in cells.items():
+            family.add_metric(labels, value)
+        yield family
