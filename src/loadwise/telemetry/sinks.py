@@ -156,6 +156,7 @@ class QueuedSink:
             return self._queue[0]
 
     def _done(self, alert: Alert, result: str) -> None:
+        self.on_result(self.target.name, result)
         with self._changed:
             self._queue.popleft()
             if self._repeat_s is not None:
@@ -163,7 +164,6 @@ class QueuedSink:
                 if not alert.resolved:
                     self._active[alert.key] = alert
             self._changed.notify_all()
-        self.on_result(self.target.name, result)
 
     def _pause(self, seconds: float) -> bool:
         """Waits before another try; True when there is no time for one."""
