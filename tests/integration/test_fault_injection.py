@@ -144,7 +144,7 @@ async def test_counters_equal_what_clients_and_servers_counted(tmp_path: Path, r
                 await left(client, truth, servers["hangs"])
                 await malformed(client, truth)
             found = await counted(client)
-        received = {name: sum(r.method == "POST" for r in stub.received) for name, stub in servers.items()}
+        received = {name: sum(r.path == CHAT for r in stub.received) for name, stub in servers.items()}
 
     attempts: Counter[tuple[str, str]] = Counter()
     for (ending, member, _), value in found["loadwise_requests_total"].items():
