@@ -4,6 +4,8 @@ VENV ?= .venv
 # A CPU build by default. Another: make install TORCH="torch==2.13.0" TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH ?= torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Where real engines for tests are built and kept (about 7 GB).
+ENGINES ?= $(or $(LOADWISE_ENGINES),.cache/engines)
 # More for the command: make serve ARGS="--port 8080"
 ARGS ?=
 
@@ -12,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test coverage check lint types layers doctor format reference lock bench bench-compare bench-engines clean
+.PHONY: help install serve test test-engines coverage check lint types layers doctor format reference lock bench bench-compare bench-engines clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +38,10 @@ serve: $(STAMP) ## serve the models that ship with loadwise on 127.0.0.1:2240
 test: $(STAMP) ## run the tests (with coverage)
 	@rm -f .coverage .coverage.*
 	$(BIN)/python -m coverage run -m pytest $(ARGS)
+
+test-engines: $(STAMP) ## one contract against real Aphrodite and vLLM, inside and in front, and the embedded engine
+	tools/engines/build.sh $(ENGINES)
+	LOADWISE_ENGINES=$(ENGINES) $(BIN)/python -m pytest -m engines tests/real $(ARGS)
 
 coverage: $(STAMP) ## after `make test`: hold the coverage of lines and branches against what is promised
 	@$(BIN)/python -m coverage combine --quiet 2>/dev/null || true

@@ -1,5 +1,7 @@
 """Other servers' metrics are read by a table of names, and nothing is made up."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,3 +105,25 @@ def test_without_metrics_our_own_requests_count(accounts):
     assert reading.time_per_output_token_s == 0.5
     assert reading.prompt_tokens_per_s == 2.0
     assert reading.kv_cache_usage_fraction is None
+
+
+PAGES = Path(__file__).with_name("pages")
+
+
+@pytest.mark.parametrize("page", sorted(PAGES.glob("*.prom")), ids=lambda page: page.stem)
+def test_every_figure_is_read_from_the_pages_of_real_engines(page: Path) -> None:
+    scrape = read_scrape(page.read_text(encoding="utf-8"), "balanced")
+    assert scrape.gauges == {"running": 0.0, "waiting": 0.0, "kv_cache_usage": 0.0}
+    assert scrape.counters == {"prompt_tokens": 18.0, "output_tokens": 68.0}
+    first_s, firsts = scrape.histograms["first_token"]
+    later_s, laters = scrape.histograms["per_token"]
+    assert (firsts, laters) == (4.0, 64.0)
+    assert 0 < first_s < 100
+    assert 0 < later_s < 10
+
+
+@pytest.mark.parametrize("page", sorted(PAGES.glob("*.prom")), ids=lambda page: page.stem)
+def test_a_metric_that_a_version_lacks_is_absent_and_not_zero(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    without = "\n".join(line for line in text.splitlines() if "kv_cache_usage" not in line)
+    assert "kv_cache_usage" not in read_scrape(without, "balanced").gauges

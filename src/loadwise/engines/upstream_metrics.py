@@ -80,7 +80,7 @@ def _wanted() -> frozenset[str]:
     return frozenset([*plain, *parts, *bare])
 
 
-_WANTED = _wanted()
+WANTED = _wanted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,12 @@ class Scrape:
 
 def read_scrape(text: str, model: str | None = None) -> Scrape:
     """What a server's metrics say, summed over their labels; of several models only `model`'s."""
-    values = _totals(_samples(text), model)
+    return scrape_of(_samples(text), model)
+
+
+def scrape_of(samples: Iterable[tuple[str, str | None, float]], model: str | None = None) -> Scrape:
+    """The same of samples: name, model label and value each; other names than the table's are left out."""
+    values = _totals(samples, model)
     gauges = {word: value for word, names in GAUGES.items() if (value := _first(values, names)) is not None}
     counters = {
         word: value for word, names in COUNTERS.items() if (value := _first(values, names)) is not None
@@ -118,7 +123,7 @@ def _samples(text: str) -> Iterable[tuple[str, str | None, float]]:
     """Name, model label and value of each finite sample whose name is in the table."""
     for line in text.splitlines():
         found = _SAMPLE.match(line) if line and not line.startswith("#") else None
-        if found is None or found[1] not in _WANTED:
+        if found is None or found[1] not in WANTED:
             continue
         value = _number(found[3])
         if value is not None:

@@ -15,6 +15,7 @@ from loadwise.compiler import ModelCompiler
 from loadwise.decision.facts import Ending, Outcome, Policy, ServiceReading
 from loadwise.decision.lastgood import KEPT_VERSIONS
 from loadwise.decision.step import PoolDecision
+from loadwise.engines.inside.registry import RegistryReader
 from loadwise.errors import ConfigurationError
 from loadwise.logs import get_logger
 from loadwise.optimizer import views
@@ -49,8 +50,9 @@ _CHOSEN: ContextVar[tuple[int, str, str] | None] = ContextVar("loadwise_chosen_m
 class ServerSideOptimizer:
     """Compiles, tunes, selects, watches: holds the parts together and turns the loop.
 
-    `engine_client` may be anything: one with a method `reading()`, or an async `observe()`, is read; any
-    other leaves the load to the machine's own figures, with a warning. `model_config` is kept for the caller.
+    `engine_client` may be anything: one with a method `reading()`, or an async `observe()`, is read, and so
+    is a real `AsyncLLM`; any other leaves the load to the machine's own figures, with a warning.
+    `model_config` is kept for the caller.
     The parts are attributes: `model_compiler`, `parameter_tuner`, `ensemble_manager`, `model_manager`,
     `director`, `recorder`, `configurations`, `alerts`, `watch`.
     """
@@ -85,7 +87,9 @@ class ServerSideOptimizer:
         config = self.configurations.current
         self.recorder = Recorder(config, clock=self.clock)
         self.model_compiler = model_compiler or ModelCompiler(config, clock=self.clock, automatic=False)
-        client = self._client_of(engine_client)
+        # A real engine is read through the metrics that it keeps in this process.
+        self._client = RegistryReader.of(engine_client, CLIENT, self.clock) or engine_client
+        client = self._client_of(self._client)
         self.parameter_tuner = LoadBasedParameterTuner(
             config, self.model_manager, engine=client, service=self._service, host=host, clock=self.clock
         )
@@ -128,7 +132,7 @@ class ServerSideOptimizer:
             readings=self.readings,
             evaluate=self.watch.evaluate,
             decisions=History(config.metrics_history_size, enabled=config.enable_performance_tracking),
-            client=reader_of(self.engine_client),
+            client=reader_of(self._client),
         )
         self.cycle = Cycle(parts, self.clock)
         self.loop = ControlLoop(

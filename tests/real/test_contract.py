@@ -1,0 +1,188 @@
+"""One contract for every way to serve: inside Aphrodite and vLLM, in front of them, and embedded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
+
+VIEWS = ("status", "metrics", "ensemble", "report", "dashboard")
+COMMANDS = ("start", "stop", "configure", "force_recompile", "ensemble/add_model?model_id=x")
+# More requests than the engines run at once here (8 inside and in front, 32 embedded).
+BURST = 64
+QUICK = {"tuning_interval_sec": 1.0, "dwell_sec": 0.0, "control_fraction": 0.0}
+
+
+@pytest.fixture
+def client(rig: Any) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=rig.url + "/v1", api_key="none", max_retries=0, timeout=120) as made:
+        yield made
+
+
+@pytest.fixture
+def quick(rig: Any) -> Iterator[None]:
+    """Settings under which a strategy follows load within seconds; put back afterwards."""
+    rig.configure(**QUICK)
+    yield
+    rig.configure(tuning_interval_sec=30.0, dwell_sec=None, control_fraction=0.02, ceilings={})
+
+
+def holds(condition: Callable[[], Any], within_s: float) -> Any:
+    """What the condition returns once it is true; fails with its last value after `within_s`."""
+    deadline_s = time.monotonic() + within_s
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline_s, f"not within {within_s:g} s: {found!r}"
+        time.sleep(0.05)
+
+
+async def burst(rig: Any, number: int, tokens: int, *, seen: Callable[[], None] | None = None) -> list[Any]:
+    """So many answers at once, each of exactly `tokens`; `seen` is called all the while."""
+    async with openai.AsyncOpenAI(
+        base_url=rig.url + "/v1", api_key="none", max_retries=0, timeout=240
+    ) as asking:
+
+        def one(place: int) -> Any:
+            return asking.completions.create(
+                model=rig.model,
+                prompt=f"def f{place}(",
+                max_tokens=tokens,
+                extra_body={"ignore_eos": True},
+            )
+
+        tasks = [asyncio.create_task(one(place)) for place in range(number)]
+        while seen is not None and not all(task.done() for task in tasks):
+            await asyncio.to_thread(seen)
+            await asyncio.sleep(0.2)
+        return await asyncio.gather(*tasks)
+
+
+def test_every_route_is_there_and_changes_need_the_key(rig: Any) -> None:
+    for view in VIEWS:
+        assert rig.view(view)
+    with httpx.Client(base_url=rig.url, timeout=30, trust_env=False) as stranger:
+        for command in COMMANDS:
+            answer = stranger.post(f"/v1/optimization/{command}", json={})
+            assert answer.status_code in {401, 403}, (command, answer.text)
+            assert answer.json()["error"]["message"]
+
+
+def test_a_stream_says_what_the_whole_answer_says(rig: Any, client: openai.OpenAI) -> None:
+    asked: Any = {"model": rig.model, "prompt": "def read_lines(path):\n", "max_tokens": 24, "temperature": 0}
+    whole = client.completions.create(**asked)
+    events = list(client.completions.create(**asked, stream=True))
+    text = "".join(choice.text for event in events for choice in event.choices)
+    assert text == whole.choices[0].text
+    assert all(event.usage is None for event in events)
+
+
+def test_a_chat_stream_ends_with_usage_where_it_was_asked_for(rig: Any, client: openai.OpenAI) -> None:
+    events = list(
+        client.chat.completions.create(
+            model=rig.model,
+            messages=[{"role": "user", "content": "def add(a, b):"}],
+            max_tokens=12,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    usage = events[-1].usage
+    assert usage is not None
+    assert 0 < usage.completion_tokens <= 12
+    assert any(choice.delta.content for event in events for choice in event.choices)
+
+
+def test_a_client_that_leaves_frees_its_place_within_a_second(rig: Any, client: openai.OpenAI) -> None:
+    holds(lambda: rig.engine_says()["running"] == 0, 30)
+    stream = client.completions.create(
+        model=rig.model, prompt="def f(", max_tokens=900, stream=True, extra_body={"ignore_eos": True}
+    )
+    next(iter(stream))
+    holds(lambda: rig.engine_says()["running"] == 1, 10)
+    stream.close()
+    holds(lambda: rig.engine_says()["running"] == 0, 1.0)
+
+
+def test_what_the_operator_holds_down_arrives_in_the_engine(rig: Any, client: openai.OpenAI) -> None:
+    rig.configure(ceilings={"max_tokens": 5})
+    answer = client.completions.with_raw_response.create(
+        model=rig.model, prompt="def f(", max_tokens=60, extra_body={"ignore_eos": True}
+    )
+    rig.configure(ceilings={})
+    completion = answer.parse()
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == 5
+    assert completion.choices[0].finish_reason == "length"
+    assert "max_tokens=5" in answer.headers["x-loadwise-tuned"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_load_follows_a_burst_and_the_strategy_with_it(rig: Any) -> None:
+    holds(lambda: rig.view("status")["current_strategy"] == "quality", 60)
+    strategies, active, scores = set(), [], []
+
+    def look() -> None:
+        metrics = rig.view("metrics")
+        active.append(metrics["active_requests"] or 0)
+        scores.append(metrics["overall_load_score"])
+        strategies.add(rig.view("status")["current_strategy"])
+
+    asyncio.run(burst(rig, BURST, 300, seen=look))
+    assert max(active) >= 8
+    assert max(scores) > 0.5
+    assert "performance" in strategies
+    holds(lambda: rig.view("status")["current_strategy"] == "quality", 90)
+    assert rig.view("metrics")["active_requests"] == 0
+
+
+def test_every_request_has_one_outcome(rig: Any) -> None:
+    before = rig.view("ensemble")["models"][0]["outcomes"]
+    answers = asyncio.run(burst(rig, 40, 8))
+    assert len(answers) == 40
+    holds(lambda: rig.view("status")["in_flight"] == 0, 10)
+    assert rig.view("ensemble")["models"][0]["outcomes"] - before == 40
+
+
+def test_the_engines_own_metrics_and_ours_agree(rig: Any) -> None:
+    if rig.engine == "embedded":
+        pytest.skip("the embedded engine's figures are ours")
+    asyncio.run(burst(rig, 16, 20))
+    time_passes = time.monotonic() + 5
+    holds(lambda: time.monotonic() > time_passes, 10)
+    said = rig.engine_says()
+    reading = next(iter(rig.view("status")["engines"].values()))
+    assert reading["running_requests"] == said["running"] == 0
+    assert reading["waiting_requests"] == said["waiting"] == 0
+    if rig.inside:
+        totals = rig.view("status")["inside"]["totals"]
+        assert totals["prompt_tokens"] == pytest.approx(said["prompt_tokens"], rel=0.02)
+        assert totals["output_tokens"] == pytest.approx(said["output_tokens"], rel=0.02)
+
+
+def test_stopped_nothing_is_touched_and_started_again_it_is(rig: Any, client: openai.OpenAI) -> None:
+    asked: Any = {"model": rig.model, "prompt": "def f(", "max_tokens": 4}
+    with rig.operator() as operator:
+        assert operator.post("/v1/optimization/stop").status_code == 200
+        stopped = client.completions.with_raw_response.create(**asked)
+        assert operator.post("/v1/optimization/start").status_code == 200
+    started = client.completions.with_raw_response.create(**asked)
+    assert stopped.headers["x-loadwise-tuned"] == "none"
+    if rig.inside:
+        assert stopped.headers["x-loadwise-reason"] == "stopped"
+        assert started.headers["x-loadwise-reason"] != "stopped"
+
+
+def test_the_engines_errors_keep_their_status(rig: Any, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="nobody", prompt="a", max_tokens=1)
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model=rig.model, prompt="a", max_tokens=-1)
