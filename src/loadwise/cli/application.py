@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from loadwise.cli.config import show_config
+from loadwise.cli.journal import explain, replay
 from loadwise.cli.report import report
 from loadwise.cli.serve import serve
 from loadwise.cli.status import status
@@ -24,6 +25,8 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(status)
 app.command()(report)
+app.command()(replay)
+app.command()(explain)
 app.command("config")(show_config)
 
 

@@ -26,6 +26,7 @@ from loadwise.decision.facts import (
     QUALITY_TARGET,
     Number,
     Policy,
+    Route,
     SamplingTarget,
     StrategyName,
 )
@@ -147,6 +148,17 @@ def choose(
     if wanted is state.name:
         return seen, _strategy(policy, wanted, seen.level, score, StrategyReason.HOLDING)
     return _change(policy, seen, wanted, score, now_s, jumped)
+
+
+def for_route(route: Route, strategies: Mapping[str, Strategy]) -> Strategy | None:
+    """The strategy of the route's most loaded pool, of those by pool id; None where none is known."""
+    found = [
+        strategies[replica.pool_id]
+        for member in route.members
+        for replica in member.replicas
+        if replica.pool_id in strategies
+    ]
+    return max(found, key=lambda strategy: _ORDER[strategy.name], default=None)
 
 
 def interpolated(policy: Policy, name: StrategyName, load: float) -> SamplingTarget:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from loadwise.decision import lastgood
+from loadwise.errors import ConfigurationError
 from loadwise.logs import get_logger
 from loadwise.optimizer.recorder import Entry
 from loadwise.optimizer.trust import Trust
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 # Changes in memory.
 KEPT: Final = 1_000
+# Names of what is kept of applied configurations: counts, which change often, and the settings.
+MEASURED: Final = "configurations_measured"
+VERSIONS: Final = "configurations"
 
 
 class Chronicle:
@@ -37,6 +44,9 @@ class Chronicle:
         self.journal: Journal | None = None
         self.trust = Trust(optimizer.ensemble_manager, optimizer.clock)
         self._changes: History[Change] = History(KEPT)
+        # What was kept last of the applied configurations.
+        self._measured: lastgood.History | None = None
+        self._version: int | None = None
         optimizer.ensemble_manager.listener = self._heard
         optimizer.configurations.on_applied(self._configured)
 
@@ -48,10 +58,12 @@ class Chronicle:
         await asyncio.to_thread(self._restore, journal)
         self.journal = journal
         self._optimizer.ensemble_manager.witness = journal
+        self._checkpoint()
 
     async def close(self) -> None:
         """Everything that happened is on disk; nothing happens without a journal."""
         self._optimizer.ensemble_manager.witness = None
+        self._checkpoint()
         journal, self.journal = self.journal, None
         if journal is not None:
             await asyncio.to_thread(journal.close)
@@ -61,11 +73,14 @@ class Chronicle:
             with Reader(journal.folder) as reader:
                 entries = _entries(reader, self._optimizer.config.metrics_history_size)
                 changes, said = reader.changes()[-KEPT:], reader.feedback()
-        except UnreadableError as error:
-            # The journal says itself what is wrong; serving begins with an empty history.
+                checkpoints = _checkpoints(reader)
+        except (UnreadableError, msgspec.MsgspecError, ConfigurationError) as error:
+            # The journal says itself what is wrong with it; serving begins with an empty history.
             log.warning("history_not_restored", reason=str(error))
             return
         self._take_up(entries, changes, said)
+        if checkpoints is not None:
+            self._optimizer.configurations.recall(*checkpoints)
 
     def _take_up(self, entries: list[Entry], changes: list[Change], said: list[Scored]) -> None:
         for entry in entries:
@@ -73,6 +88,18 @@ class Chronicle:
         for change in changes:
             self._changes.add(change)
         self.trust.restore(said)
+
+    def _checkpoint(self) -> None:
+        """Applied configurations are kept, with what was measured under each, where that changed."""
+        journal, configurations = self.journal, self._optimizer.configurations
+        history = configurations.history
+        if journal is None or history is self._measured:
+            return
+        self._measured = history
+        journal.keep(MEASURED, msgspec.msgpack.encode(history))
+        if configurations.version != self._version:
+            self._version = configurations.version
+            journal.keep(VERSIONS, msgspec.json.encode(configurations.payloads()))
 
     # --- what happens ---
 
@@ -82,6 +109,7 @@ class Chronicle:
             self._changes.add(change)
         # Beliefs fade, and members come and go.
         self.trust.apply()
+        self._checkpoint()
 
     def _configured(self, config: OptimizationConfig, version: int) -> None:
         before, after = self._config.model_dump(mode="json"), config.model_dump(mode="json")
@@ -123,3 +151,13 @@ def _entries(reader: Reader, most: int) -> list[Entry]:
         if len(found) >= most:
             break
     return found[:most][::-1]
+
+
+def _checkpoints(reader: Reader) -> tuple[lastgood.History, dict[str, OptimizationConfig]] | None:
+    """The applied configurations that were kept, oldest first."""
+    measured, versions = reader.kept(MEASURED), reader.kept(VERSIONS)
+    if measured is None or versions is None:
+        return None
+    history = msgspec.msgpack.decode(measured, type=lastgood.History)
+    payloads = msgspec.json.decode(versions, type=dict[str, dict[str, Any]])
+    return history, {name: OptimizationConfig(**values) for name, values in payloads.items()}

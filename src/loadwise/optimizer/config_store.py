@@ -7,9 +7,12 @@ import json
 import os
 from pathlib import Path
 
+from loadwise.clock import SystemClock
 from loadwise.errors import ConfigurationError
 from loadwise.logs import get_logger
+from loadwise.ports import Clock
 from loadwise.settings import OptimizationConfig
+from loadwise.telemetry.aside import set_aside
 
 log = get_logger(__name__)
 
@@ -27,14 +30,16 @@ class ConfigStore:
     top of another base is not taken over.
     """
 
-    def __init__(self, folder: Path | None, base: OptimizationConfig) -> None:
+    def __init__(self, folder: Path | None, base: OptimizationConfig, clock: Clock | None = None) -> None:
+        self.set_aside: Path | None = None
+        self._clock: Clock = clock or SystemClock()
         self._path = None if folder is None else folder / "optimization.json"
         self._base = base
 
     def load(self) -> tuple[OptimizationConfig, int]:
         """The last applied configuration and its version, or the base with version 1.
 
-        A file that cannot be understood is set aside with the ending `.corrupt`.
+        A file that cannot be understood is set aside with the ending `.corrupt-TIMESTAMP`.
         """
         if self._path is None or not self._path.exists():
             return self._base, 1
@@ -50,8 +55,11 @@ class ConfigStore:
     def _set_aside(self, error: Exception) -> tuple[OptimizationConfig, int]:
         path = self._path
         log.warning("applied_configuration_unreadable", path=str(path), reason=str(error))
-        if path is not None and path.exists():
-            path.replace(path.with_suffix(".corrupt"))
+        if path is not None and path.is_file():
+            try:
+                self.set_aside = set_aside(path, self._clock.wall_s())
+            except OSError as fault:
+                log.warning("not_set_aside", path=str(path), reason=str(fault))
         return self._base, 1
 
     def save(self, config: OptimizationConfig, version: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from loadwise.clock import SystemClock
 from loadwise.decision import lastgood
@@ -55,6 +56,35 @@ class Configurations:
     def put_back(self) -> bool:
         """Whether the configuration in force was put back because a later one regressed."""
         return bool(self._history.applied) and self._history.applied[-1].reverted
+
+    @property
+    def history(self) -> History:
+        """The applied configurations with what was measured under each."""
+        return self._history
+
+    def payloads(self) -> dict[str, JsonObject]:
+        """The configurations of the history by version, as JSON values."""
+        names = [f"v{found.version}" for found in self._history.applied]
+        return {name: self._manager.get(NAME, name).model_dump(mode="json") for name in names}
+
+    def recall(self, history: History, payloads: Mapping[str, OptimizationConfig]) -> bool:
+        """Takes up a history that led to the configuration in force; any other is left alone (False)."""
+        latest = history.applied[-1] if history.applied else None
+        mine = (self.version, fingerprint(self.current))
+        if latest is None or (latest.version, latest.fingerprint) != mine or len(self._history.applied) > 1:
+            return False
+        known = {f"v{found.version}" for found in history.applied[:-1]} & payloads.keys()
+        now_s = self._clock.monotonic_s()
+        self._history = replace(
+            history,
+            applied=tuple(
+                replace(found, applied_s=now_s)
+                for found in history.applied
+                if found is latest or f"v{found.version}" in known
+            ),
+        )
+        self._manager.recall(NAME, {name: payloads[name] for name in payloads if name in known})
+        return True
 
     def difference(self, config: OptimizationConfig) -> JsonObject:
         """The fields that would change, each with its present and its new value."""
@@ -134,6 +164,8 @@ class Configurations:
             "versions": [
                 {**version, **judged.get(version["version"], {})} for version in self._manager.versions(NAME)
             ],
+            # A file of applied configurations that could not be understood.
+            "set_aside": None if self._store.set_aside is None else str(self._store.set_aside),
             "last_known_good": None if verdict is None else verdict.reason.value,
         }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
 from loadwise.clock import SystemClock
 from loadwise.decision import parameters
@@ -22,7 +21,7 @@ from loadwise.decision.facts import (
     StrategyName,
 )
 from loadwise.decision.question import UNTOUCHED
-from loadwise.decision.strategy import Strategy
+from loadwise.decision.strategy import Strategy, for_route
 from loadwise.errors import RequestError
 from loadwise.logs import get_logger
 from loadwise.optimizer.conversations import Conversations
@@ -38,7 +37,6 @@ from loadwise.telemetry import names
 from loadwise.telemetry.journal.events import Ended, Refused, Sent
 
 log = get_logger(__name__)
-_RANK: Final = {StrategyName.QUALITY: 0, StrategyName.BALANCED: 1, StrategyName.PERFORMANCE: 2}
 
 
 class EnsembleDirector:
@@ -176,15 +174,7 @@ class EnsembleDirector:
 
     def _strategy(self, route: Route) -> Strategy | None:
         """The strategy of the route's most loaded pool; None while stopped or before the first."""
-        if not self.running:
-            return None
-        found = [
-            self.strategies[r.pool_id]
-            for m in route.members
-            for r in m.replicas
-            if r.pool_id in self.strategies
-        ]
-        return max(found, key=lambda strategy: _RANK[strategy.name], default=None)
+        return for_route(route, self.strategies) if self.running else None
 
     def _chosen(
         self,

@@ -85,6 +85,17 @@ class DynamicModelManager:
         self._forget_old(name, version)
         return version
 
+    def recall(self, name: str, payloads: Mapping[str, Any]) -> None:
+        """Earlier versions, oldest first, are known again; the active one and later ones stay as they are."""
+        known = self._versions.setdefault(name, {})
+        now_s = self._clock.wall_s()
+        earlier = {
+            version: Version(name=name, version=version, payload=payload, registered_s=now_s)
+            for version, payload in payloads.items()
+            if version not in known
+        }
+        self._versions[name] = {**earlier, **known}
+
     def _next_name(self, name: str) -> str:
         """A name never used before, also by versions since forgotten."""
         while True:

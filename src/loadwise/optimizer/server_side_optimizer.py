@@ -82,7 +82,7 @@ class ServerSideOptimizer:
             clock=self.clock,
         )
         self.configurations = Configurations(
-            base, self.model_manager, store=ConfigStore(state_dir, base), clock=self.clock
+            base, self.model_manager, store=ConfigStore(state_dir, base, self.clock), clock=self.clock
         )
         config = self.configurations.current
         self.recorder = Recorder(config, clock=self.clock)

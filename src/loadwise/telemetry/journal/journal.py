@@ -17,8 +17,8 @@ import msgspec
 from loadwise.errors import LoadwiseError
 from loadwise.logs import get_logger
 from loadwise.ports import Clock, JsonObject
+from loadwise.telemetry.aside import set_aside
 from loadwise.telemetry.journal import records
-from loadwise.telemetry.journal.aside import set_aside
 from loadwise.telemetry.journal.changes import changes_of
 from loadwise.telemetry.journal.events import Event
 from loadwise.telemetry.journal.scribe import Scribe
@@ -63,6 +63,8 @@ class Journal:
         self._clock = clock
         self._queue: deque[Event] = deque()
         self._room = self.limits.queue_size
+        # The latest state of what is kept by name, until it is written.
+        self._kept: dict[str, bytes] = {}
         self._asked: SimpleQueue[tuple[Callable[[Store], Any], Future[Any]]] = SimpleQueue()
         self._wake = threading.Event()
         self._ending = False
@@ -83,6 +85,10 @@ class Journal:
             self._queue.append(event)
         else:
             self.dropped += 1
+
+    def keep(self, name: str, body: bytes) -> None:
+        """The latest state of something is kept by name; a start finds it again."""
+        self._kept[name] = body
 
     def open(self) -> None:
         """The file is open, made or set aside as need be, and the writer runs."""
@@ -149,6 +155,7 @@ class Journal:
             if self._ready():
                 while self._write(last=last):
                     pass
+                self._keep()
                 self._keep_room(last=last)
         except (sqlite3.Error, OSError) as error:
             self._failed(error)
@@ -165,13 +172,12 @@ class Journal:
         lost = self.dropped + self._unwritable
         if lost > self._told_lost:
             rows.insert(0, records.Dropped(lost - self._told_lost, self._clock.monotonic_s()))
-        if not rows:
-            return False
-        try:
-            self._commit(happened, rows)
-        except (sqlite3.Error, OSError):
-            queue.extendleft(reversed(happened))
-            raise
+        if rows:
+            try:
+                self._commit(happened, rows)
+            except (sqlite3.Error, OSError):
+                queue.extendleft(reversed(happened))
+                raise
         self._told_lost = lost
         return bool(queue)
 
@@ -187,6 +193,16 @@ class Journal:
         for event in happened:
             for change in changes_of(event, offset_s):
                 store.note(change.at_s, msgspec.msgpack.encode(change))
+
+    def _keep(self) -> None:
+        """Writes what is kept by name, where that changed."""
+        while self._kept and self._store is not None:
+            name, body = self._kept.popitem()
+            try:
+                self._store.keep(name, body)
+            except (sqlite3.Error, OSError):
+                self._kept.setdefault(name, body)
+                raise
 
     def _encoded(self, row: records.Record) -> bytes | None:
         try:

@@ -109,6 +109,10 @@ class Reader:
         found = self._rows("SELECT body FROM changes WHERE at_s >= ? ORDER BY id", (since_s,))
         return [_CHANGE.decode(body) for (body,) in found]
 
+    def kept(self, name: str) -> bytes | None:
+        """The latest state that was kept by a name; None where there is none."""
+        return next((body for (body,) in self._rows("SELECT body FROM kept WHERE name = ?", (name,))), None)
+
     def feedback(self, request_id: str | None = None) -> list[Scored]:
         """All feedback by time, or that of one request."""
         which = "" if request_id is None else " WHERE request_id = ?"

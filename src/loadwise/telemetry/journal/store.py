@@ -36,6 +36,7 @@ CREATE TABLE requests (request_id TEXT NOT NULL, batch INTEGER NOT NULL,
                        PRIMARY KEY (request_id, batch)) WITHOUT ROWID;
 CREATE INDEX requests_batch ON requests (batch);
 CREATE TABLE changes (id INTEGER PRIMARY KEY, at_s REAL NOT NULL, body BLOB NOT NULL);
+CREATE TABLE kept (name TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE feedback (request_id TEXT NOT NULL, source TEXT NOT NULL, member TEXT NOT NULL,
                        tenant TEXT NOT NULL, score REAL NOT NULL, at_s REAL NOT NULL,
                        PRIMARY KEY (request_id, source)) WITHOUT ROWID;
@@ -140,6 +141,10 @@ class Store:
     def note(self, at_s: float, body: bytes) -> None:
         """A change that people are shown is kept."""
         self._connection.execute("INSERT INTO changes (at_s, body) VALUES (?, ?)", (at_s, body))
+
+    def keep(self, name: str, body: bytes) -> None:
+        """The latest state of something is kept by name."""
+        self._connection.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, body))
 
     def score(self, scored: Scored) -> Scored | None:
         """Keeps feedback; the one of the same request and source that was there before, if any."""

@@ -1,0 +1,166 @@
+"""One request's story as values: what was asked and known, who answered and why, and how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadwise.clock import iso_utc
+from loadwise.decision.beliefs import Belief
+from loadwise.decision.candidates import Refusal
+from loadwise.decision.choices import Choice
+from loadwise.decision.facts import RequestFacts
+from loadwise.decision.question import Question
+from loadwise.decision.strategy import Strategy
+from loadwise.errors import UnknownNameError
+from loadwise.ports import JsonObject
+from loadwise.telemetry.journal import records
+from loadwise.telemetry.journal.reader import Reader
+from loadwise.telemetry.journal.replay import Replayed, followed
+from loadwise.telemetry.journal.trail import Attempt, Trail, trail_of
+
+
+def explain(reader: Reader, request_id: str) -> JsonObject:
+    """The story as JSON values; `UnknownNameError` for a request that the journal does not know."""
+    trail = trail_of(reader, request_id)
+    if not (trail.attempts or trail.refusals):
+        raise UnknownNameError(
+            f"The journal {reader.path} knows no request {request_id!r:.200}. Use the x-request-id of an "
+            "answer; the oldest requests are forgotten (journal.max_bytes, journal.max_age_sec)."
+        )
+    return {
+        "request_id": request_id,
+        "attempts": [_attempt(each, _question(reader, each)) for each in trail.attempts],
+        "refusals": _refusals(trail),
+        "feedback": [
+            {"time": iso_utc(said.at_s), "source": said.source, "score": said.score, "member": said.member}
+            for said in trail.feedback
+        ],
+    }
+
+
+def _question(reader: Reader, attempt: Attempt) -> Question | None:
+    """What the choice was made from; None where rows that it rests on cannot be read."""
+    for follower, row in followed(reader.batches(attempt.segment), Replayed()):
+        if isinstance(row, records.Decided) and row == attempt.decided:
+            return follower.question(row)
+        follower.take(row)
+    return None
+
+
+def _attempt(attempt: Attempt, question: Question | None) -> JsonObject:
+    decided = attempt.decided
+    return {
+        "time": iso_utc(attempt.at_s),
+        "facts": _facts(decided.request),
+        "load": _load(decided, None if question is None else question.strategy),
+        "choice": _choice(decided, question),
+        "changes": _changes(decided.dispatched),
+        "config_version": None if decided.dispatched is None else decided.dispatched.config_version,
+        "ended": _ended(attempt),
+    }
+
+
+def _facts(request: RequestFacts) -> JsonObject:
+    return {
+        "endpoint": request.endpoint.value,
+        "model": request.model,
+        "key": request.principal.key_id,
+        "tenant": request.principal.tenant,
+        "prompt_tokens": request.prompt_tokens,
+        "prompt_tokens_bound": request.prompt_tokens_bound,
+        "explicit": dict(request.explicit),
+        "features": sorted(request.features),
+        "stream": request.stream,
+        "n": request.n,
+        "continues_a_conversation": request.continues,
+        "optimisation_off": request.off or not request.principal.optimize,
+        "quality_preference": request.quality_preference,
+        "speed_preference": request.speed_preference,
+    }
+
+
+def _load(decided: records.Decided, strategy: Strategy | None) -> JsonObject:
+    sent = decided.dispatched
+    return {
+        "strategy": None if sent is None else sent.strategy.value,
+        "strategy_reason": None if strategy is None else strategy.reason.value,
+        "load_score": None if sent is None else sent.load_score,
+        "in_flight": {each.member_id: each.in_flight for each in decided.pressures},
+    }
+
+
+def _choice(decided: records.Decided, question: Question | None) -> JsonObject:
+    choice = decided.choice
+    if isinstance(choice, Refusal):
+        return {"member": None, "reason": choice.reason.value, "message": choice.message}
+    known = {} if question is None else {belief.member_id: belief for belief in question.beliefs}
+    return {
+        "member": choice.member_id,
+        "replica": None if decided.dispatched is None else decided.dispatched.replica_id,
+        "reason": choice.reason.value,
+        "propensity": choice.propensity,
+        "draw": decided.draw,
+        "control": decided.control,
+        "without": sorted(decided.excluded),
+        "expected_time_to_first_token_s": choice.time_to_first_token_s,
+        "expected_time_per_output_token_s": choice.time_per_output_token_s,
+        "candidates": list(_candidates(choice, known)),
+    }
+
+
+def _candidates(choice: Choice, known: dict[str, Belief]) -> Iterator[JsonObject]:
+    for member_id, propensity in choice.candidates:
+        belief = known.get(member_id)
+        yield {
+            "member": member_id,
+            "propensity": propensity,
+            "quality": None if belief is None else belief.quality,
+            "health": None if belief is None else belief.health.value,
+            "outcomes": None if belief is None else belief.outcomes,
+            "error_rate": belief.error_rate if belief is not None and belief.outcomes else None,
+            "within_objectives_fraction": None if belief is None else belief.within_fraction,
+        }
+
+
+def _changes(sent: records.Dispatched | None) -> JsonObject:
+    if sent is None:
+        return {}
+    return {name: {"value": value, "because": sent.because.get(name)} for name, value in sent.changes.items()}
+
+
+def _ended(attempt: Attempt) -> JsonObject | None:
+    ended = attempt.ended
+    if ended is None:
+        return None
+    outcome, first_s, total_s = ended.outcome, ended.outcome.time_to_first_token_s, ended.outcome.total_s
+    answering_s = None if first_s is None or total_s is None else max(0.0, total_s - first_s)
+    tokens = outcome.output_tokens
+    many = answering_s is not None and tokens is not None and tokens > 1
+    return {
+        "time": None if attempt.ended_s is None else iso_utc(attempt.ended_s),
+        "ending": outcome.ending.value,
+        "status": outcome.status,
+        "finish_reason": outcome.finish_reason,
+        "within_objectives": ended.within,
+        "total_s": total_s,
+        # Waiting in the engine's queue and reading the prompt, then writing the answer.
+        "time_to_first_token_s": first_s,
+        "answering_s": answering_s,
+        "time_per_output_token_s": (answering_s or 0.0) / (tokens - 1) if many and tokens else None,
+        "prompt_tokens": outcome.prompt_tokens,
+        "cached_tokens": outcome.cached_tokens,
+        "output_tokens": tokens,
+        "concurrency": outcome.concurrency,
+    }
+
+
+def _refusals(trail: Trail) -> list[JsonObject]:
+    return [
+        {
+            "time": iso_utc(at_s),
+            "status": refusal.status,
+            "code": refusal.code,
+            "retry_after_s": refusal.retry_after_s,
+        }
+        for at_s, refusal in trail.refusals
+    ]
