@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from loadwise.decision.facts import RequestFacts
+from loadwise.telemetry.journal.events import Refused
 from loadwise.telemetry.journal.journal import Journal, JournalError, Limits
 from loadwise.telemetry.journal.reader import Reader
 from loadwise.telemetry.journal.replay import replay
@@ -44,8 +46,11 @@ async def test_what_a_full_queue_dropped_is_counted_and_the_rest_is_reproduced(m
 async def test_the_cap_holds_and_the_newest_stays(make):
     cap = 1024**2
     house = await make(limits=Limits(max_bytes=cap))
-    for _ in range(40):
-        await house.busy(250)
+    for turn in range(20):
+        for number in range(3000):
+            request = RequestFacts(request_id=f"refused-{turn}-{number}-{house.random.random()}")
+            house.journal(Refused(request, 429, "queue_full", 1.0, house.clock.monotonic_s()))
+        await house.busy(20)
         house.journal.flush()
         assert size_of(house.folder) < 1.25 * cap
     last = house.answer()
