@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from loadwise.decision.facts import EngineReading, HostReading
 from loadwise.errors import BuildError
-from loadwise.ports import Availability, BuildRequest, Built
+from loadwise.ports import Availability, BuildRequest, Built, Form
 from loadwise.testing import FakeClock
 
 
@@ -32,6 +32,7 @@ class FakeBackend:
     """Builds of `Halving` leave out what changes nothing; `fault` and `wrong` make them fail."""
 
     name = "fake"
+    forms: ClassVar = {mode: Form() for mode in ("default", "reduce-overhead", "max-autotune")}
 
     def __init__(self) -> None:
         self.fault: BuildError | None = None

@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from loadwise.decision.facts import (
@@ -350,6 +351,14 @@ class Availability:
     reason: str = ""
 
 
+class Recipe(Protocol):
+    """How another process makes the very module that serves here; its fields are plain values."""
+
+    def as_json(self) -> JsonObject:
+        """The fields, for the process that makes the module again."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
     """A module and how it is called, for a backend to make a faster form of."""
@@ -363,10 +372,24 @@ class BuildRequest:
     dynamic_shapes: Any = None
     # False: only calls of the first example's sizes need to be served.
     dynamic: bool = True
+    # SHA-256 of the model's parameters and buffers.
+    digest: Callable[[], str] | None = None
+    # With it the child makes and traces the module; without it this process must trace.
+    recipe: Recipe | None = None
     timeout_s: float = 600.0
     memory_bytes: int = 8 * 1024**3
+    # Share of time in which the build may compute, asked again all the time; 1.0 while nothing else does.
+    share: Callable[[], float] = lambda: 1.0
     # Set when the build is no longer wanted.
     stop: threading.Event = field(default_factory=threading.Event)
+
+
+class Verdict(StrEnum):
+    """What became of a build once it was there."""
+
+    PROMOTED = "promoted"
+    SLOWER = "slower"
+    WRONG = "wrong"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -375,12 +398,26 @@ class Built:
 
     call: Callable[..., Any]
     accepts: Callable[[tuple[Any, ...], Mapping[str, Any]], bool]
+    # It was made by an earlier process.
+    kept: bool = False
+    # Told of the verdict: a promoted build stays for the next start.
+    settle: Callable[[Verdict], None] = lambda verdict: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """In which numbers a build computes; a quantised one is a variant with a quality of its own."""
+
+    precision: str = "float32"
+    quantised: bool = False
 
 
 class BuildBackend(Protocol):
     """Makes faster forms of modules, away from the request path."""
 
     name: str
+    # By mode, the cheapest to make first.
+    forms: Mapping[str, Form]
 
     def available(self) -> Availability:
         """Whether it works on this machine, and what is missing otherwise."""
@@ -388,6 +425,22 @@ class BuildBackend(Protocol):
 
     def build(self, request: BuildRequest) -> Built:
         """A form that answers as the model does; `BuildError` says why not. Takes seconds to minutes."""
+        ...
+
+
+class PackagingBackend(BuildBackend, Protocol):
+    """A backend whose builds are files, which another process can open without tracing."""
+
+    def versions(self) -> Mapping[str, str]:
+        """Of everything that a package depends on."""
+        ...
+
+    def make(self, request: BuildRequest, folder: Path) -> None:
+        """The package is in `folder`, which is private and empty; `BuildError` says why not."""
+        ...
+
+    def open(self, request: BuildRequest, folder: Path) -> Built:
+        """The package in `folder` on the request's model; nothing is traced or compiled."""
         ...
 
 

@@ -2,14 +2,14 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from loadwise.compiler import ModelCompiler
-from loadwise.ports import Availability, BuildRequest, Built
+from loadwise.ports import Availability, BuildRequest, Built, Form
 from loadwise.settings import OptimizationConfig
 from loadwise.testing import FakeClock
 
@@ -49,6 +49,7 @@ class FakeBackend:
     """Builds at once, with a recipe; `hold` keeps builds waiting until it is set."""
 
     name = "fake"
+    forms: ClassVar = {mode: Form() for mode in ("default", "reduce-overhead", "max-autotune")}
 
     def __init__(self, recipe: Callable[[BuildRequest], Any]) -> None:
         self.recipe = recipe

@@ -10,9 +10,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadwise.compiler.backends.inductor import JOB, PROGRAM, RESULT
+from loadwise.compiler.backends.exported import JOB, PROGRAM, RESULT
 from loadwise.compiler.backends.watch import Limits, resident_bytes, run_limited
 from loadwise.errors import BuildError
+
+JOB_VALUES = {
+    "backend": "inductor",
+    "mode": "default",
+    "threads": 1,
+    "dynamic": True,
+    "options": {},
+    "recipe": None,
+}
 
 
 def run(*command: str, timeout_s: float = 120.0, memory_bytes: int = 2**34) -> tuple[int, str]:
@@ -27,7 +36,7 @@ def test_importing_the_compiler_imports_no_torch() -> None:
 
 def test_child_says_what_failed_and_ends_well(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    (tmp_path / JOB).write_text(json.dumps({"options": {}, "threads": 1}))
+    (tmp_path / JOB).write_text(json.dumps(JOB_VALUES))
     (tmp_path / PROGRAM).write_bytes(b"no program")
     status, errors = run("-m", "loadwise.compiler.backends.child", str(tmp_path))
     assert status == 0, errors

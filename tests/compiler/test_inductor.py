@@ -14,7 +14,8 @@ from loadwise.clock import SystemClock
 from loadwise.compiler import ModelCompiler
 from loadwise.compiler.backends import inductor
 from loadwise.compiler.backends.accepts import Acceptance
-from loadwise.compiler.backends.inductor import InductorBackend, export
+from loadwise.compiler.backends.export import export
+from loadwise.compiler.backends.inductor import InductorBackend
 from loadwise.compiler.verify import difference
 from loadwise.errors import BuildDeclinedError, BuildError
 from loadwise.ports import BuildRequest

@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch")
 
 from loadwise.compiler.examples import MAX_EXAMPLES, Examples, copied, signature, size_bytes
 from loadwise.compiler.parameters import ParameterKey
-from loadwise.compiler.verify import Timing, difference, measure, verify
+from loadwise.compiler.timing import measure
+from loadwise.compiler.verify import difference, verify
 from loadwise.errors import BuildError
 from loadwise.testing import FakeClock
 
@@ -85,7 +86,7 @@ def test_times_are_medians_of_runs_in_turns_after_a_warm_up() -> None:
         return call
 
     timing = measure(takes("a", 9.0, 0.4), takes("b", 9.0, 0.2), ((1,), {}), clock)
-    assert timing == Timing(pytest.approx(0.4), pytest.approx(0.2))
+    assert (timing.original_s, timing.compiled_s) == (pytest.approx(0.4), pytest.approx(0.2))
     assert timing.speedup == pytest.approx(2.0)
     assert order[:4] == ["a", "b", "a", "b"]
 

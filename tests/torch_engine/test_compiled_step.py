@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 from loadwise.clock import SystemClock
 from loadwise.compiler import ModelCompiler
 from loadwise.compiler.backends.accepts import Acceptance
-from loadwise.compiler.backends.inductor import export
+from loadwise.compiler.backends.export import export
 from loadwise.engines.torch import TorchTokenEngine
 from loadwise.ports import BuildRequest, SamplingParams
 from loadwise.settings import OptimizationConfig

@@ -13,6 +13,8 @@ from loadwise.app.members import Members
 from loadwise.app.sinks import all_sinks, measured, queued_sinks
 from loadwise.clock import SystemClock
 from loadwise.compiler import ModelCompiler
+from loadwise.compiler.store import PackageStore
+from loadwise.compiler.workshop import Workshop
 from loadwise.engines.catalogue import Catalogue
 from loadwise.gateway.build import build_listeners
 from loadwise.gateway.server import Listener, run, serve
@@ -38,7 +40,9 @@ async def composed(settings: Settings) -> AsyncIterator[Server]:
     """A server with its engines running; everything it opened is closed afterwards."""
     clock = SystemClock()
     sinks = queued_sinks(settings.alerts, clock)
-    compiler = ModelCompiler(settings.optimization, clock=clock, automatic=False)
+    compiler = ModelCompiler(
+        settings.optimization, workshop=_workshop(settings), clock=clock, automatic=False
+    )
     compile_step = compiler.compile_model if settings.optimization.enable_torch_compile else None
     members = Members(settings, Catalogue(settings, clock, compile_step=compile_step))
     try:
@@ -92,6 +96,12 @@ async def serve_forever(settings: Settings) -> None:
             log.info("serving", url=address, members=[card.model_id for card in optimizer.director.models()])
 
         await serve(server.listeners, ready)
+
+
+def _workshop(settings: Settings) -> Workshop:
+    wanted = settings.optimization
+    store = PackageStore(settings.cache_dir / "builds", wanted.build_store_bytes)
+    return Workshop.keeping(wanted.build_backends, store, settings.cache_dir / "building")
 
 
 def _url(host: str, port: int) -> str:

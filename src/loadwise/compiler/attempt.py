@@ -3,89 +3,133 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
-from loadwise.compiler.examples import Arguments
+from loadwise.compiler.build import Build, BuildState, Stage
 from loadwise.compiler.parameters import ParameterKey
-from loadwise.compiler.served import Build, BuildState, ServedModel
-from loadwise.compiler.verify import MIN_GAIN, measure, verify
+from loadwise.compiler.served import ServedModel
+from loadwise.compiler.timing import measure
+from loadwise.compiler.verify import distance, verify
 from loadwise.errors import BuildDeclinedError, BuildError
-from loadwise.ports import BuildBackend, BuildRequest, Built, Clock
+from loadwise.ports import BuildBackend, BuildRequest, Built, Clock, Verdict
 from loadwise.settings import OptimizationConfig
+
+TRY_AGAIN = "The original serves. force_recompile tries again."
 
 
 class Attempt:
-    """Makes builds with one backend; an attempt never raises."""
+    """Makes builds; an attempt never raises. `share` says how much of the time a build may compute now."""
 
-    def __init__(self, backend: BuildBackend, clock: Clock) -> None:
-        self._backend = backend
+    def __init__(self, clock: Clock, share: Callable[[], float]) -> None:
         self._clock = clock
+        self._share = share
 
     def __call__(
-        self, served: ServedModel, mode: str, config: OptimizationConfig, stop: threading.Event
+        self,
+        backend: BuildBackend,
+        served: ServedModel,
+        build: Build,
+        config: OptimizationConfig,
+        stop: threading.Event,
     ) -> Build:
-        """The build's outcome, whatever happens: promoted, failed or declined with its reason.
+        """`build` with its outcome, whatever happens: promoted, failed or declined with its reason.
 
         One that `stop` ended is as if it had not been tried.
         """
         started_s = self._clock.monotonic_s()
-        build = Build(mode=mode, state=BuildState.PROMOTED)
         try:
-            self._make(served, build, config, stop)
+            if not stop.is_set():
+                self._make(backend, served, build, self.request(served, build.mode, config, stop))
         except BuildDeclinedError as error:
             build.state, build.cause, build.remedy = BuildState.DECLINED, str(error), error.remedy
         except BuildError as error:
             build.state, build.cause, build.remedy = BuildState.FAILED, str(error), error.remedy
         except Exception as error:  # noqa: BLE001 - a build may fail in any way; the original serves
             build.state, build.cause = BuildState.FAILED, f"{type(error).__name__}: {error}".split("\n")[0]
-            build.remedy = "The original serves. force_recompile tries again."
+            build.remedy = TRY_AGAIN
         if stop.is_set() and build.built is None:
             build.state, build.cause = BuildState.ORIGINAL, "The build was stopped."
             build.remedy = "force_recompile starts it again."
-        build.changed_s = self._clock.monotonic_s()
+        build.stage, build.changed_s = Stage.ENDED, self._clock.monotonic_s()
         if build.build_time_s is None:
             build.build_time_s = build.changed_s - started_s
         return build
 
-    def _make(
-        self, served: ServedModel, build: Build, config: OptimizationConfig, stop: threading.Event
-    ) -> None:
-        if stop.is_set():
-            return
-        key = ParameterKey(served.original)
-        examples = served.examples.all()
-        started_s = self._clock.monotonic_s()
-        built = self._backend.build(
-            BuildRequest(
-                model=served.original,
-                model_id=served.model_id,
-                mode=build.mode,
-                examples=examples,
-                dynamic_shapes=served.dynamic_shapes,
-                dynamic=build.mode == "default",
-                timeout_s=config.build_timeout_sec,
-                memory_bytes=config.build_memory_bytes,
-                stop=stop,
-            )
+    def request(
+        self, served: ServedModel, mode: str, config: OptimizationConfig, stop: threading.Event
+    ) -> BuildRequest:
+        """What a backend is asked for."""
+        return BuildRequest(
+            model=served.original,
+            model_id=served.model_id,
+            mode=mode,
+            examples=served.examples.all(),
+            dynamic_shapes=served.dynamic_shapes,
+            dynamic=mode not in ("reduce-overhead", "max-autotune"),
+            digest=served.digest,
+            recipe=served.recipe,
+            timeout_s=config.build_timeout_sec,
+            memory_bytes=config.build_memory_bytes,
+            share=self._share,
+            stop=stop,
         )
-        build.build_time_s = self._clock.monotonic_s() - started_s
-        self._judge(served, build, built, examples)
-        if not key.holds():
-            raise BuildError("The model changed during its build.", remedy="force_recompile builds it anew.")
-        build.built, build.key = built, key
 
-    def _judge(self, served: ServedModel, build: Build, built: Built, examples: list[Arguments]) -> None:
+    def _make(self, backend: BuildBackend, served: ServedModel, build: Build, request: BuildRequest) -> None:
+        key = ParameterKey(served.original)
+        built = self._judged(backend, served, build, request)
+        if built.kept and build.state is BuildState.FAILED:
+            # What was kept is forgotten by now, so this makes it anew.
+            built = self._judged(backend, served, build, request)
+        if build.state is BuildState.FAILED:
+            raise BuildError(build.cause, remedy=build.remedy)
+        if not key.holds():
+            built.settle(Verdict.WRONG)
+            raise BuildError("The model changed during its build.", remedy="force_recompile builds it anew.")
+        built.settle(Verdict.PROMOTED)
+        build.built, build.key, build.kept = built, key, built.kept
+        build.state = BuildState.VARIANT if backend.forms[build.mode].quantised else BuildState.PROMOTED
+
+    def _judged(
+        self, backend: BuildBackend, served: ServedModel, build: Build, request: BuildRequest
+    ) -> Built:
+        """A build that was verified and measured; one that is wrong leaves `build` failed."""
+        started_s = self._clock.monotonic_s()
+        build.stage, build.state = Stage.MAKING, BuildState.BUILDING
+        built = backend.build(request)
+        build.build_time_s = self._clock.monotonic_s() - started_s
+        try:
+            self._judge(backend, served, build, built, request)
+        except BuildDeclinedError:
+            built.settle(Verdict.SLOWER)
+            raise
+        except BuildError as error:
+            built.settle(Verdict.WRONG)
+            build.state, build.cause, build.remedy = BuildState.FAILED, str(error), error.remedy
+        except BaseException:
+            built.settle(Verdict.WRONG)
+            raise
+        return built
+
+    def _judge(
+        self, backend: BuildBackend, served: ServedModel, build: Build, built: Built, request: BuildRequest
+    ) -> None:
         import torch
 
-        taken = [(args, kwargs) for args, kwargs in examples if built.accepts(args, kwargs)]
+        taken = [(args, kwargs) for args, kwargs in request.examples if built.accepts(args, kwargs)]
         if not taken:
             raise BuildError("The build takes none of the calls seen.", remedy="Call force_recompile.")
         with torch.no_grad():
-            verify(served.original, built.call, taken)
-            build.timing = measure(served.original, built.call, taken[0], self._clock)
-        if build.timing.compiled_s >= build.timing.original_s * (1 - MIN_GAIN):
+            build.stage = Stage.VERIFYING
+            form = backend.forms[build.mode]
+            verify(served.original, built.call, taken, form=form)
+            if form.quantised:
+                build.quality_loss = distance(served.original, built.call, taken)
+            build.stage = Stage.MEASURING
+            build.timing = timing = measure(served.original, built.call, taken[0], self._clock)
+        if not timing.faster and not form.quantised:
             # Nothing went wrong: nobody need be told.
             raise BuildDeclinedError(
-                f"The build is not faster ({build.timing.compiled_s * 1000:.3g} ms against "
-                f"{build.timing.original_s * 1000:.3g} ms).",
+                f"The build is not faster ({timing.compiled_s * 1000:.3g} ms against "
+                f"{timing.original_s * 1000:.3g} ms).",
                 remedy="The original serves. Another compile_mode may do better.",
             )

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-import queue
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import count
 from typing import Any
 
 from loadwise.clock import SystemClock
 from loadwise.compiler.attempt import Attempt
-from loadwise.compiler.backends import default_backend
+from loadwise.compiler.backlog import Backlog, Job
+from loadwise.compiler.build import Build, BuildState, Stage
 from loadwise.compiler.examples import Examples
-from loadwise.compiler.parameters import in_training
-from loadwise.compiler.served import Build, BuildState, ServedModel
-from loadwise.decision.builds import ORIGINAL, BuildFact, BuildStatus, served_mode
+from loadwise.compiler.obstacles import obstacle
+from loadwise.compiler.served import ServedModel
+from loadwise.compiler.stats import (
+    build_facts,
+    declined_facts,
+    model_stats,
+    original_s,
+    pending_builds,
+)
+from loadwise.compiler.usage import Usage
+from loadwise.compiler.watched import Watch
+from loadwise.compiler.workshop import Workshop
+from loadwise.decision.builds import ORIGINAL, BuildFact, BuildOption, ModelUse, served_mode
 from loadwise.errors import ConfigurationError, UnknownNameError
-from loadwise.ports import BuildBackend, Clock
+from loadwise.ports import BuildBackend, Clock, Recipe
 from loadwise.settings import OptimizationConfig
-
-MODES = ("default", "reduce-overhead", "max-autotune")
-_STATUSES = {
-    BuildState.PROMOTED: BuildStatus.READY,
-    BuildState.BUILDING: BuildStatus.BUILDING,
-    BuildState.FAILED: BuildStatus.FAILED,
-    BuildState.DECLINED: BuildStatus.FAILED,
-}
 
 
 class ModelCompiler:
     """Keeps one `ServedModel` per id. Builds run one at a time, on a thread and in a child process.
 
     `automatic`: the configured mode is built after a model's first call; False leaves that to `build`.
+    `busy` says whether requests are being answered: then a build computes for `build_share` of the time only.
     """
 
     def __init__(
@@ -39,24 +44,22 @@ class ModelCompiler:
         config: OptimizationConfig | None = None,
         *,
         backend: BuildBackend | None = None,
+        workshop: Workshop | None = None,
         clock: Clock | None = None,
         automatic: bool = True,
     ) -> None:
         self.config = config or OptimizationConfig()
-        self._backend = backend or default_backend()
+        self.busy: Callable[[], bool] = lambda: False
+        self._workshop = workshop or Workshop.of(backend)
         self._clock = clock or SystemClock()
         self._automatic = automatic
         self._wanted_mode: str = self.config.compile_mode
         self._models: dict[str, Any] = {}
         self._declined: dict[str, Build] = {}
-        self._jobs: queue.SimpleQueue[tuple[ServedModel, str, threading.Event] | None] = queue.SimpleQueue()
-        self._pending = 0
-        self._idle = threading.Condition()
+        self._backlog = Backlog()
+        self._attempt = Attempt(self._clock, self._share)
+        self._ids = count(1)
         self._closed = False
-        # Of the builds asked for from now on; set when they are no longer wanted.
-        self._stop = threading.Event()
-        self._attempt = Attempt(self._backend, self._clock)
-        self._worker: threading.Thread | None = None
 
     def compile_model(
         self,
@@ -65,11 +68,14 @@ class ModelCompiler:
         *,
         examples: Callable[[], Sequence[tuple[Any, ...]]] | None = None,
         dynamic_shapes: Any = None,
+        recipe: Recipe | None = None,
+        repeatable: bool = False,
     ) -> Any:
         """A callable that answers as `model` does, at once; later by a verified, faster build.
 
         What is not a torch module comes back unchanged. `examples` gives arguments to build for; without
-        it they are learned from the first calls. `dynamic_shapes` is torch.export's.
+        it they are learned from the first calls. `dynamic_shapes` is torch.export's. With a `recipe` another
+        process traces the model. `repeatable`: a call twice with the same arguments leaves them as once.
         """
         known = self._models.get(model_id)
         if isinstance(known, ServedModel) and known.original is model:
@@ -88,8 +94,9 @@ class ModelCompiler:
                 remedy="It is served as it is; give a torch.nn.Module to have it compiled.",
             )
             return model
-        served = ServedModel(model, model_id, Examples(examples), self._first_call)
-        served.dynamic_shapes = dynamic_shapes
+        usage = Usage(self._clock.monotonic_s())
+        served = ServedModel(model, model_id, Examples(examples), usage, self._first_call)
+        served.dynamic_shapes, served.recipe, served.repeatable = dynamic_shapes, recipe, repeatable
         self._models[model_id] = served
         if examples is not None:
             self._first_call(served)
@@ -99,23 +106,31 @@ class ModelCompiler:
         """The callable that serves `model_id`, or None for an unknown id."""
         return self._models.get(model_id)
 
-    def build(self, model_id: str, mode: str | None = None) -> bool:
+    def get_variant(self, model_id: str, mode: str) -> Callable[..., Any] | None:
+        """A quantised build, a model of its own quality; None when there is none of that mode."""
+        served = self._models.get(model_id)
+        build = served.builds.get(mode) if isinstance(served, ServedModel) else None
+        variant = build is not None and build.state is BuildState.VARIANT and not build.stale
+        return build.built.call if variant and build is not None and build.built is not None else None
+
+    def build(self, model_id: str, mode: str | None = None, *, forced: bool = False) -> bool:
         """Queues a build; False, with the reason in the stats, when none can be made now.
 
         Raises `UnknownNameError` for an id never given, `ConfigurationError` for an unknown mode.
         """
         wanted = mode or self.config.compile_mode
-        if wanted not in MODES:
+        if wanted not in self._workshop.modes:
             raise ConfigurationError(
-                f"Unknown compile_mode {wanted!r}. Choose {', '.join(MODES)}.", field="compile_mode"
+                f"Unknown compile_mode {wanted!r}. Choose {', '.join(self._workshop.modes)}.",
+                field="compile_mode",
             )
         served = self._named(model_id)
-        return isinstance(served, ServedModel) and self._queue(served, wanted)
+        return isinstance(served, ServedModel) and self._queue(served, wanted, forced)
 
     def force_recompile(self, model_id: str | None = None) -> list[str]:
         """Real rebuilds of one model, or of all, are queued now: their ids. Old builds serve meanwhile."""
         names = list(self._models) if model_id is None else [model_id]
-        return [name for name in names if self.build(name, self._wanted_mode)]
+        return [name for name in names if self.build(name, self._wanted_mode, forced=True)]
 
     def serve_mode(self, mode: str) -> None:
         """Each model is served by its build of `mode`, or the best other one that is built."""
@@ -125,34 +140,23 @@ class ModelCompiler:
 
     def facts(self) -> list[BuildFact]:
         """Every build as the planner wants to know it; what cannot be tried now counts as just failed."""
-        facts = [fact for served in self._served() for fact in self._facts_of(served)]
-        return facts + [self._resting(model_id, mode) for model_id in list(self._declined) for mode in MODES]
-
-    def _facts_of(self, served: ServedModel) -> list[BuildFact]:
-        made = {mode: build for mode, build in dict(served.builds).items() if build.state in _STATUSES}
+        now_s, modes = self._clock.monotonic_s(), self._workshop.modes
         facts = [
-            BuildFact(
-                model_id=served.model_id,
-                mode=mode,
-                status=_STATUSES[build.state],
-                changed_s=build.changed_s,
-                failures=build.failures,
-                stale=build.stale,
-            )
-            for mode, build in made.items()
+            fact
+            for served in self._served()
+            for fact in build_facts(served, modes, now_s, blocked=self._obstacle(served) is not None)
         ]
-        if self._obstacle(served) is not None:
-            facts += [self._resting(served.model_id, mode) for mode in MODES if mode not in made]
-        return facts
+        return facts + declined_facts(list(self._declined), modes, now_s)
 
-    def _resting(self, model_id: str, mode: str) -> BuildFact:
-        return BuildFact(
-            model_id=model_id,
-            mode=mode,
-            status=BuildStatus.FAILED,
-            changed_s=self._clock.monotonic_s(),
-            failures=1,
-        )
+    def options(self) -> list[BuildOption]:
+        """The modes that can be built here."""
+        return self._workshop.options()
+
+    def uses(self) -> dict[str, ModelUse]:
+        """How much each model is used, where that was observed for long enough."""
+        now_s = self._clock.monotonic_s()
+        found = {served.model_id: served.usage.read(now_s, original_s(served)) for served in self._served()}
+        return {name: use for name, use in found.items() if use is not None}
 
     @property
     def compilation_stats(self) -> dict[str, dict[str, Any]]:
@@ -160,27 +164,32 @@ class ModelCompiler:
         stats = {
             name: {"mode": None, **build.stats(), "builds": {}} for name, build in self._declined.items()
         }
-        return stats | {served.model_id: _stats(served) for served in self._served()}
+        return stats | {served.model_id: model_stats(served) for served in self._served()}
+
+    def in_progress(self) -> list[dict[str, Any]]:
+        """Builds that wait or run: id, model, mode, stage and seconds since they were asked for."""
+        return pending_builds(self._served(), self._clock.monotonic_s())
+
+    @property
+    def store_problem(self) -> str:
+        """Why builds are not kept for the next start; empty while they are, or while none should be."""
+        return self._workshop.store_problem
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Blocks until no build is queued or running; False when that took longer."""
-        with self._idle:
-            return self._idle.wait_for(lambda: self._pending == 0, timeout_s)
+        return self._backlog.wait(timeout_s)
 
-    def stop_builds(self) -> None:
-        """Builds that wait or run end without a result; what is promoted serves, more may be asked for."""
-        with self._idle:
-            self._stop.set()
-            self._stop = threading.Event()
+    def stop_builds(self, *, forced: bool = True) -> None:
+        """Builds that wait or run end without a result; what is promoted serves, more may be asked for.
+
+        Those that an operator forced go on where `forced` is False.
+        """
+        self._backlog.stop(forced=forced)
 
     def close(self) -> None:
         """Ends the build in progress; what is promoted goes on serving. May be called twice."""
         self._closed = True
-        self.stop_builds()
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            self._jobs.put(None)
-            worker.join()
+        self._backlog.close()
 
     def _served(self) -> list[ServedModel]:
         return [model for model in list(self._models.values()) if isinstance(model, ServedModel)]
@@ -191,66 +200,59 @@ class ModelCompiler:
             raise UnknownNameError(f"No model {model_id!r} has been given to compile_model. Known: {known}.")
         return self._models[model_id]
 
-    def _first_call(self, served: ServedModel) -> None:
-        if self._automatic:
-            self._queue(served, self.config.compile_mode)
+    def _share(self) -> float:
+        return self.config.build_share if self.busy() else 1.0
 
-    def _queue(self, served: ServedModel, mode: str) -> bool:
-        obstacle = self._obstacle(served)
-        if obstacle is not None:
-            served.cause, served.remedy = obstacle
+    def _first_call(self, served: ServedModel) -> None:
+        if self._workshop.keeps and self._obstacle(served) is None:
+            self._backlog.add(Job((served.model_id, ""), partial(self._restore, served)))
+        if self._automatic:
+            self._queue(served, self.config.compile_mode, forced=False)
+
+    def _queue(self, served: ServedModel, mode: str, forced: bool) -> bool:
+        found = self._obstacle(served)
+        if found is not None:
+            served.cause, served.remedy = found
             return False
         served.cause = served.remedy = ""
-        with self._idle:
-            if mode not in served.queued:
-                self._enqueue(served, mode)
+        build = self._new_build(served, mode, forced)
+        work = partial(self._work, served, build)
+        if self._backlog.add(Job((served.model_id, mode), work, forced=forced)):
+            served.pending[mode] = build
+            old = served.builds.get(mode)
+            if old is None or old.built is None:
+                build.failures = 0 if old is None else old.failures
+                served.builds[mode] = build
         return True
 
-    def _enqueue(self, served: ServedModel, mode: str) -> None:
-        old = served.builds.get(mode)
-        if old is None or old.built is None:
-            failures = 0 if old is None else old.failures
-            served.builds[mode] = Build(
-                mode=mode,
-                state=BuildState.BUILDING,
-                changed_s=self._clock.monotonic_s(),
-                failures=failures,
-            )
-        served.queued.add(mode)
-        self._pending += 1
-        self._jobs.put((served, mode, self._stop))
-        if self._worker is None:
-            self._worker = threading.Thread(target=self._work, name="model-compiler", daemon=True)
-            self._worker.start()
+    def _new_build(self, served: ServedModel, mode: str, forced: bool) -> Build:
+        return Build(
+            mode=mode,
+            state=BuildState.BUILDING,
+            stage=Stage.QUEUED,
+            backend=self._workshop.backend(mode).name,
+            build_id=f"{served.model_id}/{mode}/{next(self._ids)}",
+            forced=forced,
+            changed_s=self._clock.monotonic_s(),
+        )
 
     def _obstacle(self, served: ServedModel) -> tuple[str, str] | None:
-        """Cause and remedy of not even trying."""
-        if not self.config.enable_torch_compile:
-            return "switched off", "Set enable_torch_compile to true."
-        if self._closed:
-            return "the compiler was closed", "Make a new ModelCompiler."
-        if in_training(served.original):
-            return "the model is in training mode", "Call model.eval(), then force_recompile."
-        if not served.examples.known:
-            return (
-                "no call seen yet whose arguments can be copied, so no shapes to build for",
-                "Call the model once with tensors and plain values, or pass examples.",
-            )
-        availability = self._backend.available()
-        if not availability.ok:
-            return f"unavailable: {availability.reason}", f"Install {availability.reason}; see 'make doctor'."
-        return None
+        return obstacle(served, self.config, self._workshop, closed=self._closed)
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            served, mode, stop = job
-            try:
-                self._settle(served, self._attempt(served, mode, self.config, stop))
-            finally:
-                with self._idle:
-                    served.queued.discard(mode)
-                    self._pending -= 1
-                    self._idle.notify_all()
+    def _restore(self, served: ServedModel, stop: threading.Event) -> None:
+        """Every build of an earlier process that is kept serves again."""
+        for mode in self._workshop.modes:
+            request = self._attempt.request(served, mode, self.config, stop)
+            if self._workshop.keeps_build(request) and not stop.is_set():
+                served.pending[mode] = build = self._new_build(served, mode, forced=False)
+                self._work(served, build, stop)
+
+    def _work(self, served: ServedModel, build: Build, stop: threading.Event) -> None:
+        try:
+            backend = self._workshop.backend(build.mode)
+            self._settle(served, self._attempt(backend, served, build, self.config, stop))
+        finally:
+            served.pending.pop(build.mode, None)
 
     def _settle(self, served: ServedModel, build: Build) -> None:
         old = served.builds.get(build.mode)
@@ -260,14 +262,17 @@ class ModelCompiler:
             # A rebuild that failed does not take away what serves.
             old.failures, old.cause, old.remedy = build.failures, build.cause, build.remedy
             return
+        if build.built is not None:
+            form = self._workshop.backend(build.mode).forms[build.mode]
+            build.watch = Watch(self._clock, form, repeatable=served.repeatable)
         served.builds[build.mode] = build
         self._activate(served)
 
     def _activate(self, served: ServedModel) -> None:
         ready = {
-            (served.model_id, build.mode)
+            (served.model_id, build.mode): build.step_s
             for build in list(served.builds.values())
-            if build.built is not None and not build.stale
+            if build.state is BuildState.PROMOTED and build.built is not None and not build.stale
         }
         mode = served_mode(self._wanted_mode, served.model_id, ready)
         served.active = None if mode == ORIGINAL else served.builds[mode]
@@ -277,21 +282,3 @@ def _is_module(model: Any) -> bool:
     """Without torch in the process nothing can be one, and nothing needs to be imported to know."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(model, torch.nn.Module)
-
-
-def _stats(served: ServedModel) -> dict[str, Any]:
-    builds = dict(served.builds)
-    active = served.active
-    if active is not None and active.stale:
-        active = None
-    shown = active or max(builds.values(), key=lambda build: build.changed_s, default=None)
-    if shown is None:
-        shown = Build(mode="", state=BuildState.ORIGINAL)
-    stats = shown.stats()
-    if not stats["cause"]:
-        stats |= {"cause": served.cause, "remedy": served.remedy}
-    return {
-        "mode": None if active is None else active.mode,
-        **stats,
-        "builds": {mode: build.stats() for mode, build in builds.items()},
-    }

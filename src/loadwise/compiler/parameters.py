@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+from contextlib import suppress
 from typing import Any
+
+from loadwise.ports import BuildRequest
 
 
 def in_training(model: Any) -> bool:
     """Whether the module or one below it is in training mode, where a call may use chance or learn."""
     return any(module.training for module in model.modules())
+
+
+def parameters_digest(model: Any) -> str:
+    """SHA-256 over every parameter and buffer with its name, kind and sizes; about a second per gigabyte."""
+    digest = hashlib.sha256()
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(_byte()).numpy())
+    return digest.hexdigest()
+
+
+def digest_of(request: BuildRequest) -> str:
+    """The digest of the request's model, from whoever knows it already."""
+    return parameters_digest(request.model) if request.digest is None else request.digest()
+
+
+def code_digest(model: Any) -> str:
+    """SHA-256 over the module's structure and the source of every class in it, where there is source."""
+    digest = hashlib.sha256(repr(model).encode())
+    for kind in dict.fromkeys(type(module) for module in model.modules()):
+        digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
+        with suppress(OSError, TypeError):
+            digest.update(inspect.getsource(kind).encode())
+    return digest.hexdigest()
+
+
+def _byte() -> Any:
+    import torch
+
+    return torch.uint8
 
 
 class ParameterKey:

@@ -4,59 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-from loadwise.compiler.examples import Examples
-from loadwise.compiler.parameters import ParameterKey
-from loadwise.compiler.verify import Timing
-from loadwise.ports import Built
-
-
-class BuildState(StrEnum):
-    """How far a build, or the model as a whole, has come."""
-
-    ORIGINAL = "original"
-    BUILDING = "building"
-    PROMOTED = "promoted"
-    FAILED = "failed"
-    DECLINED = "declined"
-
-
-@dataclass(slots=True, kw_only=True)
-class Build:
-    """One mode's build of one model; `built` and `key` are set when it has been promoted."""
-
-    mode: str
-    state: BuildState
-    changed_s: float = 0.0
-    failures: int = 0
-    cause: str = ""
-    remedy: str = ""
-    build_time_s: float | None = None
-    timing: Timing | None = None
-    built: Built | None = None
-    key: ParameterKey | None = None
-
-    @property
-    def stale(self) -> bool:
-        """Whether the model has changed since."""
-        return self.key is not None and not self.key.holds()
-
-    def stats(self) -> dict[str, Any]:
-        """Plain values; times in ms are None before they were measured."""
-        timing = self.timing
-        return {
-            "state": self.state.value,
-            "cause": self.cause,
-            "remedy": self.remedy,
-            "failures": self.failures,
-            "build_time_s": self.build_time_s,
-            "original_ms": None if timing is None else timing.original_s * 1000,
-            "compiled_ms": None if timing is None else timing.compiled_s * 1000,
-            "speedup": None if timing is None else timing.speedup,
-        }
+from loadwise.compiler.build import Build, BuildState
+from loadwise.compiler.examples import Examples, signature
+from loadwise.compiler.parameters import ParameterKey, parameters_digest
+from loadwise.compiler.usage import Usage
+from loadwise.ports import Built, Recipe
 
 
 class ServedModel:
@@ -67,35 +21,63 @@ class ServedModel:
     """
 
     def __init__(
-        self, model: Any, model_id: str, examples: Examples, on_first_call: Callable[[ServedModel], None]
+        self,
+        model: Any,
+        model_id: str,
+        examples: Examples,
+        usage: Usage,
+        on_first_call: Callable[[ServedModel], None],
     ) -> None:
         self.original = model
         self.model_id = model_id
         self.examples = examples
         self.dynamic_shapes: Any = None
+        self.recipe: Recipe | None = None
+        # Calling it twice with the same arguments leaves them as calling it once.
+        self.repeatable = False
         self.builds: dict[str, Build] = {}
-        # Modes whose build waits or runs.
-        self.queued: set[str] = set()
+        self.usage = usage
+        # Builds that wait or run, by mode.
+        self.pending: dict[str, Build] = {}
         self.cause = ""
         self.remedy = ""
         # Replaced as a whole, so that a call sees either the old build or the new one.
         self.active: Build | None = None
         self._on_first_call = on_first_call
+        self._digest: tuple[ParameterKey, str] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's answer; whatever the model raises is raised."""
+        self.usage.calls += 1
         build = self.active
         # Another thread may retire the build at any moment: what it is made of is read once.
         built = None if build is None else build.built
         if build is not None and built is not None and self._fits(build, built, args, kwargs):
             try:
-                return built.call(*args, **kwargs)
+                return self._built_answer(build, built, args, kwargs)
             except Exception as error:  # noqa: BLE001 - whatever a build raises, the original can answer
                 first_line = str(error).split("\n")[0]
                 self.retire(build, BuildState.FAILED, f"{type(error).__name__} while serving: {first_line}")
         if self.examples.learn(args, kwargs):
             self._on_first_call(self)
         return self.original(*args, **kwargs)
+
+    def _built_answer(
+        self, build: Build, built: Built, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        watch = build.watch
+        if watch is None or not watch.took():
+            return built.call(*args, **kwargs)
+        answer, wrong = watch.compare(self.original, built.call, args, kwargs)
+        if wrong is not None:
+            self.retire(build, BuildState.FAILED, wrong)
+        return answer
+
+    def digest(self) -> str:
+        """SHA-256 of the parameters and buffers as they are now; counted again only after a change."""
+        if self._digest is None or not self._digest[0].holds():
+            self._digest = ParameterKey(self.original), parameters_digest(self.original)
+        return self._digest[1]
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for what this object does not have itself.
@@ -112,7 +94,17 @@ class ServedModel:
             if not key.training:
                 self.retire(build, BuildState.ORIGINAL, "The model's parameters changed after the build.")
             return False
-        return built.accepts(args, kwargs) and not _needs_original(args, kwargs)
+        if _needs_original(args, kwargs):
+            return False
+        return built.accepts(args, kwargs) or self._missed(build, args, kwargs)
+
+    def _missed(self, build: Build, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """False: the original answers. A storm of such calls retires the build."""
+        if build.watch is not None:
+            storm = build.watch.miss(shown_sizes(signature((args, dict(kwargs)))))
+            if storm is not None:
+                self.retire(build, BuildState.FAILED, storm)
+        return False
 
     def retire(self, build: Build, state: BuildState, cause: str) -> None:
         """The build no longer serves, for the reason given."""
@@ -121,6 +113,14 @@ class ServedModel:
         build.built = build.key = None
         if self.active is build:
             self.active = None
+
+
+def shown_sizes(kind: Any) -> str:
+    """The sizes of the tensors in a signature, as people read them: "4x8, 4"."""
+    if isinstance(kind, tuple) and kind[:1] == ("tensor",):
+        return "x".join(map(str, kind[1])) or "scalar"
+    parts = [shown_sizes(part) for part in kind] if isinstance(kind, tuple) else []
+    return ", ".join(part for part in parts if part)
 
 
 def _needs_original(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

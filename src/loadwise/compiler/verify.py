@@ -1,62 +1,56 @@
-"""Whether a build answers as the original does, and how much faster: both measured, on copies."""
+"""Whether a build answers as the original does, on copies of real calls."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from loadwise.compiler.examples import Arguments, copied
 from loadwise.errors import BuildError
-from loadwise.ports import Clock
+from loadwise.ports import Form
 
 # Largest difference allowed, as a share of the largest value: rounding in another order, not other numbers.
 TOLERANCES = {"float64": 1e-8, "float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}
-MIN_RUNS, MAX_RUNS = 3, 50
-TIMING_BUDGET_S = 1.0
-# A build must be faster by more than measurements differ.
-MIN_GAIN = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Medians of interleaved runs, in seconds."""
+def difference(expected: Any, actual: Any, where: str = "answer", form: Form | None = None) -> str | None:
+    """What differs beyond tolerance, or None: kinds, sizes, plain values exactly, numbers by tolerance.
 
-    original_s: float
-    compiled_s: float
-
-    @property
-    def speedup(self) -> float:
-        """Above 1 when the build is faster."""
-        return self.original_s / self.compiled_s if self.compiled_s > 0 else float("inf")
-
-
-def difference(expected: Any, actual: Any, where: str = "answer") -> str | None:
-    """What differs beyond tolerance, or None: kinds, sizes, plain values exactly, numbers by tolerance."""
+    Numbers of a quantised form only have to be finite: how far they are off is measured elsewhere.
+    """
     if hasattr(expected, "untyped_storage"):
-        return _tensor_difference(expected, actual, where)
+        return _tensor_difference(expected, actual, where, form or Form())
     if isinstance(expected, dict):
         if not isinstance(actual, dict) or list(expected) != list(actual):
             return f"{where}: other keys"
         pairs = ((f"{where}[{key!r}]", expected[key], actual[key]) for key in expected)
-        return next((found for name, a, b in pairs if (found := difference(a, b, name))), None)
+        return next((found for name, a, b in pairs if (found := difference(a, b, name, form))), None)
     if isinstance(expected, list | tuple):
         if not isinstance(actual, list | tuple) or len(expected) != len(actual):
             return f"{where}: other length"
         items = enumerate(zip(expected, actual, strict=True))
-        return next((found for i, (a, b) in items if (found := difference(a, b, f"{where}[{i}]"))), None)
+        return next(
+            (found for i, (a, b) in items if (found := difference(a, b, f"{where}[{i}]", form))), None
+        )
     return None if expected == actual else f"{where}: {actual!r:.60} instead of {expected!r:.60}"
 
 
-def _tensor_difference(expected: Any, actual: Any, where: str) -> str | None:
+def _tolerance(dtype: str, form: Form) -> float | None:
+    """As a share of the largest value; None: exactly. A form of lower precision is held to its own."""
+    own = TOLERANCES.get(dtype)
+    if own is None:
+        return None
+    return float("inf") if form.quantised else max(own, TOLERANCES[form.precision])
+
+
+def _tensor_difference(expected: Any, actual: Any, where: str, form: Form) -> str | None:
     if not hasattr(actual, "untyped_storage"):
         return f"{where}: no tensor"
     if (expected.shape, expected.dtype) != (actual.shape, actual.dtype):
         return (
             f"{where}: {actual.dtype}{list(actual.shape)} instead of {expected.dtype}{list(expected.shape)}"
         )
-    tolerance = TOLERANCES.get(str(expected.dtype).removeprefix("torch."))
+    tolerance = _tolerance(str(expected.dtype).removeprefix("torch."), form)
     if tolerance is None:
         return None if bool((expected == actual).all()) else f"{where}: other values"
     a, b = expected.detach().double(), actual.detach().double()
@@ -75,13 +69,18 @@ def _tensor_difference(expected: Any, actual: Any, where: str) -> str | None:
 
 
 def verify(
-    original: Callable[..., Any], candidate: Callable[..., Any], examples: Sequence[Arguments]
+    original: Callable[..., Any],
+    candidate: Callable[..., Any],
+    examples: Sequence[Arguments],
+    *,
+    form: Form | None = None,
 ) -> None:
     """`BuildError` unless answers are equal and arguments are left the same, for every example."""
     for number, (args, kwargs) in enumerate(examples):
         own, other = copied((args, kwargs)), copied((args, kwargs))
         expected, actual = original(*own[0], **own[1]), candidate(*other[0], **other[1])
-        found = difference(expected, actual) or difference(own, other, "arguments afterwards")
+        found = difference(expected, actual, form=form)
+        found = found or difference(own, other, "arguments afterwards", form)
         if found is not None:
             raise BuildError(
                 f"The build is wrong for example {number + 1} ({found}).",
@@ -89,29 +88,26 @@ def verify(
             )
 
 
-def measure(
-    original: Callable[..., Any], candidate: Callable[..., Any], example: Arguments, clock: Clock
-) -> Timing:
-    """Times both in turns on one example, about a second in all."""
-    args, kwargs = copied(example)
-    times: tuple[list[float], list[float]] = ([], [])
-    started_s = clock.monotonic_s()
-    for run in range(MAX_RUNS + 1):
-        for call, seen in zip((original, candidate), times, strict=True):
-            before_s = clock.monotonic_s()
-            call(*args, **kwargs)
-            _synchronize(args)
-            seen.append(clock.monotonic_s() - before_s)
-        if run >= MIN_RUNS and clock.monotonic_s() - started_s > TIMING_BUDGET_S:
-            break
-    # The first run of each is a warm-up.
-    return Timing(statistics.median(times[0][1:]), statistics.median(times[1][1:]))
+def distance(
+    original: Callable[..., Any], candidate: Callable[..., Any], examples: Sequence[Arguments]
+) -> float:
+    """Root mean square of what numbers in the answers differ by, as a share of their own; 0.0 is equal."""
+    off = size = 0.0
+    for args, kwargs in examples:
+        own, other = copied((args, kwargs)), copied((args, kwargs))
+        pairs = zip(
+            _numbers(original(*own[0], **own[1])), _numbers(candidate(*other[0], **other[1])), strict=True
+        )
+        for a, b in pairs:
+            off += float((a - b).square().sum())
+            size += float(a.square().sum())
+    return (off / size) ** 0.5 if size > 0 else 0.0
 
 
-def _synchronize(args: tuple[Any, ...]) -> None:
-    """A GPU answers before it has finished."""
-    device = next((arg.device for arg in args if hasattr(arg, "untyped_storage")), None)
-    if device is not None and device.type == "cuda":
-        import torch
-
-        torch.cuda.synchronize(device)
+def _numbers(tree: Any) -> list[Any]:
+    """Every tensor of floating-point numbers, in double precision."""
+    if hasattr(tree, "untyped_storage"):
+        return [tree.detach().double()] if tree.is_floating_point() else []
+    if isinstance(tree, dict):
+        return [found for value in tree.values() for found in _numbers(value)]
+    return [found for value in tree for found in _numbers(value)] if isinstance(tree, list | tuple) else []

@@ -11,7 +11,7 @@ from typing import Final
 
 from loadwise.decision import load, outcome, strategy
 from loadwise.decision.beliefs import Belief
-from loadwise.decision.builds import BuildFact, BuildPlan, plan
+from loadwise.decision.builds import BuildFact, BuildOption, BuildPlan, ModelUse, plan
 from loadwise.decision.facts import (
     EngineReading,
     Evidence,
@@ -49,6 +49,9 @@ class Observation:
     compiled: Sequence[str] = ()
     builds: Sequence[BuildFact] = ()
     builds_enabled: bool = True
+    # What can be built here, and how much each compiled model is used.
+    build_options: Sequence[BuildOption] = ()
+    model_uses: Mapping[str, ModelUse] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +113,8 @@ def step(policy: Policy, state: State, observation: Observation) -> tuple[State,
         observation.builds,
         observation.now_s,
         enabled=observation.builds_enabled,
+        options=observation.build_options,
+        uses=observation.model_uses,
     )
     decision = Decision(
         decided_s=observation.now_s,

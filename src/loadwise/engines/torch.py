@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from loadwise.decision.facts import Capabilities, EngineReading, Feature
 from loadwise.errors import ConfigurationError, EngineError, MissingExtraError
 from loadwise.logs import get_logger, said_by
-from loadwise.ports import Clock, SamplingParams, TokenEvent
+from loadwise.ports import Clock, Recipe, SamplingParams, TokenEvent
 from loadwise.torch_engine.engine import Engine, Output
+from loadwise.torch_engine.recipe import StepRecipe
 from loadwise.torch_engine.scheduler import Limits
 from loadwise.torch_engine.sequence import Finish, Sampled, Sampling
 from loadwise.torch_engine.sequence import Sequence as Running
@@ -55,6 +56,8 @@ class CompileStep(Protocol):
         *,
         examples: Callable[[], Sequence[tuple[Any, ...]]],
         dynamic_shapes: Any,
+        recipe: Recipe,
+        repeatable: bool,
     ) -> Callable[..., Any]:
         """A callable that serves the model, and a faster equal of it once there is one."""
         ...
@@ -224,6 +227,15 @@ class TorchTokenEngine:
             self.model_id,
             examples=runner.decode_examples,
             dynamic_shapes=runner.decode_dynamic_shapes(),
+            recipe=StepRecipe(
+                folder=str(self.folder.resolve()),
+                device=str(runner.loaded.device),
+                dtype=str(runner.loaded.shape.dtype).removeprefix("torch."),
+                places=runner.places,
+                context_tokens=runner.loaded.context_tokens,
+            ),
+            # Keys and values are written to the same places again.
+            repeatable=True,
         )
 
     def _cancel(self, sequence: Running) -> None:

@@ -197,7 +197,14 @@ class OptimizationControl:
         asked = list(stats) if model_id is None else [model_id]
         reasons = {name: stats[name]["cause"] for name in asked if name not in queued}
         status = "rebuilding" if queued else "nothing_to_compile"
-        return {"status": status, "models": queued, "reasons": reasons, "compilation_stats": stats}
+        builds = [build for build in compiler.in_progress() if build["model"] in queued]
+        return {
+            "status": status,
+            "models": queued,
+            "builds": builds,
+            "reasons": reasons,
+            "compilation_stats": stats,
+        }
 
 
 def _write(folder: Path, made: JsonObject) -> Path:

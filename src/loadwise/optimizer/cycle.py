@@ -166,6 +166,8 @@ class Cycle:
             compiled=tuple(parts.compiler.compilation_stats),
             builds=parts.compiler.facts(),
             builds_enabled=parts.configurations.current.enable_torch_compile,
+            build_options=parts.compiler.options(),
+            model_uses=parts.compiler.uses(),
         )
 
     def pools(self) -> dict[str, list[str]]:
@@ -235,6 +237,8 @@ class Cycle:
         if self.decision is None:
             return
         self.parts.compiler.serve_mode(self.decision.worst.strategy.compile_mode)
+        if self.decision.builds.cancel:
+            self.parts.compiler.stop_builds(forced=False)
         make = self.decision.builds.make
         if make is not None:
             self.parts.compiler.build(*make)

@@ -103,6 +103,7 @@ class ServerSideOptimizer:
         self.ensemble_manager.configure(config)
         self.director = EnsembleDirector(self.ensemble_manager, self.recorder, clock=self.clock)
         self.director.running = False
+        self.model_compiler.busy = lambda: len(self.director.in_flight) > 0
         self.director.config_version = self.configurations.version
         self.alerts = AlertBook([LogSink()] if sinks is None else sinks)
         self.watch = Watch(self, self.alerts)

@@ -84,6 +84,11 @@ def status(optimizer: ServerSideOptimizer) -> JsonObject:
         "load": load_json(decision),
         "absent": list(FIELDS) if decision is None else list(decision.worst.metrics.absent),
         "compilation_stats": optimizer.model_compiler.compilation_stats,
+        "builds": {
+            "in_progress": optimizer.model_compiler.in_progress(),
+            "plan": None if decision is None else decision.builds.reason.value,
+            "not_kept": optimizer.model_compiler.store_problem or None,
+        },
         "ensemble": optimizer.ensemble_manager.get_ensemble_status(),
         "in_flight": len(optimizer.director.in_flight),
         "alerts": optimizer.alerts.as_json(),

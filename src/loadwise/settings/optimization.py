@@ -12,6 +12,7 @@ from loadwise.errors import ConfigurationError
 from loadwise.settings.checked import Checked, Fraction, Positive
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
+BuildBackendName = Literal["inductor", "openvino", "onnxruntime", "tensorrt", "torchao"]
 TunableParameter = Literal["max_tokens", "temperature", "top_k"]
 # Numbers of a request that an operator may hold down.
 CappedParameter = Literal[
@@ -129,6 +130,12 @@ class OptimizationConfig(Checked):
     # Seconds a build may take, and how much memory its process may use.
     build_timeout_sec: Positive = 600.0
     build_memory_bytes: Annotated[int, Field(ge=1)] = 8 * 1024**3
+    # Who builds; each has modes of its own, and the fastest build serves.
+    build_backends: tuple[BuildBackendName, ...] = ("inductor",)
+    # Good builds are kept for the next start, up to so much.
+    build_store_bytes: Annotated[int, Field(ge=0)] = 4 * 1024**3
+    # Share of time in which a build may compute while requests are being answered.
+    build_share: Annotated[float, Field(ge=0.01, le=1.0, allow_inf_nan=False)] = 0.25
 
     @model_validator(mode="after")
     def _consistent(self) -> OptimizationConfig:

@@ -27,6 +27,7 @@ class Runner:
 
     def __init__(self, loaded: LoadedModel, places: int, context_tokens: int) -> None:
         self.loaded = loaded
+        self.places = places
         self.cache = KeyValueCache(loaded.shape, places, context_tokens, loaded.device)
         self.sampler = Sampler(loaded.eos_token_ids)
         self._original = Step(loaded.model).eval()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+from loadwise.compiler.backends.exported import ExportedBackend
 from loadwise.compiler.backends.inductor import InductorBackend
 from loadwise.ports import BuildBackend
 
-BACKENDS: Mapping[str, Callable[[], BuildBackend]] = {"inductor": InductorBackend}
+BACKENDS: Mapping[str, type[ExportedBackend]] = {"inductor": InductorBackend}
 
 
 def default_backend() -> BuildBackend:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -14,15 +15,16 @@ class TensorRule:
     """What one tensor must be; a size is a number, or the name of one that varies."""
 
     sizes: tuple[int | str, ...]
-    dtype: Any
-    device: Any
+    # As torch prints them: "torch.float32", "cpu".
+    dtype: str
+    device: str
 
     def takes(self, leaf: Any, bound: dict[str, int], ranges: Mapping[str, tuple[float, float]]) -> bool:
         """Whether `leaf` fits, contiguous; equal names mean equal sizes over the whole call."""
         shape = getattr(leaf, "shape", None)
         if shape is None or len(shape) != len(self.sizes):
             return False
-        if leaf.dtype != self.dtype or leaf.device != self.device:
+        if str(leaf.dtype) != self.dtype or str(leaf.device) != self.device:
             return False
         for given, size in zip(shape, self.sizes, strict=True):
             if isinstance(size, int):
@@ -59,6 +61,29 @@ class Acceptance:
         rules = tuple(_rule(leaf, fake, ranges) for leaf, fake in zip(leaves, fakes, strict=True))
         return cls(structure, rules, ranges)
 
+    def as_json(self) -> str:
+        """For `from_json` in another process."""
+        import torch
+
+        rules = [asdict(rule) if isinstance(rule, TensorRule) else {"same": rule} for rule in self.rules]
+        structure = torch.utils._pytree.treespec_dumps(self.structure)
+        return json.dumps({"structure": structure, "rules": rules, "ranges": dict(self.ranges)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Acceptance:
+        """What `as_json` wrote."""
+        import torch
+
+        values = json.loads(text)
+        rules = tuple(
+            rule["same"]
+            if "same" in rule
+            else TensorRule(tuple(rule["sizes"]), rule["dtype"], rule["device"])
+            for rule in values["rules"]
+        )
+        ranges = {name: (low, high) for name, (low, high) in values["ranges"].items()}
+        return cls(torch.utils._pytree.treespec_loads(values["structure"]), rules, ranges)
+
     def takes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether a call fits; a few microseconds."""
         import torch
@@ -86,4 +111,4 @@ def _rule(leaf: Any, fake: Any, ranges: Mapping[str, tuple[float, float]]) -> An
         str(traced) if str(traced) in ranges else int(actual)
         for actual, traced in zip(leaf.shape, fake.shape, strict=True)
     )
-    return TensorRule(sizes, leaf.dtype, leaf.device)
+    return TensorRule(sizes, str(leaf.dtype), str(leaf.device))

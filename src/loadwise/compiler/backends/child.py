@@ -1,7 +1,7 @@
-"""The process that compiles: `python -m loadwise.compiler.backends.child FOLDER`.
+"""The process that builds: `python -m loadwise.compiler.backends.child FOLDER`.
 
-Reads the exported program and the job from FOLDER, writes the package and a result there. A crash of the
-compiled code happens here, not in the server.
+Reads the job from FOLDER, with the exported graph or the recipe of the module, and writes the package and a
+result there. A crash of compiled code happens here, not in the server.
 """
 
 from __future__ import annotations
@@ -10,46 +10,77 @@ import json
 import os
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from loadwise.compiler.backends.inductor import JOB, PACKAGE, PROGRAM, RESULT, load
+from loadwise.compiler.backends.accepts import Acceptance
+from loadwise.compiler.backends.export import traced
+from loadwise.compiler.backends.exported import ACCEPTS, JOB, PACKAGE, PROGRAM, RESULT
+from loadwise.compiler.parameters import parameters_digest
 from loadwise.compiler.verify import verify
-from loadwise.errors import BuildError
+from loadwise.errors import BuildDeclinedError, BuildError
 
-_NICENESS = 10
+_NICENESS = 19
 
 
 def main(folder: Path) -> None:
-    """FOLDER holds `result.json`, with the error or an empty string, and the package."""
+    """FOLDER holds the package, and a result that says what went wrong or that nothing did."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.nice(_NICENESS)
+    _yield_to_everyone()
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    said = {"error": "", "declined": "", "remedy": "", "parameters": ""}
     try:
-        make(folder, job)
+        said["parameters"] = make(folder, job)
+    except BuildDeclinedError as error:
+        said |= {"declined": str(error), "remedy": error.remedy}
     except BuildError as error:
-        said = str(error)
+        said["error"] = str(error)
     except Exception as error:  # noqa: BLE001 - the parent tells the user; the traceback is on stderr
         lines = str(error).strip().splitlines()
-        said = f"The compiler failed: {type(error).__name__}: {lines[0][:300] if lines else ''}"
-    else:
-        said = ""
-    (folder / RESULT).write_text(json.dumps({"error": said}), encoding="utf-8")
+        said["error"] = f"The compiler failed: {type(error).__name__}: {lines[0][:300] if lines else ''}"
+    (folder / RESULT).write_text(json.dumps(said), encoding="utf-8")
 
 
-def make(folder: Path, job: dict[str, Any]) -> None:
-    """The package is in `folder` and answers as the program does."""
+def make(folder: Path, job: dict[str, Any]) -> str:
+    """The package is in `folder` and answers as the module does; returns the digest of its parameters."""
     import torch
 
+    from loadwise.compiler.backends import BACKENDS
+
     torch.set_num_threads(job["threads"])
-    program = torch.export.load(folder / PROGRAM)
-    package = folder / PACKAGE
+    backend, mode, package = BACKENDS[job["backend"]](), job["mode"], folder / PACKAGE
+    program, digest = _program(folder, job)
+    package.mkdir(mode=0o700)
+    accepts = Acceptance.of(program, program.example_inputs)
+    (package / ACCEPTS).write_text(accepts.as_json(), encoding="utf-8")
     with torch.no_grad():
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=str(package), inductor_configs=job["options"]
-        )
+        backend.convert(program, mode, job["options"], package)
         original = program.module()
-        verify(original, load(program, original, package), [program.example_inputs])
+        form = backend.forms[mode]
+        verify(original, backend.load(original, package, mode), [program.example_inputs], form=form)
+    return digest
+
+
+def _program(folder: Path, job: dict[str, Any]) -> tuple[Any, str]:
+    """The graph, and the digest of the parameters of the module that it was traced from here."""
+    import torch
+
+    if job["recipe"] is None:
+        return torch.export.load(folder / PROGRAM), ""
+    from loadwise.torch_engine.recipe import StepRecipe
+
+    made = StepRecipe(**job["recipe"]).make()
+    program = traced(made.module, (made.examples[0], {}), made.dynamic_shapes, dynamic=job["dynamic"])
+    return program, parameters_digest(made.module)
+
+
+def _yield_to_everyone() -> None:
+    """Only time that nobody else wants is this process's."""
+    os.nice(_NICENESS)
+    if hasattr(os, "SCHED_IDLE"):
+        with suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _end_with_parent() -> None:

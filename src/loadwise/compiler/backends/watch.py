@@ -1,4 +1,4 @@
-"""A child process within limits of time and memory, which dies with its parent."""
+"""A child process within limits of time, memory and share of time, which dies with its parent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -16,20 +16,28 @@ import psutil
 from loadwise.errors import BuildError
 
 _LOOK_EVERY_S = 0.2
+# A share of less than this would never end.
+_LEAST_SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Wall-clock seconds, and bytes of resident memory of the process and its children together."""
+    """Seconds that it was let run, and bytes of resident memory of the process and its children together."""
 
     timeout_s: float
     memory_bytes: int
 
 
 def run_limited(
-    command: Sequence[str], limits: Limits, stop: threading.Event, environment: Mapping[str, str]
+    command: Sequence[str],
+    limits: Limits,
+    stop: threading.Event,
+    environment: Mapping[str, str],
+    share: Callable[[], float] = lambda: 1.0,
 ) -> tuple[int, str]:
     """Exit status and what it wrote to stderr; `BuildError` when a limit or `stop` ended it.
+
+    While `share()` is below 1.0 the process and all below it are stopped for the rest of the time.
 
     The child's stdin is a pipe that ends with this process, which is how it learns that it should end too.
     """
@@ -43,23 +51,28 @@ def run_limited(
             start_new_session=True,
         )
         try:
-            _watch(process, limits, stop)
+            _watch(process, limits, stop, share)
         finally:
             _end(process)
         errors.seek(0)
         return process.returncode, errors.read().decode(errors="replace")
 
 
-def _watch(process: subprocess.Popen[bytes], limits: Limits, stop: threading.Event) -> None:
-    waited_s = 0.0
+def _watch(
+    process: subprocess.Popen[bytes], limits: Limits, stop: threading.Event, share: Callable[[], float]
+) -> None:
+    ran_s = 0.0
     while not stop.is_set():
+        part = min(1.0, max(_LEAST_SHARE, share()))
         try:
-            process.wait(_LOOK_EVERY_S)
+            process.wait(_LOOK_EVERY_S * part)
         except subprocess.TimeoutExpired:
-            waited_s += _LOOK_EVERY_S
+            ran_s += _LOOK_EVERY_S * part
         else:
             return
-        if waited_s > limits.timeout_s:
+        if part < 1.0:
+            _rest(process, _LOOK_EVERY_S * (1.0 - part), stop)
+        if ran_s > limits.timeout_s:
             raise BuildError(
                 f"The build took longer than build_timeout_sec ({limits.timeout_s:g} s).",
                 remedy="Raise build_timeout_sec, or build when the machine is quiet.",
@@ -71,6 +84,19 @@ def _watch(process: subprocess.Popen[bytes], limits: Limits, stop: threading.Eve
                 remedy="Raise build_memory_bytes, or use compile_mode default.",
             )
     raise BuildError("The build was stopped.", remedy="force_recompile starts it again.")
+
+
+def _rest(process: subprocess.Popen[bytes], seconds: float, stop: threading.Event) -> None:
+    """The process and all in its group do nothing for a while."""
+    _signal(process, signal.SIGSTOP)
+    stop.wait(seconds)
+    _signal(process, signal.SIGCONT)
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
 
 def resident_bytes(pid: int) -> int:
@@ -89,9 +115,7 @@ def resident_bytes(pid: int) -> int:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """The process and its group are gone."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    _signal(process, signal.SIGKILL)
     process.wait()
     if process.stdin is not None:
         process.stdin.close()

@@ -1,0 +1,88 @@
+"""A module's graph, by `torch.export`; a module that a build could not replace is declined.
+
+Tracing holds the interpreter's lock in slices, so it is for a child process or, where nobody else can make
+the module, for quiet moments. It works on a shell of the module that shares its tensors: callers of the
+original notice nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from loadwise.errors import BuildDeclinedError
+from loadwise.ports import BuildRequest
+
+
+def export(request: BuildRequest) -> Any:
+    """The module's graph; `BuildDeclinedError` says why it has none that could replace the module."""
+    return traced(request.model, request.examples[0], request.dynamic_shapes, dynamic=request.dynamic)
+
+
+def traced(model: Any, example: Any, dynamic_shapes: Any, *, dynamic: bool) -> Any:
+    """The graph of `model` for one call, with the sizes that may vary."""
+    import torch
+
+    args, kwargs = example
+    shapes = dynamic_shapes
+    if shapes is None and dynamic:
+        shapes = _automatic_shapes(model, args, kwargs)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(shell_of(model), args, dict(kwargs), dynamic_shapes=shapes)
+    except Exception as error:
+        raise BuildDeclinedError(
+            f"The model cannot be exported: {_first_line(error)}",
+            remedy="torch.export needs a forward without data-dependent Python; the original serves.",
+        ) from error
+    _refuse_side_effects(program)
+    return program
+
+
+def shell_of(model: Any) -> Any:
+    """A copy of the module's structure over the same tensors: exporting swaps them for a moment."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    try:
+        return copy.deepcopy(model, shared)
+    except Exception as error:
+        raise BuildDeclinedError(
+            f"The model's structure cannot be copied: {_first_line(error)}",
+            remedy="Keep locks, files and connections out of the module; the original serves.",
+        ) from error
+
+
+def _refuse_side_effects(program: Any) -> None:
+    import torch
+
+    # Decomposed, in-place changes show in the signature, and a dropout that does nothing is gone.
+    functional = program.run_decompositions()
+    changed = sorted(functional.graph_signature.buffers_to_mutate.values())
+    if changed:
+        raise BuildDeclinedError(
+            f"A call changes the model's buffers ({', '.join(changed[:3])}).",
+            remedy="A build could not be verified beside the original; the original serves.",
+        )
+    for node in functional.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise BuildDeclinedError(
+                f"A call uses chance ({node.target}).",
+                remedy="A build could not be verified beside the original; the original serves.",
+            )
+
+
+def _automatic_shapes(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Every size of every tensor may vary where the graph allows it; by the forward's parameter names."""
+    import torch
+
+    def automatic(leaf: Any) -> Any:
+        return [torch.export.Dim.AUTO] * leaf.dim() if isinstance(leaf, torch.Tensor) else None
+
+    bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    return torch.utils._pytree.tree_map(automatic, dict(bound))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

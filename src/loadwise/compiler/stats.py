@@ -1,0 +1,97 @@
+"""What is told of builds: to people in plain values, to the planner as facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from loadwise.compiler.build import Build, BuildState
+from loadwise.compiler.served import ServedModel
+from loadwise.decision.builds import BuildFact, BuildStatus
+
+_STATUSES = {
+    BuildState.PROMOTED: BuildStatus.READY,
+    BuildState.BUILDING: BuildStatus.BUILDING,
+    BuildState.FAILED: BuildStatus.FAILED,
+    BuildState.DECLINED: BuildStatus.FAILED,
+}
+
+
+def model_stats(served: ServedModel) -> dict[str, Any]:
+    """One model: what serves it and how fast, else the latest build, and every build's own figures."""
+    builds = dict(served.builds)
+    active = served.active
+    if active is not None and active.stale:
+        active = None
+    shown = active or max(builds.values(), key=lambda build: build.changed_s, default=None)
+    if shown is None:
+        shown = Build(mode="", state=BuildState.ORIGINAL)
+    stats = shown.stats()
+    if not stats["cause"]:
+        stats |= {"cause": served.cause, "remedy": served.remedy}
+    return {
+        "mode": None if active is None else active.mode,
+        **stats,
+        "builds": {mode: build.stats() for mode, build in builds.items()},
+    }
+
+
+def original_s(served: ServedModel) -> float | None:
+    """Seconds of a call of the original, as the latest build measured it; None before any did."""
+    timings = [build.timing for build in dict(served.builds).values() if build.timing is not None]
+    return timings[-1].original_s if timings else None
+
+
+def pending_builds(models: Sequence[ServedModel], now_s: float) -> list[dict[str, Any]]:
+    """Builds that wait or run, in the order they were asked for."""
+    pending = [(served, build) for served in models for build in list(served.pending.values())]
+    return [
+        {
+            "id": build.build_id,
+            "model": served.model_id,
+            "backend": build.backend,
+            "mode": build.mode,
+            "state": build.state.value,
+            "stage": build.stage.value,
+            "forced": build.forced,
+            "elapsed_s": now_s - build.changed_s,
+        }
+        for served, build in sorted(pending, key=lambda pair: pair[1].changed_s)
+    ]
+
+
+def build_facts(served: ServedModel, modes: Sequence[str], now_s: float, *, blocked: bool) -> list[BuildFact]:
+    """Every build of a model; when nothing can be tried, what was never made counts as just failed."""
+    made = {mode: build for mode, build in dict(served.builds).items() if build.state in _STATUSES}
+    facts = [_fact(served.model_id, build) for build in made.values()]
+    facts += [
+        _fact(served.model_id, build) for build in list(served.pending.values()) if build.mode not in made
+    ]
+    if blocked:
+        facts += [_resting(served.model_id, mode, now_s) for mode in modes if mode not in made]
+    return facts
+
+
+def declined_facts(names: Sequence[str], modes: Sequence[str], now_s: float) -> list[BuildFact]:
+    """Models that are not modules at all."""
+    return [_resting(name, mode, now_s) for name in names for mode in modes]
+
+
+def _fact(model_id: str, build: Build) -> BuildFact:
+    timing = build.timing
+    return BuildFact(
+        model_id=model_id,
+        mode=build.mode,
+        status=_STATUSES.get(build.state, BuildStatus.BUILDING),
+        changed_s=build.changed_s,
+        failures=build.failures,
+        stale=build.stale,
+        forced=build.forced,
+        step_s=build.step_s,
+        gain=None if timing is None else 1.0 - timing.compiled_s / timing.original_s,
+        cost_s=build.build_time_s,
+    )
+
+
+def _resting(model_id: str, mode: str, now_s: float) -> BuildFact:
+    return BuildFact(model_id=model_id, mode=mode, status=BuildStatus.FAILED, changed_s=now_s, failures=1)
