@@ -20,7 +20,6 @@ from loadwise.compiler.verify import difference
 from loadwise.errors import BuildDeclinedError, BuildError
 from loadwise.ports import BuildRequest
 from loadwise.settings import OptimizationConfig
-from loadwise.testing.backend_contract import BuildBackendContract
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="unavailable: g++")
 
@@ -157,16 +156,6 @@ def test_build_beyond_its_limits_is_ended_and_leaves_nothing_behind(
     with pytest.raises(BuildError, match=why):
         InductorBackend(tmp_path).build(request(Residual(), **limit))
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.usefixtures("quiet_export")
-@needs_compiler
-class TestContract(BuildBackendContract):
-    @pytest.fixture
-    def backend(self, tmp_path: Path) -> InductorBackend:
-        return InductorBackend(tmp_path)
 
 
 @pytest.mark.slow

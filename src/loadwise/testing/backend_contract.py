@@ -17,10 +17,10 @@ from loadwise.errors import BuildDeclinedError, BuildError
 from loadwise.ports import BuildBackend, BuildRequest
 
 
-def request_for(model: Any, *args: Any, **changes: Any) -> BuildRequest:
-    """A request to build `model`, in evaluation mode, for one call with `args`."""
-    options: dict[str, Any] = {"model_id": "contract", "mode": "default", "examples": [(args, {})]}
-    return BuildRequest(model=model.eval(), **options | changes)
+def request_for(backend: BuildBackend, model: Any, *args: Any, **changes: Any) -> BuildRequest:
+    """A request to build `model`, in evaluation mode and the backend's first mode, for a call with `args`."""
+    options: dict[str, Any] = {"model_id": "contract", "examples": [(args, {})]}
+    return BuildRequest(model=model.eval(), mode=next(iter(backend.forms)), **options | changes)
 
 
 def refusal(backend: BuildBackend, request: BuildRequest) -> BuildError:
@@ -47,7 +47,7 @@ class BuildBackendContract:
         before = {name: (tensor, tensor._version) for name, tensor in model.named_parameters()}
         x = torch.randn(3, 4)
         with torch.no_grad():
-            built = backend.build(request_for(model, x))
+            built = backend.build(request_for(backend, model, x))
             assert built.accepts((x,), {})
             assert not built.accepts((x.double(),), {})
             assert torch.allclose(built.call(x), model(x), atol=1e-5)
@@ -60,12 +60,12 @@ class BuildBackendContract:
             def forward(self, x: Any) -> Any:
                 return x + torch.rand_like(x)
 
-        assert isinstance(refusal(backend, request_for(Noisy(), torch.ones(3))), BuildDeclinedError)
+        assert isinstance(refusal(backend, request_for(backend, Noisy(), torch.ones(3))), BuildDeclinedError)
 
     def test_a_build_that_is_no_longer_wanted_ends(self, backend: BuildBackend) -> None:
         import torch
 
         stop = threading.Event()
         stop.set()
-        error = refusal(backend, request_for(torch.nn.Linear(2, 2), torch.ones(1, 2), stop=stop))
+        error = refusal(backend, request_for(backend, torch.nn.Linear(2, 2), torch.ones(1, 2), stop=stop))
         assert error.remedy

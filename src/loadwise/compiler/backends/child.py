@@ -10,24 +10,25 @@ import json
 import os
 import sys
 import threading
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from loadwise.compiler.backends.accepts import Acceptance
-from loadwise.compiler.backends.export import traced
+from loadwise.compiler.backends.export import Prepare, traced
 from loadwise.compiler.backends.exported import ACCEPTS, JOB, PACKAGE, PROGRAM, RESULT
+from loadwise.compiler.examples import Arguments
 from loadwise.compiler.parameters import parameters_digest
 from loadwise.compiler.verify import verify
 from loadwise.errors import BuildDeclinedError, BuildError
 
-_NICENESS = 19
+_NICENESS = 10
 
 
 def main(folder: Path) -> None:
     """FOLDER holds the package, and a result that says what went wrong or that nothing did."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _yield_to_everyone()
+    os.nice(_NICENESS)
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     said = {"error": "", "declined": "", "remedy": "", "parameters": ""}
     try:
@@ -50,7 +51,7 @@ def make(folder: Path, job: dict[str, Any]) -> str:
 
     torch.set_num_threads(job["threads"])
     backend, mode, package = BACKENDS[job["backend"]](), job["mode"], folder / PACKAGE
-    program, digest = _program(folder, job)
+    program, digest = _program(folder, job, partial(backend.prepare, mode=mode))
     package.mkdir(mode=0o700)
     accepts = Acceptance.of(program, program.example_inputs)
     (package / ACCEPTS).write_text(accepts.as_json(), encoding="utf-8")
@@ -62,7 +63,7 @@ def make(folder: Path, job: dict[str, Any]) -> str:
     return digest
 
 
-def _program(folder: Path, job: dict[str, Any]) -> tuple[Any, str]:
+def _program(folder: Path, job: dict[str, Any], prepare: Prepare) -> tuple[Any, str]:
     """The graph, and the digest of the parameters of the module that it was traced from here."""
     import torch
 
@@ -71,16 +72,9 @@ def _program(folder: Path, job: dict[str, Any]) -> tuple[Any, str]:
     from loadwise.torch_engine.recipe import StepRecipe
 
     made = StepRecipe(**job["recipe"]).make()
-    program = traced(made.module, (made.examples[0], {}), made.dynamic_shapes, dynamic=job["dynamic"])
+    example: Arguments = (made.examples[0], {})
+    program = traced(made.module, example, made.dynamic_shapes, job["dynamic"], prepare)
     return program, parameters_digest(made.module)
-
-
-def _yield_to_everyone() -> None:
-    """Only time that nobody else wants is this process's."""
-    os.nice(_NICENESS)
-    if hasattr(os, "SCHED_IDLE"):
-        with suppress(PermissionError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _end_with_parent() -> None:

@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from loadwise.errors import BuildDeclinedError
 from loadwise.ports import BuildRequest
 
+Prepare = Callable[[Any], None]
 
-def export(request: BuildRequest) -> Any:
+
+def export(request: BuildRequest, prepare: Prepare = lambda module: None) -> Any:
     """The module's graph; `BuildDeclinedError` says why it has none that could replace the module."""
-    return traced(request.model, request.examples[0], request.dynamic_shapes, dynamic=request.dynamic)
+    return traced(request.model, request.examples[0], request.dynamic_shapes, request.dynamic, prepare)
 
 
-def traced(model: Any, example: Any, dynamic_shapes: Any, *, dynamic: bool) -> Any:
-    """The graph of `model` for one call, with the sizes that may vary."""
+def traced(
+    model: Any,
+    example: Any,
+    dynamic_shapes: Any,
+    dynamic: bool,
+    prepare: Prepare = lambda module: None,
+) -> Any:
+    """The graph of `model` for one call, with the sizes that may vary; `prepare` changes the copy."""
     import torch
 
     args, kwargs = example
@@ -31,7 +39,11 @@ def traced(model: Any, example: Any, dynamic_shapes: Any, *, dynamic: bool) -> A
         shapes = _automatic_shapes(model, args, kwargs)
     try:
         with torch.no_grad():
-            program = torch.export.export(shell_of(model), args, dict(kwargs), dynamic_shapes=shapes)
+            shell = shell_of(model)
+            prepare(shell)
+            program = torch.export.export(shell, args, dict(kwargs), dynamic_shapes=shapes)
+    except BuildDeclinedError:
+        raise
     except Exception as error:
         raise BuildDeclinedError(
             f"The model cannot be exported: {_first_line(error)}",

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -63,6 +64,9 @@ class ExportedBackend:
         """What `convert` wants to know of this process, in plain values."""
         return {}
 
+    def prepare(self, module: Any, mode: str) -> None:
+        """Changes the copy of the module that is traced, where a form asks for it."""
+
     def convert(self, program: Any, mode: str, options: Mapping[str, Any], package: Path) -> None:
         """In the child: `package`, an empty folder, holds the graph in this backend's form."""
         raise NotImplementedError
@@ -105,7 +109,8 @@ class ExportedBackend:
             "recipe": None if request.recipe is None else request.recipe.as_json(),
         }
         if request.recipe is None:
-            torch.export.save(export(request), work / PROGRAM)
+            program = export(request, partial(self.prepare, mode=request.mode))
+            torch.export.save(program, work / PROGRAM)
         (work / JOB).write_text(json.dumps(job), encoding="utf-8")
 
     def _judge(self, request: BuildRequest, result: Path, status: int, errors: str) -> None:
