@@ -69,8 +69,11 @@ class Causal(torch.nn.Module):
         self.head = torch.nn.Linear(64, 50)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.qkv(self.embed(tokens)).chunk(3, -1)
-        return self.head(torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True))
+        batch, length = tokens.shape
+        heads = self.qkv(self.embed(tokens)).view(batch, length, 3, 4, 16).permute(2, 0, 3, 1, 4)
+        q, k, v = heads  # [B, H, T, D] each
+        seen = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.head(seen.transpose(1, 2).reshape(batch, length, 64))
 
 
 TOKENS = torch.arange(24).remainder(50).reshape(3, 8)
