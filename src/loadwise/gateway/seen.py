@@ -9,7 +9,8 @@ from typing import Final
 from starlette.requests import ClientDisconnect
 
 from loadwise.decision.facts import Ending, Outcome
-from loadwise.engines.events import SideReader, Splitter
+from loadwise.engines.dialects import reader_of
+from loadwise.engines.events import Splitter
 from loadwise.gateway.asgi import Message
 from loadwise.ports import Dispatch, Progress
 
@@ -93,6 +94,7 @@ class Seen:
             replica_id=dispatch.replica_id,
             ending=self._ending(progress),
             finished_s=self._ended_s,
+            route=dispatch.request.model,
             total_s=self._ended_s - began_s,
             time_to_first_token_s=None if first_s is None else max(0.0, first_s - began_s),
             prompt_tokens=progress.prompt_tokens,
@@ -118,7 +120,7 @@ class Seen:
         progress = Progress()
         if not self._streamed:
             if self._bytes <= READ_AT_MOST_BYTES:
-                reader = SideReader(progress, lambda: 0.0)
+                reader = reader_of(self.dispatch.request.endpoint, progress, lambda: 0.0)
                 reader.whole(b"".join([body for _, body in self._first]))
                 # Nobody sees the first token of an answer that comes whole.
                 progress.first_token_s = None
@@ -128,7 +130,7 @@ class Seen:
 
     def _read_events(self, progress: Progress) -> None:
         now_s = 0.0
-        reader = SideReader(progress, lambda: now_s)
+        reader = reader_of(self.dispatch.request.endpoint, progress, lambda: now_s)
         for part in (self._first, self._last):
             splitter = Splitter()
             for now_s, body in part:  # noqa: B007 - the reader's clock reads it

@@ -41,6 +41,8 @@ class Brain:
         place: MeetingPlace,
         clock: Clock,
     ) -> None:
+        # Whether it may be asked.
+        self.ready = False
         self._desk = desk
         self._clock = clock
         self._view = view
@@ -67,6 +69,7 @@ class Brain:
                 self._optimizer.bypass()
             else:
                 await self._optimizer.start_optimization()
+            self.ready = True
             while self._desk.off is None:
                 self.turn()
                 await asyncio.sleep(TURN_S)

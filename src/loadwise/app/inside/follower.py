@@ -41,6 +41,8 @@ class Follower:
         view: EngineView,
         clock: Clock,
     ) -> None:
+        # Whether it may be asked: it follows a plan.
+        self.ready = False
         self._reader = reader
         self._writer = writer
         self._desk = desk
@@ -90,6 +92,7 @@ class Follower:
             match frame:
                 case Follow():
                     self._desk.plan = frame.plan
+                    self.ready = True
                     await self._send(Done(frame.plan.serial))
                 case There():
                     await self._send(Done(0))

@@ -10,7 +10,7 @@ from typing import Any, Final
 from loadwise.app.inside.brain import Brain
 from loadwise.app.inside.follower import Follower
 from loadwise.app.inside.place import MeetingPlace
-from loadwise.app.inside.thread import OwnThread
+from loadwise.app.inside.thread import OwnThread, starting
 from loadwise.decision.facts import EngineReading
 from loadwise.engines.inside import awake
 from loadwise.engines.inside.description import EngineDescription
@@ -80,18 +80,17 @@ class Presence:
         return await self._thread.ask(lambda: self._present().apply(command))
 
     def _present(self) -> Brain | Follower:
-        if self._role is not None:
-            return self._role
-        off = self.desk.off
-        raise RequestError(
-            "Loadwise is starting. Try again."
-            if off is None
-            else f"Loadwise switched itself off ({off}). The engine serves untouched; restart it to switch "
-            "loadwise on again.",
-            status=503,
-            kind="server_error",
-            code="starting" if off is None else "switched_off",
-        )
+        if self.desk.off is not None:
+            raise RequestError(
+                f"Loadwise switched itself off ({self.desk.off}). The engine serves untouched; restart it to "
+                "switch loadwise on again.",
+                status=503,
+                kind="server_error",
+                code="switched_off",
+            )
+        if self._role is None or not self._role.ready:
+            raise starting()
+        return self._role
 
     # --- in our thread ---
 

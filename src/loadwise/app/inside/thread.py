@@ -33,10 +33,12 @@ class OwnThread:
     async def ask(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The answer to a question that our thread works out; the caller's loop goes on meanwhile.
 
-        Raises `RequestError` 503 where our thread does not answer in time.
+        Raises `RequestError` 503 where our thread has not begun, or does not answer in time.
         """
         loop = self._loop
-        if loop is None or not self._thread.is_alive():
+        if loop is None:
+            raise starting()
+        if not self._thread.is_alive():
             raise _silent()
         answer = asyncio.run_coroutine_threadsafe(_begun(question), loop)
         try:
@@ -77,6 +79,11 @@ class OwnThread:
 async def _begun(question: Callable[[], Coroutine[Any, Any, T]]) -> T:
     # The question's coroutine is made on our loop, so that none is left over where the loop has ended.
     return await question()
+
+
+def starting() -> RequestError:
+    """The answer to who asks too early."""
+    return RequestError("Loadwise is starting. Try again.", status=503, kind="server_error", code="starting")
 
 
 def _silent() -> RequestError:
