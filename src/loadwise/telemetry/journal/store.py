@@ -86,7 +86,7 @@ class Store:
     """The open file; it belongs to the writer's thread. Every method may raise `sqlite3.Error`."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path, max_bytes: int) -> None:
-        self._connection = connection
+        self.connection = connection
         self.path = path
         self.max_bytes = max_bytes
         self._segment: int | None = None
@@ -117,7 +117,7 @@ class Store:
 
     def close(self) -> None:
         """The file is closed, its log folded in."""
-        self._connection.close()
+        self.connection.close()
 
     # --- writing ---
 
@@ -140,11 +140,11 @@ class Store:
 
     def note(self, at_s: float, body: bytes) -> None:
         """A change that people are shown is kept."""
-        self._connection.execute("INSERT INTO changes (at_s, body) VALUES (?, ?)", (at_s, body))
+        self.connection.execute("INSERT INTO changes (at_s, body) VALUES (?, ?)", (at_s, body))
 
     def keep(self, name: str, body: bytes) -> None:
         """The latest state of something is kept by name."""
-        self._connection.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, body))
+        self.connection.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, body))
 
     def score(self, scored: Scored) -> Scored | None:
         """Keeps feedback; the one of the same request and source that was there before, if any."""
@@ -214,18 +214,18 @@ class Store:
             self._fold()
         while self._used_bytes() > self.max_bytes * KEPT_SHARE and self._forget_oldest():
             pass
-        if _scalar(self._connection, "PRAGMA freelist_count"):
-            self._connection.execute("PRAGMA incremental_vacuum").fetchall()
+        if _scalar(self.connection, "PRAGMA freelist_count"):
+            self.connection.execute("PRAGMA incremental_vacuum").fetchall()
             self._fold()
 
     def _fold(self) -> None:
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _used_bytes(self) -> int:
-        pages = _scalar(self._connection, "PRAGMA page_count") - _scalar(
-            self._connection, "PRAGMA freelist_count"
+        pages = _scalar(self.connection, "PRAGMA page_count") - _scalar(
+            self.connection, "PRAGMA freelist_count"
         )
-        return pages * _scalar(self._connection, "PRAGMA page_size")
+        return pages * _scalar(self.connection, "PRAGMA page_size")
 
     def _forget_oldest(self) -> bool:
         """Whether a segment other than the present one could go, or else the oldest changes and scores."""
@@ -242,7 +242,7 @@ class Store:
             return gone > 0
 
     def _transaction(self) -> _Transaction:
-        return _Transaction(self._connection)
+        return _Transaction(self.connection)
 
 
 class _Transaction:
