@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from loadwise.decision.facts import Ending
 from loadwise.decision.load import FIELDS
 from loadwise.errors import CapacityError, ConfigurationError, LoadwiseError, UnknownNameError
 from loadwise.ports import AddModel, Configure, Recompile, Start, Stop, View
@@ -212,6 +213,28 @@ class TestRunning:
         server.optimizer.bypass()
         assert (await server.made.control.read(View.STATUS))["system_status"] == "bypassed"
 
+    async def test_before_anything_was_measured_all_name_the_same_strategy(self, make) -> None:
+        server = make()
+        server.optimizer.bypass()
+        in_force = server.dispatch().strategy
+        for view in (View.STATUS, View.DASHBOARD):
+            assert (await server.made.control.read(view))["current_strategy"] == in_force
+        strategy = (await server.made.control.read(View.REPORT))["strategy"]
+        assert (strategy["name"], strategy["reason"], strategy["load_score"]) == (
+            in_force,
+            "unknown_load",
+            None,
+        )
+
+    async def test_what_a_client_spoilt_is_no_failure_in_the_history(self, make) -> None:
+        server = make()
+        server.end(server.dispatch(), Ending.FAILED, status=400)
+        server.end(server.dispatch(), Ending.FAILED, status=500)
+        shown = await server.made.control.read(View.REPORT)
+        seen = [(entry["success"], entry["ending"]) for entry in shown["performance_history"]]
+        assert seen == [(None, "client_error"), (False, "failed")]
+        assert shown["success_rate"] == 0.0
+
     async def test_commands_at_the_same_time_come_one_after_the_other(self, make) -> None:
         server = make()
         changes = [{"max_ensemble_size": size} for size in (1, 2, 4, 5)]
@@ -227,6 +250,15 @@ class TestModels:
         assert shown["models"][-1]["model_id"] == "spare"
         assert shown["models"][-1]["weight"] == 0.9
         assert server.dispatch(model="spare").member_id == "spare"
+
+    async def test_adding_a_member_twice_leaves_its_weight(self, make) -> None:
+        server = make(max_ensemble_size=4)
+        control = server.made.control
+        first = await control.apply(AddModel(model_id="spare", initial_weight=0.9))
+        again = await control.apply(AddModel(model_id="spare", initial_weight=0.1))
+        assert (first["status"], again["status"]) == ("added", "already_active")
+        assert (first["weight"], again["weight"]) == (0.9, 0.9)
+        assert again["ensemble"]["models"][-1]["weight"] == 0.9
 
     async def test_a_member_that_stands_by_joins_without_the_catalogue(self, make) -> None:
         server = make(standby=["fast"])

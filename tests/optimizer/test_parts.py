@@ -196,7 +196,10 @@ class TestWindow:
     def test_the_clients_own_mistakes_are_no_errors_of_ours(self) -> None:
         window = ServiceWindow()
         window.add(outcome(1.0, ending=Ending.FAILED, status=400))
+        assert window.reading(2.0, 0).error_fraction is None
         window.add(outcome(1.0, ending=Ending.FAILED, status=429))
+        assert window.reading(2.0, 0).error_fraction == 0.0
+        window.add(outcome(1.0, ending=Ending.FAILED, status=500))
         assert window.reading(2.0, 0).error_fraction == 0.5
 
     def test_each_pools_figures_are_of_its_own_replicas(self) -> None:

@@ -26,6 +26,7 @@ from loadwise.decision.beliefs import (
     Health,
 )
 from loadwise.decision.facts import Ending, Objectives, Outcome, Policy
+from loadwise.decision.fault import Fault, fault_of
 
 TREND_HALF_LIFE_S: Final = 30.0
 # How far one outcome moves the trend.
@@ -43,6 +44,8 @@ PROBE_AFTER_MOST_S: Final = 120.0
 PROBES_NEEDED: Final = 3
 RAMP_S: Final = 30.0
 _LN2: Final = log(2.0)
+# Failures that leave a request outside its objectives.
+_OURS: Final = frozenset({Fault.MEMBER, Fault.OVERLOAD})
 
 
 class HealthReason(StrEnum):
@@ -67,7 +70,7 @@ class HealthChange:
 
 def learn(policy: Policy, belief: Belief, outcome: Outcome) -> Belief:
     """The belief after one more outcome; the very same object where the outcome teaches nothing."""
-    if outcome.ending is Ending.ABANDONED or _clients_fault(outcome):
+    if outcome.ending is Ending.ABANDONED or fault_of(outcome) is Fault.CLIENT:
         return belief
     if not outcome.generated:
         outcome = replace(outcome, total_s=None, time_to_first_token_s=None, output_tokens=None)
@@ -81,7 +84,7 @@ def learn(policy: Policy, belief: Belief, outcome: Outcome) -> Belief:
 def within_objectives(objectives: Objectives, outcome: Outcome) -> bool | None:
     """Whether an answer met both objectives; a failure did not, and None where times are not known."""
     if outcome.ending is not Ending.SUCCEEDED:
-        return False if is_fault(outcome) else None
+        return False if fault_of(outcome) in _OURS else None
     first, total, tokens = outcome.time_to_first_token_s, outcome.total_s, outcome.output_tokens
     if total is None or tokens is None or not outcome.generated:
         return None
@@ -149,19 +152,9 @@ def ramp(belief: Belief, now_s: float) -> float:
     return min(1.0, 0.1 + 0.9 * max(0.0, now_s - belief.health_since_s) / RAMP_S)
 
 
-def is_fault(outcome: Outcome) -> bool:
-    """Whether an answer failed by the server's doing: a 4xx other than 429 is the client's."""
-    return outcome.ending is Ending.FAILED and not _clients_fault(outcome)
-
-
-def _clients_fault(outcome: Outcome) -> bool:
-    status = outcome.status
-    return status is not None and 400 <= status < 500 and status != 429
-
-
 def _failed(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float, kept: float) -> Belief:
     recent = exp(-_LN2 * elapsed / TREND_HALF_LIFE_S)
-    fault = 0.0 if outcome.status == 429 else 1.0
+    fault = 1.0 if fault_of(outcome) is Fault.MEMBER else 0.0
     out = belief.health is Health.OUT
     return belief._replace(
         updated_s=max(belief.updated_s, outcome.finished_s),

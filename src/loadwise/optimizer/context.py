@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from math import isfinite
-from typing import Any, Final
+from typing import Any
 
+from loadwise.decision import preferences
 from loadwise.decision.facts import RequestFacts
 from loadwise.errors import ConfigurationError
 from loadwise.optimizer.fleet import AUTO
-
-PREFERENCES: Final = {"low": 0.0, "medium": 0.5, "high": 1.0}
 
 
 def value_of(context: Any, name: str) -> Any:
@@ -21,17 +20,13 @@ def value_of(context: Any, name: str) -> Any:
 
 
 def preference(value: Any, name: str) -> float | None:
-    """Low, medium, high or a number in 0..1, as a number; `ConfigurationError` for anything else."""
+    """A preference as a number in 0..1, None for none; `ConfigurationError` where it is no preference."""
     if value is None:
         return None
-    if isinstance(value, str) and value.lower() in PREFERENCES:
-        return PREFERENCES[value.lower()]
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value <= 1.0:
-        return float(value)
-    raise ConfigurationError(
-        f"user_preferences.{name} must be low, medium, high or a number in 0..1, not {value!r:.80}.",
-        field=name,
-    )
+    number = preferences.preference(value)
+    if number is None:
+        raise ConfigurationError(preferences.refusal_of(f"user_preferences.{name}", value), field=name)
+    return number
 
 
 def load_hint(context: Any) -> float | None:

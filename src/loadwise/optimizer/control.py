@@ -158,14 +158,21 @@ class OptimizationControl:
                 f"initial_weight must be above 0 and finite, not {command.initial_weight!r}.",
                 field="initial_weight",
             )
+        if ensemble.fleet.is_active(model_id):
+            # Its weight is its own: who asks twice changes nothing.
+            return self._added("already_active", model_id)
         if model_id not in ensemble.fleet:
             await self._admit_new(model_id)
         ensemble.fleet.admit(model_id)
         ensemble.fleet.update(model_id, weight=command.initial_weight)
         ensemble.know_members()
         log.info("member_added", member=model_id, weight=command.initial_weight)
+        return self._added("added", model_id)
+
+    def _added(self, status: str, model_id: str) -> JsonObject:
+        ensemble = self._optimizer.ensemble_manager
         return {
-            "status": "added", "model_id": model_id, "weight": command.initial_weight,
+            "status": status, "model_id": model_id, "weight": ensemble.fleet.parts(model_id).member.weight,
             "ensemble": ensemble.get_ensemble_status(),
         }  # fmt: skip
 

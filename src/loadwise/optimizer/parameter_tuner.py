@@ -130,6 +130,13 @@ class LoadBasedParameterTuner:
             return None
         return max(self.strategies.values(), key=lambda found: found.load_score or 0.0)
 
+    def in_force(self) -> Strategy:
+        """The current strategy; before the first decision the one for unknown load."""
+        current = self.get_current_strategy()
+        if current is not None:
+            return current
+        return strategies.choose(self._policy, StrategyState(), None, self._clock.monotonic_s())[1]
+
     def safe(self, now_s: float) -> dict[str, Strategy]:
         """What every pool falls back to when load cannot be known; it is in force from now on."""
         _, fallback = strategies.choose(self._policy, StrategyState(), None, now_s)

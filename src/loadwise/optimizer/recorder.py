@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from loadwise.clock import SystemClock, iso_utc
 from loadwise.decision import grading
 from loadwise.decision.facts import Ending, Objectives, Outcome, ServiceReading, StrategyName
+from loadwise.decision.fault import Fault, fault_of, shown_ending
 from loadwise.decision.improvement import Improvement
-from loadwise.decision.outcome import is_fault, within_objectives
+from loadwise.decision.outcome import within_objectives
 from loadwise.optimizer.switchback import Switchback
 from loadwise.optimizer.window import ServiceWindow
 from loadwise.ports import Clock, JsonObject
@@ -47,8 +48,9 @@ class Entry:
             "time": iso_utc(self.wall_s),
             "model": outcome.member_id,
             "latency_ms": None if total_s is None else 1000.0 * total_s,
-            "success": outcome.ending is Ending.SUCCEEDED,
-            "ending": outcome.ending.value,
+            # What its client spoilt neither succeeded nor failed.
+            "success": None if fault_of(outcome) is Fault.CLIENT else outcome.ending is Ending.SUCCEEDED,
+            "ending": shown_ending(outcome),
             "within_objectives": self.within,
             "time_to_first_token_s": first_s,
             "time_per_output_token_s": time_per_output_token_s(outcome),
@@ -125,10 +127,14 @@ class Recorder:
 
     def summary(self) -> Summary:
         """Success rate, latency, objectives and the origin's grade over the history."""
-        judged = [e for e in self.history if e.outcome.ending is not Ending.ABANDONED]
+        judged = [
+            e
+            for e in self.history
+            if e.outcome.ending is not Ending.ABANDONED and fault_of(e.outcome) is not Fault.CLIENT
+        ]
         if not judged:
             return Summary(requests=len(self.history))
-        failed = sum(is_fault(entry.outcome) for entry in judged)
+        failed = sum(entry.outcome.ending is Ending.FAILED for entry in judged)
         latencies = [
             1000.0 * e.outcome.total_s
             for e in judged

@@ -38,10 +38,8 @@ def system_status(optimizer: ServerSideOptimizer) -> str:
     return "degraded" if troubled else "healthy"
 
 
-def strategy_json(strategy: Strategy | None) -> JsonObject | None:
+def strategy_json(strategy: Strategy) -> JsonObject:
     """A strategy with its parameters, mode, load and reason."""
-    if strategy is None:
-        return None
     return {
         "name": strategy.name.value,
         "parameters": dict(strategy.parameters),
@@ -71,7 +69,7 @@ def load_json(decision: Decision | None) -> JsonObject | None:
 def status(optimizer: ServerSideOptimizer) -> JsonObject:
     """The whole of what runs."""
     decision, cycle = optimizer.cycle.decision, optimizer.cycle
-    strategy = optimizer.parameter_tuner.get_current_strategy()
+    strategy = optimizer.parameter_tuner.in_force()
     return {
         "timestamp": iso_utc(optimizer.clock.wall_s()),
         "system_status": system_status(optimizer),
@@ -79,7 +77,7 @@ def status(optimizer: ServerSideOptimizer) -> JsonObject:
         "config": optimizer.config.model_dump(mode="json"),
         "config_version": optimizer.configurations.version,
         "configuration": optimizer.configurations.as_json(),
-        "current_strategy": None if strategy is None else strategy.name.value,
+        "current_strategy": strategy.name.value,
         "strategy": strategy_json(strategy),
         "load": load_json(decision),
         "absent": list(FIELDS) if decision is None else list(decision.worst.metrics.absent),
@@ -160,7 +158,7 @@ def report(optimizer: ServerSideOptimizer) -> JsonObject:
     entries = recorder.history.entries()
     summary = recorder.summary()
     measured = recorder.improvement()
-    strategy = optimizer.parameter_tuner.get_current_strategy()
+    strategy = optimizer.parameter_tuner.in_force()
     kept = entries is not None
     return {
         "generated": iso_utc(optimizer.clock.wall_s()),
@@ -178,7 +176,7 @@ def report(optimizer: ServerSideOptimizer) -> JsonObject:
             grading.recommendations(
                 optimizer.config.policy(),
                 optimizer.watch.health(),
-                None if strategy is None else strategy.name,
+                strategy.name,
                 summary.within_objectives_fraction,
             )
         ),
@@ -196,13 +194,13 @@ def report(optimizer: ServerSideOptimizer) -> JsonObject:
 def dashboard(optimizer: ServerSideOptimizer, metrics: ServerLoadMetrics, score: float | None) -> JsonObject:
     """The origin's dashboard, key for key; None where nothing was measured."""
     measured = optimizer.recorder.improvement()
-    strategy = optimizer.parameter_tuner.get_current_strategy()
+    strategy = optimizer.parameter_tuner.in_force()
     active = list(optimizer.ensemble_manager.fleet.active())
     shares: Mapping[str, float] = optimizer.ensemble_manager.selection_distribution()
     return {
         "timestamp": iso_utc(optimizer.clock.wall_s()),
         "system_status": system_status(optimizer),
-        "current_strategy": None if strategy is None else strategy.name.value,
+        "current_strategy": strategy.name.value,
         "load_score": score,
         "optimization_metrics": {
             "compilation_enabled": optimizer.config.enable_torch_compile,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loadwise.decision.facts import Ending, Outcome, ServiceReading
-from loadwise.decision.outcome import is_fault
+from loadwise.decision.fault import Fault, fault_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class ServiceWindow:
         self._started_s: float | None = None
 
     def add(self, outcome: Outcome) -> None:
-        """Keeps an answer; one that its client left says nothing and is not kept."""
-        if outcome.ending is Ending.ABANDONED:
+        """Keeps an answer; one that its client left or spoilt says nothing and is not kept."""
+        if outcome.ending is Ending.ABANDONED or fault_of(outcome) is Fault.CLIENT:
             return
         if self._started_s is None:
             self._started_s = outcome.finished_s - (outcome.total_s or 0.0)
@@ -39,7 +39,7 @@ class ServiceWindow:
                 outcome.replica_id,
                 outcome.finished_s,
                 outcome.total_s if succeeded else None,
-                is_fault(outcome),
+                fault_of(outcome) is Fault.MEMBER,
                 outcome.time_to_first_token_s,
             )
         )

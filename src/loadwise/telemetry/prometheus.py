@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from loadwise.decision.facts import Ending, Outcome
-from loadwise.decision.outcome import is_fault
+from loadwise.decision.fault import Fault, fault_of, shown_ending
 from loadwise.ports import Dispatch
 from loadwise.telemetry import names
 from loadwise.telemetry.metric import Kind, Metric
@@ -83,7 +83,7 @@ class Telemetry:
     def ended(self, outcome: Outcome, within: bool | None = None) -> None:
         """Counts how a request ended; what was not measured is not recorded."""
         series, member = self._series, (outcome.member_id,)
-        series.count(names.REQUESTS, (outcome.route, outcome.member_id, outcome.ending.value), 1.0)
+        series.count(names.REQUESTS, (outcome.route, outcome.member_id, shown_ending(outcome)), 1.0)
         series.count(names.PROMPT_TOKENS, member, outcome.prompt_tokens or 0)
         series.count(names.OUTPUT_TOKENS, member, outcome.output_tokens or 0)
         if outcome.ending is Ending.SUCCEEDED:
@@ -92,7 +92,7 @@ class Telemetry:
             self.observe(
                 names.OUTPUT_TOKEN_SECONDS, outcome.member_id, value=time_per_output_token_s(outcome)
             )
-        if is_fault(outcome):
+        if fault_of(outcome) is Fault.MEMBER:
             series.count(names.FAULTS, member)
         if within is not None:
             met = names.WITHIN_OBJECTIVES if within else names.MISSED_OBJECTIVES
