@@ -9,8 +9,8 @@ from typing import Final
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice, ChoiceReason
 from loadwise.decision.facts import Ending, Outcome
+from loadwise.decision.fault import Fault, fault_of
 from loadwise.decision.offpolicy import Estimate, OffPolicy, Sample, evaluate
-from loadwise.decision.outcome import is_fault
 from loadwise.decision.question import Question, answer
 from loadwise.ports import JsonObject
 from loadwise.telemetry.journal import records
@@ -107,7 +107,7 @@ def _free(asked: Question, row: records.Decided, other: Alternative) -> tuple[Ch
 
 def _silent(ended: Outcome) -> bool:
     """Whether an outcome says nothing of the member: the client left, or failed by its own doing."""
-    return ended.ending is not Ending.SUCCEEDED and not is_fault(ended)
+    return ended.ending is Ending.ABANDONED or fault_of(ended) is Fault.CLIENT
 
 
 def _quality(case: Case) -> float | None:
