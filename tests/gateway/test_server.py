@@ -13,8 +13,10 @@ import pytest
 
 from loadwise.clock import SystemClock
 from loadwise.errors import ConfigurationError
+from loadwise.gateway import heads
 from loadwise.gateway.build import build_listeners
-from loadwise.gateway.server import HEAD_LIMIT_BYTES, Listener, bind, run, serve
+from loadwise.gateway.heads import HEAD_LIMIT_BYTES
+from loadwise.gateway.server import Listener, bind, run, serve
 from loadwise.settings import Settings
 from loadwise.testing.fakes import FakeTokenEngine, Turnstile
 
@@ -146,3 +148,79 @@ async def test_long_but_bounded_headers_pass(site_of, on_socket):
     async with on_socket(site_of()) as site, httpx.AsyncClient() as client:
         answer = await client.get(site.url + "/health", headers={"x-long": "a" * 2**16})
         assert answer.status_code == 200
+
+
+async def connected(site):
+    return await asyncio.open_connection("127.0.0.1", int(site.url.rpartition(":")[2]))
+
+
+async def test_a_head_that_never_ends_is_refused(site_of, on_socket, monkeypatch):
+    monkeypatch.setattr(heads, "HEAD_S", 0.05)
+    async with on_socket(site_of()) as site, asyncio.timeout(60):
+        reader, writer = await connected(site)
+        writer.write(b"GET /health HTTP/1.1\r\nx-slow: ")
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"headers_timeout"' in answer
+        writer.close()
+
+
+async def test_one_byte_after_the_other_buys_no_time(site_of, on_socket, monkeypatch):
+    monkeypatch.setattr(heads, "HEAD_S", 0.05)
+    async with on_socket(site_of()) as site, asyncio.timeout(60):
+        reader, writer = await connected(site)
+        writer.write(b"GET /health HTTP/1.1\r\nx-slow: ")
+        # A reset may overtake the answer, because the client is still sending.
+        with contextlib.suppress(ConnectionError):
+            while not reader.at_eof():
+                writer.write(b"a")
+                await writer.drain()
+                await asyncio.sleep(0)
+        with contextlib.suppress(ConnectionError):
+            assert (await reader.read())[:13] in (b"", b"HTTP/1.1 408 ")
+        writer.close()
+
+
+async def test_a_connection_that_asks_nothing_is_closed(site_of, on_socket, monkeypatch):
+    monkeypatch.setattr(heads, "HEAD_S", 0.05)
+    async with on_socket(site_of()) as site, asyncio.timeout(60):
+        reader, writer = await connected(site)
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_slow_body_behind_a_whole_head_is_no_slow_head(site_of, on_socket, monkeypatch, scripted):
+    monkeypatch.setattr(heads, "HEAD_S", 0.05)
+    body = b'{"model": "auto", "messages": [{"role": "user", "content": "hello"}]}'
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body)
+    async with on_socket(site_of(stub=scripted())) as site, asyncio.timeout(60):
+        reader, writer = await connected(site)
+        writer.write(head + body[:5])
+        silent, other = await connected(site)
+        # Closed for its silence, it shows that as much time has passed for the one before it.
+        assert await silent.read() == b""
+        writer.write(body[5:])
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        other.close()
+
+
+async def test_a_slow_head_waits_for_the_answer_before_it(rendered, on_socket, monkeypatch):
+    monkeypatch.setattr(heads, "HEAD_S", 0.05)
+    pace = Turnstile()
+    site = await rendered(FakeTokenEngine(pace=pace, answer_length=4, clock=SystemClock()))
+    body = b'{"model": "auto", "stream": true, "messages": [{"role": "user", "content": "hello"}]}'
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body)
+    async with on_socket(site) as served, asyncio.timeout(60):
+        reader, writer = await connected(served)
+        pace.allow(1)
+        writer.write(head + body + b"GET /health HTT")
+        await reader.readuntil(b"data: ")
+        silent, other = await connected(served)
+        assert await silent.read() == b""
+        pace.allow(100)
+        rest = await reader.read()
+        assert b"[DONE]" in rest
+        assert b"HTTP/1.1 408 " in rest
+        writer.close()
+        other.close()

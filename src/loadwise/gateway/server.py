@@ -10,52 +10,16 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import Any
 
-import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from loadwise.errors import ConfigurationError, RequestError
+from loadwise.errors import ConfigurationError
 from loadwise.gateway.gateway import Gateway
+from loadwise.gateway.heads import BoundedHeads
 
 # How long answers in flight may go on after a stop was asked for.
 DRAIN_S = 30.0
 KEEP_ALIVE_S = 75
 BACKLOG = 2048
-# Of a request's line and headers while they are incomplete. The read in which they begin counts whole
-# (at most 256 KiB, perhaps with another request's body), so half of this is free for them in any case.
-HEAD_LIMIT_BYTES = 512 * 1024
-_TOO_LARGE = msgspec.json.encode(
-    RequestError(
-        f"The request's line and headers are larger than {HEAD_LIMIT_BYTES} bytes.", code="headers_too_large"
-    ).body()
-)
-_HEAD_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(_TOO_LARGE), _TOO_LARGE)
-)
-
-
-class _Protocol(HttpToolsProtocol):
-    """HTTP/1.1 whose request heads are bounded: the parser itself would keep any number of bytes."""
-
-    # Bytes that came while a request's head was incomplete; None between head and next request.
-    _head: int | None = None
-
-    def on_message_begin(self) -> None:
-        self._head = 0
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._head = None
-        super().on_headers_complete()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._head is not None and not self.transport.is_closing():
-            self._head += len(data)
-            if self._head > HEAD_LIMIT_BYTES:
-                self.transport.write(_HEAD_TOO_LARGE)
-                self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -80,7 +44,7 @@ class Listener:
             uvicorn.Config(
                 app,
                 loop="none",
-                http=_Protocol,
+                http=BoundedHeads,
                 ws="none",
                 lifespan="off",
                 log_config=None,
