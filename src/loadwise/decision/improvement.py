@@ -1,101 +1,257 @@
 """What optimisation gained, measured between blocks of time with and without it (switchback).
 
-Requests on one engine share its queue, so the unit of comparison is a block of time, not a request.
-Neighbouring blocks of either kind are paired; the mean of the pairs' differences in the share within
-objectives carries a 95 % interval (Student's t over pairs). Too few blocks: no figure.
+Requests on one engine share its queue, so the unit of inference is a block of time, not a request.
+Blocks are compared within their stratum of neighbours only, which takes the hour of day out, after what
+blocks of like load had before is taken off, which takes bursts out. Strata are put together with the weights
+of Mantel and Haenszel (1959): under equal policies every placing of the unoptimised blocks is as likely, and
+the sum of weighted differences is 0 on average, however load and queues hang together in time.
+
+An unoptimised block that was suspended stays one (intention to treat). The rest of its requests count as
+missed; the interval reaches from the one extreme, all of them within objectives, to the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import sqrt
-from typing import Final
+from itertools import groupby
+from math import exp, log2, sqrt
+from typing import Final, NamedTuple
 
-PAIRS_NEEDED: Final = 6
-REQUESTS_PER_BLOCK: Final = 10
-# Two-sided 95 % quantiles of Student's t by degrees of freedom (1 to 30), then the normal's.
-T95: Final = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
+from loadwise.decision.intervals import Interval, around
+
+# Strata with blocks of both kinds before which nothing is said.
+FIRST_LOOK: Final = 10
+# Strata at which the interval is narrowest for its kind.
+NARROWEST_AT: Final = 30.0
+# Classes of load: each about a fifth above the one before.
+LOADS_PER_DOUBLING: Final = 4.0
+
+
+class Amount(NamedTuple):
+    """Requests that an outcome could be read of, and the outcome's sum over them."""
+
+    requests: float = 0.0
+    total: float = 0.0
+
+    def plus(self, other: Amount) -> Amount:
+        """Both together."""
+        return Amount(self.requests + other.requests, self.total + other.total)
+
+
+NOTHING: Final = Amount()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A stretch of time in which every unforced request was treated alike."""
+    """A stretch of time in which a whole pool was treated alike.
 
-    started_s: float
-    optimised: bool
-    requests: int
-    within_objectives: int
+    `within` sums 1 for a request within its objectives; the others sum natural logarithms of seconds.
+    """
+
+    stratum: int
+    control: bool
+    within: Amount = NOTHING
+    first_token: Amount = NOTHING
+    output_token: Amount = NOTHING
+    whole: Amount = NOTHING
+    # Requests of an unoptimised block after it was suspended; they are in no other figure.
+    suspended: int = 0
+
+
+class Difference(NamedTuple):
+    """One stratum: optimised minus unoptimised mean at like load, the optimised mean, and its weight."""
+
+    difference: float
+    optimised: float
+    weight: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Improvement:
-    """Optimised minus unoptimised share within objectives, its 95 % interval and its parts (-1..1)."""
+    """Optimised minus unoptimised share within objectives (-1..1), its 95 % interval and its parts.
+
+    Suspended requests count as missed in `value` and in `unoptimised_fraction`, and as within objectives
+    in `if_suspended_within`; `low` and `high` hold for whatever they would have been.
+    """
 
     value: float
     low: float
     high: float
     optimised_fraction: float
     unoptimised_fraction: float
-    pairs: int
+    if_suspended_within: float
+    strata: int
     requests: int
 
 
-def improvement(blocks: Sequence[Block]) -> Improvement | None:
-    """The gain over the blocks so far, in order of time; None while there is not enough evidence."""
-    pairs = _pairs(blocks)
-    if len(pairs) < PAIRS_NEEDED:
-        return None
-    gains = [_share(on) - _share(off) for on, off in pairs]
-    mean = sum(gains) / len(gains)
-    spread = sum((gain - mean) ** 2 for gain in gains) / (len(gains) - 1)
-    # Identical blocks say little of those to come: at least the binomial error of their requests counts.
-    error = max(sqrt(spread / len(gains)), _binomial_error(pairs))
-    reach = _t95(len(gains) - 1) * error
-    return Improvement(
-        value=mean,
-        low=max(-1.0, mean - reach),
-        high=min(1.0, mean + reach),
-        optimised_fraction=sum(_share(on) for on, _ in pairs) / len(pairs),
-        unoptimised_fraction=sum(_share(off) for _, off in pairs) / len(pairs),
-        pairs=len(pairs),
-        requests=sum(on.requests + off.requests for on, off in pairs),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gains:
+    """The gain in goodput, and latencies as optimised over unoptimised (below 1 is faster).
+
+    A figure is None before its first look.
+    """
+
+    goodput: Improvement | None
+    time_to_first_token: Interval | None
+    time_per_output_token: Interval | None
+    whole_latency: Interval | None
+    # Strata compared so far, of `FIRST_LOOK`, and unoptimised blocks: all, and those cut short.
+    strata: int
+    control_blocks: int
+    suspended_blocks: int
+
+
+def gains(blocks: Sequence[Block]) -> Gains:
+    """Everything the blocks say, in order of time."""
+    return Gains(
+        goodput=improvement(blocks),
+        time_to_first_token=latency_ratio(blocks, lambda block: block.first_token),
+        time_per_output_token=latency_ratio(blocks, lambda block: block.output_token),
+        whole_latency=latency_ratio(blocks, lambda block: block.whole),
+        strata=len(differences(blocks, _missed)),
+        control_blocks=sum(block.control for block in blocks),
+        suspended_blocks=sum(block.suspended > 0 for block in blocks),
     )
 
 
-def _pairs(blocks: Sequence[Block]) -> list[tuple[Block, Block]]:
-    """Neighbouring blocks of different kinds as (optimised, unoptimised), each block used once."""
-    found: list[tuple[Block, Block]] = []
-    waiting: Block | None = None
-    for block in blocks:
-        if block.requests < REQUESTS_PER_BLOCK:
-            continue
-        if waiting is None or waiting.optimised is block.optimised:
-            waiting = block
-            continue
-        found.append((block, waiting) if block.optimised else (waiting, block))
-        waiting = None
+def improvement(blocks: Sequence[Block]) -> Improvement | None:
+    """The gain in goodput over the blocks so far; None before the first look."""
+    return joined(differences(blocks, _missed), differences(blocks, _met), requests_of(blocks))
+
+
+def joined(missed: Sequence[Difference], met: Sequence[Difference], requests: int) -> Improvement | None:
+    """The gain from the strata's differences at both extremes of what was suspended."""
+    if len(missed) < FIRST_LOOK:
+        return None
+    weight = sum(each.weight for each in missed)
+    optimised = sum(each.weight * each.optimised for each in missed) / weight
+    ends = [estimate(found, _binomial_error(optimised, weight)) for found in (missed, met)]
+    most, least = (end.clipped(-1.0, 1.0) for end in ends if end is not None)
+    return Improvement(
+        value=most.value,
+        low=min(least.low, most.low),
+        high=max(least.high, most.high),
+        optimised_fraction=optimised,
+        unoptimised_fraction=min(1.0, max(0.0, optimised - most.value)),
+        if_suspended_within=least.value,
+        strata=len(missed),
+        requests=requests,
+    )
+
+
+def latency_ratio(blocks: Sequence[Block], amount: Callable[[Block], Amount]) -> Interval | None:
+    """Optimised over unoptimised latency (geometric means); None before the first look.
+
+    At its extremes a suspended request was as fast, or as slow, as the fastest or slowest block.
+    """
+    means = [seen.total / seen.requests for block in blocks if (seen := amount(block)).requests]
+    ends = []
+    for mean in (min(means, default=0.0), max(means, default=0.0)):
+        found = estimate(differences(blocks, _filled(amount, mean)))
+        if found is None:
+            return None
+        ends.append(found)
+    fastest, slowest = ends
+    return Interval(
+        value=exp(slowest.value),
+        low=exp(min(fastest.low, slowest.low)),
+        high=exp(max(fastest.high, slowest.high)),
+    )
+
+
+def differences(blocks: Iterable[Block], amount: Callable[[Block], Amount]) -> list[Difference]:
+    """The strata that have requests of both kinds, in order of time."""
+    found, expected = [], _Expected()
+    for _, stratum in groupby(blocks, key=lambda block: block.stratum):
+        kinds = [NOTHING, NOTHING]
+        surplus = [0.0, 0.0]
+        seen = [(block.control, amount(block)) for block in stratum]
+        for control, each in seen:
+            kinds[control] = kinds[control].plus(each)
+            surplus[control] += each.total - expected.of(each)
+        for _, each in seen:
+            expected.learn(each)
+        on, off = kinds
+        if on.requests and off.requests:
+            weight = on.requests * off.requests / (on.requests + off.requests)
+            gained = surplus[0] / on.requests - surplus[1] / off.requests
+            found.append(Difference(gained, on.total / on.requests, weight))
     return found
 
 
-def _share(block: Block) -> float:
-    return block.within_objectives / block.requests
+class _Expected:
+    """What blocks of like load had before, of either kind: it takes chance out and brings no bias in.
+
+    Which blocks go unoptimised is drawn without regard to it, and it knows nothing of their own stratum.
+    """
+
+    def __init__(self) -> None:
+        self._all = NOTHING
+        self._by_load: dict[int, Amount] = {}
+
+    def of(self, amount: Amount) -> float:
+        """The outcome's sum to be expected of so many requests."""
+        if not amount.requests or not self._all.requests:
+            return 0.0
+        mean = self._all.total / self._all.requests
+        like = self._by_load.get(_load(amount), NOTHING)
+        # One block's worth of the overall mean steadies loads that were seldom seen.
+        return amount.requests * (like.total + amount.requests * mean) / (like.requests + amount.requests)
+
+    def learn(self, amount: Amount) -> None:
+        """The block is past."""
+        if amount.requests:
+            self._all = self._all.plus(amount)
+            at = _load(amount)
+            self._by_load[at] = self._by_load.get(at, NOTHING).plus(amount)
 
 
-def _binomial_error(pairs: Sequence[tuple[Block, Block]]) -> float:
-    """The standard error that independent requests alone would give (Agresti and Coull's shares)."""
-    variance = 0.0
-    for side in (0, 1):
-        requests = sum(pair[side].requests for pair in pairs)
-        within = sum(pair[side].within_objectives for pair in pairs)
-        share = (within + 2.0) / (requests + 4.0)
-        variance += share * (1.0 - share) / (requests + 4.0)
-    return sqrt(variance)
+def _load(amount: Amount) -> int:
+    """Loads within a fifth of each other are alike."""
+    return round(LOADS_PER_DOUBLING * log2(amount.requests))
 
 
-def _t95(degrees: int) -> float:
-    return T95[degrees - 1] if degrees <= len(T95) else 1.96
+def estimate(found: Sequence[Difference], least_error: float = 0.0) -> Interval | None:
+    """The weighted mean difference with its interval; None before the first look."""
+    if len(found) < FIRST_LOOK:
+        return None
+    weight = sum(each.weight for each in found)
+    mean = sum(each.weight * each.difference for each in found) / weight
+    spread = sum((each.weight * (each.difference - mean)) ** 2 for each in found)
+    error = sqrt(spread * len(found) / (len(found) - 1)) / weight
+    # Strata of unequal weight are worth fewer (Kish 1965, section 8.2).
+    worth = weight * weight / sum(each.weight * each.weight for each in found)
+    degrees = max(1.0, worth - 1.0)
+    return around(mean, max(error, least_error), evidence=worth / NARROWEST_AT, degrees=degrees)
+
+
+def requests_of(blocks: Iterable[Block]) -> int:
+    """Requests of all blocks, suspended ones with them."""
+    return int(sum(block.within.requests + block.suspended for block in blocks))
+
+
+def _missed(block: Block) -> Amount:
+    return block.within.plus(Amount(block.suspended, 0.0))
+
+
+def _met(block: Block) -> Amount:
+    return block.within.plus(Amount(block.suspended, block.suspended))
+
+
+def _filled(amount: Callable[[Block], Amount], mean: float) -> Callable[[Block], Amount]:
+    """`amount` with the suspended requests at `mean`."""
+
+    def filled(block: Block) -> Amount:
+        return amount(block).plus(Amount(block.suspended, block.suspended * mean))
+
+    return filled
+
+
+def _binomial_error(share: float, weight: float) -> float:
+    """The standard error that independent requests alone would give (Agresti and Coull's share).
+
+    Identical blocks say little of those to come. `weight` is 1 / (1 / optimised + 1 / unoptimised requests).
+    """
+    adjusted = (share * weight + 2.0) / (weight + 4.0)
+    return sqrt(adjusted * (1.0 - adjusted) / (weight + 4.0))

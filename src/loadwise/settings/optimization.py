@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from loadwise.decision.facts import EnsembleStrategy, LoadWeights, Objectives, Policy, Range
 from loadwise.errors import ConfigurationError
 from loadwise.settings.checked import Checked, Fraction, Positive
+from loadwise.settings.experiments import ExperimentSettings, RolloutSettings
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 BuildBackendName = Literal["inductor", "openvino", "onnxruntime", "tensorrt", "torchao"]
@@ -125,8 +126,8 @@ class OptimizationConfig(Checked):
     alert_silent_sec: Positive = 15.0
     alert_isolation_sec: Positive = 30.0
     alert_stale_sec: Positive = 60.0
-    # Share of time, in blocks of ten seconds, in which nothing is optimised, to measure what it gains.
-    control_fraction: Annotated[float, Field(ge=0.0, le=0.5, allow_inf_nan=False)] = 0.02
+    experiment: ExperimentSettings = ExperimentSettings()
+    rollout: RolloutSettings = RolloutSettings()
     # Seconds a build may take, and how much memory its process may use.
     build_timeout_sec: Positive = 600.0
     build_memory_bytes: Annotated[int, Field(ge=1)] = 8 * 1024**3
@@ -214,6 +215,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "max_ensemble_size": 2,
         "ensemble_strategy": "weighted_voting",
         "allow_degrade": False,
+        # Measuring costs some requests their optimisation: here it is asked for.
+        "experiment": {"block_share": 0.0, "conversation_share": 0.0},
     },
     "performance": {
         "compile_mode": "max-autotune",
