@@ -3,9 +3,9 @@
     python benchmarks/proof.py [--weeks 1000] [--out benchmarks/results/proof.json]
 
 A device serves one queue of optimised and unoptimised requests, which differ in the work they cause. Tokens
-come slower as it fills (processor sharing), and a queue builds where work comes faster than it is done; a full
-queue refuses. Load follows the hour of day, slow random waves and sudden bursts. Time goes in steps of twenty
-seconds, all weeks side by side. Unoptimised blocks end at once when the queue is overloaded.
+come slower as it fills (processor sharing), and a queue builds where work comes faster than it is done; a
+full queue refuses. Load follows the hour of day, slow random waves and sudden bursts. Time goes in steps of
+twenty seconds, all weeks side by side. Unoptimised blocks end at once when the queue is overloaded.
 Intervals are those of `loadwise.decision.improvement`, looked at after every stratum of blocks.
 """
 
@@ -15,7 +15,6 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,7 +214,9 @@ SCENARIOS = (
 
 def main() -> None:
     """Prints what was simulated, and saves it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--weeks", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path)

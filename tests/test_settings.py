@@ -63,7 +63,8 @@ def test_command_line_wins_over_environment_over_file(
 def test_a_preset_sets_what_the_origin_recommends(name: str) -> None:
     optimization = load_settings(preset=name).optimization
     for field, value in PRESETS[name].items():
-        assert getattr(optimization, field) == value
+        set_to = optimization.model_dump()[field]
+        assert set_to == ({**set_to, **value} if isinstance(value, dict) else value)
 
 
 def test_a_file_overrides_a_preset(tmp_path: Path) -> None:

@@ -65,7 +65,9 @@ async def site_of(tmp_path: Path, describe: Callable[..., EngineDescription]) ->
         described = describe(adapters=adapters)
         views = Views(clock, replica_id="stub-0", capacity_requests=8)
         named = {name: EngineMemberSettings() for name in adapters}
-        config = OptimizationConfig(**{"control_fraction": 0.0, **changes})
+        config = OptimizationConfig(
+            **{"experiment": {"block_share": 0.0, "conversation_share": 0.0}, **changes}
+        )
         settings = load_settings(state_dir=tmp_path, engine_members=named, optimization=config)
         made = optimization_inside(settings, described, views, clock, tmp_path)
         await made.optimizer.start_optimization()

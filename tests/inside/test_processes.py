@@ -29,7 +29,10 @@ async def processes(tmp_path, describe, until) -> AsyncIterator[Any]:
 
     async def start(*names: str) -> list[Presence]:
         for name in names:
-            settings = load_settings(state_dir=tmp_path, optimization={"control_fraction": 0.0})
+            settings = load_settings(
+                state_dir=tmp_path,
+                optimization={"experiment": {"block_share": 0.0, "conversation_share": 0.0}},
+            )
             presence = Presence(settings, SystemClock(), process=name)
             opened.append(presence)
             presence.begin(describe(processes=2))

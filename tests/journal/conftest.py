@@ -175,7 +175,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
         host = FakeHost(clock)
         values: dict[str, object] = {
             "ensemble_strategy": "weighted_voting",
-            "control_fraction": 0.1,
+            "experiment": {"block_share": 0.1, "block_sec": 10.0},
             **config,
         }
         optimization = build(

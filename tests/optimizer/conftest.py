@@ -26,6 +26,7 @@ from loadwise.ports import Alert, Dispatch
 from loadwise.settings import OptimizationConfig, RouteSettings
 from loadwise.testing import FakeClock, FakeEngine
 
+NO_EXPERIMENT = {"block_share": 0.0, "conversation_share": 0.0}
 QUALITIES = {"fast": 0.3, "balanced": 0.6, "accurate": 1.0}
 
 
@@ -167,7 +168,7 @@ def make(tmp_path: Path) -> Callable[..., Server]:
             ]
             engines |= {f"{name}/{number}": engine for number, engine in enumerate(own)}
             members.append(member_parts(name, quality, *own, standby=name in standby, embedded=embedded))
-        settings: dict[str, object] = {"ensemble_strategy": "adaptive", "control_fraction": 0.0, **config}
+        settings: dict[str, object] = {"ensemble_strategy": "adaptive", "experiment": NO_EXPERIMENT, **config}
         optimization = build(
             OptimizationConfig(**settings),  # type: ignore[arg-type]
             members,

@@ -50,7 +50,7 @@ class TestViews:
         await server.optimizer.stop_optimization()
         assert list(shown) == [
             "timestamp", "system_status", "current_strategy", "load_score", "optimization_metrics",
-            "server_metrics", "ensemble_status",
+            "server_metrics", "ensemble_status", "improvement", "rollout",
         ]  # fmt: skip
         assert list(shown["optimization_metrics"]) == [
             "compilation_enabled", "ensemble_models", "avg_optimization_time_ms", "performance_improvement",

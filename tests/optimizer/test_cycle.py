@@ -208,26 +208,6 @@ class TestLastKnownGood:
         assert server.optimizer.config.max_ensemble_size == 2
 
 
-class TestImprovement:
-    async def test_the_gain_is_measured_between_blocks_and_null_before(self, make) -> None:
-        server = make(control_fraction=0.5, capacity=1000)
-        server.optimizer.director.running = True
-        await server.turn()
-        assert (await server.made.control.read(View.REPORT))["performance_improvement"] is None
-        for _ in range(40):
-            server.clock.advance(10.0)
-            for number in range(20):
-                dispatch = server.dispatch(number)
-                slow = dispatch.control and number < 10
-                server.end(dispatch, total_s=30.0 if slow else 0.3)
-        server.clock.advance(10.0)
-        report = await server.made.control.read(View.REPORT)
-        measured = report["improvement"]
-        assert report["performance_improvement"] == pytest.approx(0.5, abs=0.05)
-        assert measured["low"] < 0.5 < measured["high"]
-        assert measured["unoptimised_fraction"] == pytest.approx(0.5)
-
-
 class TestLoop:
     async def test_it_turns_at_its_interval_and_probes_between(self) -> None:
         turned, probed = asyncio.Event(), asyncio.Event()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from loadwise.decision.choices import Remembered
 from loadwise.decision.facts import Ending, Objectives, Outcome, RequestFacts, StrategyName
 from loadwise.errors import ConfigurationError, UnknownNameError
+from loadwise.optimizer.assignment import UNASSIGNED
 from loadwise.optimizer.config_store import ConfigStore
 from loadwise.optimizer.conversations import Conversations
 from loadwise.optimizer.host import HostSensor
@@ -37,7 +38,7 @@ def dispatch(member: str = "fast", request_id: str = "r") -> Dispatch:
 
 
 def entry(opened: Dispatch, owed_tokens: float) -> Open:
-    return Open(opened, "local", owed_tokens, Objectives(), compared=True)
+    return Open(opened, "local", owed_tokens, Objectives(), UNASSIGNED)
 
 
 def outcome(finished_s: float, ending: Ending = Ending.SUCCEEDED, **changes: object) -> Outcome:

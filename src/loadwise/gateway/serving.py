@@ -202,6 +202,8 @@ class OptimizationMiddleware:
             return model, request
         try:
             chosen = await optimizer.optimize_model_for_request(model, context)
+            if "left_alone" in context:
+                return chosen, request
             strategy = optimizer.parameter_tuner.get_current_strategy()
             return chosen, tuned(request, strategy, optimizer.tuning_policy)
         except Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loadwise.decision.choices import ChoiceReason
 from loadwise.decision.facts import Ending, Outcome
+from loadwise.optimizer.assignment import UNASSIGNED
 from loadwise.optimizer.desk import Began, Ended
 from loadwise.optimizer.director import comparable
 from loadwise.optimizer.fleet import AUTO
@@ -44,12 +45,11 @@ class Beside:
         route = optimizer.ensemble_manager.fleet.routes[AUTO]
         belief = optimizer.ensemble_manager.beliefs.get(dispatch.member_id)
         pool_id = next(r.pool_id for m in route.members for r in m.replicas)
-        switchback = optimizer.recorder.switchback
-        # A block that changed while the plan was on its way says nothing.
-        agreed = switchback.optimised(dispatch.started_s) is not dispatch.control
-        compared = agreed and optimizer.director.running and comparable(ChoiceReason(dispatch.reason))
+        assignment = UNASSIGNED
+        if optimizer.director.running and comparable(ChoiceReason(dispatch.reason)):
+            assignment = optimizer.recorder.experiments.done(dispatch.started_s, left_alone=dispatch.control)
         owed = 0.0 if belief is None else belief.answer_tokens * dispatch.request.n
-        optimizer.director.in_flight.open(Open(dispatch, pool_id, owed, route.objectives, compared))
+        optimizer.director.in_flight.open(Open(dispatch, pool_id, owed, route.objectives, assignment))
         optimizer.telemetry.decided(dispatch, note.decision_s)
         self._open.setdefault(process, {})[note.number] = dispatch
 

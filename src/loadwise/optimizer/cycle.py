@@ -77,6 +77,7 @@ class Cycle:
         await self._part("places", self._places)
         if not await self._part("decision", self._decide):
             await self._part("safe_strategy", self._fall_back)
+        await self._part("experiments", self._experiment)
 
     async def measured(self) -> PoolDecision:
         """The worst pool as it is now, without deciding anything."""
@@ -227,6 +228,11 @@ class Cycle:
         decided_s = self.decision.decided_s if self.decision is not None else float("-inf")
         if now_s - decided_s > SAFE_AFTER_S:
             self.parts.director.strategies = self.parts.tuner.safe(now_s)
+
+    def _experiment(self) -> None:
+        experiments = self.parts.recorder.experiments
+        experiments.watch(None if self.decision is None else self.decision.worst.score.value)
+        experiments.turn()
 
     async def _apply_strategy(self) -> None:
         strategy = self.parts.tuner.get_current_strategy()

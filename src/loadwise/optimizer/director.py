@@ -24,6 +24,7 @@ from loadwise.decision.question import UNTOUCHED
 from loadwise.decision.strategy import Strategy, for_route
 from loadwise.errors import RequestError
 from loadwise.logs import get_logger
+from loadwise.optimizer.assignment import UNASSIGNED, Assignment, Held
 from loadwise.optimizer.conversations import Conversations
 from loadwise.optimizer.demand import Demand
 from loadwise.optimizer.ensemble_manager import ModelEnsembleManager
@@ -139,10 +140,31 @@ class EnsembleDirector:
         remembered = self._remembered(route, request)
         pressures = self._pressures(route)
         strategy = self._strategy(route)
-        control = remembered is None and not self.recorder.switchback.optimised(now_s)
-        choice = self._chosen(route, request, pressures, strategy, remembered, exclude, control)
+        assignment = self._assigned(route, request, strategy, remembered, exclude, now_s)
+        control = assignment.held is not None and _free_of(remembered, route)
+        try:
+            choice = self._chosen(route, request, pressures, strategy, remembered, exclude, control)
+        except RequestError as error:
+            self.recorder.experiments.refused(assignment, error.status)
+            raise
         member = _member(route, choice.member_id)
-        return self._opened(route, request, member, choice, strategy, exclude, now_s)
+        return self._opened(route, request, member, choice, strategy, exclude, now_s, assignment)
+
+    def _assigned(
+        self,
+        route: Route,
+        request: RequestFacts,
+        strategy: Strategy | None,
+        remembered: Remembered | None,
+        exclude: frozenset[str],
+        now_s: float,
+    ) -> Assignment:
+        """What experiments and rollout make of the request; nothing while nothing is optimised."""
+        if strategy is None:
+            return UNASSIGNED
+        return self.recorder.experiments.assign(
+            route.name, request, now_s, continues=remembered is not None, again=bool(exclude)
+        )
 
     def _remembered(self, route: Route, request: RequestFacts) -> Remembered | None:
         if request.conversation_id is None or not request.continues:
@@ -226,6 +248,7 @@ class EnsembleDirector:
         strategy: Strategy | None,
         exclude: frozenset[str],
         now_s: float,
+        assignment: Assignment,
     ) -> Dispatch:
         ensemble, counts = self.ensemble, self.in_flight
         member_id = member.member_id
@@ -235,7 +258,8 @@ class EnsembleDirector:
             raise none_left(request)
         pool_id = next(r.pool_id for r in member.replicas if r.replica_id == replica_id)
         belief = ensemble.beliefs[member_id]
-        untouched = choice.reason in UNTOUCHED or strategy is None
+        left_alone = assignment.held
+        untouched = choice.reason in UNTOUCHED or strategy is None or left_alone is not None
         tuning = parameters.tune(
             ensemble.policy, None if untouched else strategy, request, member, belief.answers
         )
@@ -246,7 +270,7 @@ class EnsembleDirector:
             replica_id=replica_id,
             engine=ensemble.fleet.parts(member_id).engines[replica_id],
             strategy=StrategyName.BALANCED if in_force is None else in_force.name,
-            reason=choice.reason.value,
+            reason=_reason(choice, left_alone),
             propensity=choice.propensity,
             changes=tuning.changes,
             config_version=self.config_version,
@@ -265,8 +289,8 @@ class EnsembleDirector:
             several = member.replicas if len(member.replicas) > 1 else ()
             held = {r.replica_id: counts.by_replica.get(r.replica_id, 0) for r in several}
             ensemble.witness(Sent(dispatch, tuning, draw, held))
-        compared = self.running and request.model == route.name and comparable(choice.reason)
-        counts.open(Open(dispatch, pool_id, belief.answer_tokens * request.n, route.objectives, compared))
+        owed_tokens = belief.answer_tokens * request.n
+        counts.open(Open(dispatch, pool_id, owed_tokens, route.objectives, assignment))
         return dispatch
 
     # --- learning ---
@@ -290,11 +314,13 @@ class EnsembleDirector:
             heard,
             strategy=dispatch.strategy,
             objectives=entry.objectives,
-            compared_s=dispatch.started_s if entry.compared else None,
         )
         if within is False and heard.ending is Ending.SUCCEEDED:
             # Faults are no load: a faulty member leaves by its health.
             self.demand.trouble(dispatch.request)
+        belief = self.ensemble.beliefs.get(heard.member_id)
+        quality = None if belief is None else belief.quality
+        self.recorder.experiments.note(entry.assignment, heard, within, quality)
         if self.ensemble.witness is not None:
             self.ensemble.witness(Ended(dispatch, heard, within))
         if not heard.control:
@@ -311,6 +337,16 @@ def comparable(reason: ChoiceReason) -> bool:
         ChoiceReason.CONVERSATION,
         ChoiceReason.CONVERSATION_RETURNED,
     }
+
+
+def _reason(choice: Choice, held: Held | None) -> str:
+    """The choice's own reason; where the request was left alone, why that is."""
+    return choice.reason.value if held is None or choice.reason is not ChoiceReason.CONTROL else held.shown
+
+
+def _free_of(remembered: Remembered | None, route: Route) -> bool:
+    """Whether the default member may answer: a conversation elsewhere keeps its member, untouched."""
+    return remembered is None or remembered.member_id == route.default_member
 
 
 def _without_room(route: Route, member: Member, admission: Admission) -> frozenset[str]:

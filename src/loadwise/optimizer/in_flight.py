@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loadwise.decision.facts import Objectives
+from loadwise.optimizer.assignment import Assignment
 from loadwise.ports import Dispatch
 
 
@@ -17,8 +18,8 @@ class Open:
     # Output tokens that it is expected to make.
     owed_tokens: float
     objectives: Objectives
-    # A request of a block that may be compared with other blocks.
-    compared: bool
+    # What experiments and rollout made of it.
+    assignment: Assignment
 
 
 class InFlight:

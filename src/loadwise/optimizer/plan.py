@@ -53,7 +53,7 @@ def plan_of(optimizer: ServerSideOptimizer, serial: int) -> Plan:
         route=ensemble.fleet.routes[AUTO],
         beliefs=equally_fast(ensemble.beliefs),
         running=director.running,
-        control=not optimizer.recorder.switchback.optimised(now_s),
+        control=optimizer.recorder.experiments.leaves_alone(now_s),
     )
 
 

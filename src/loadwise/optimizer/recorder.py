@@ -1,4 +1,4 @@
-"""What became of requests: the history, the recent window, the counters, the comparison of blocks."""
+"""What became of requests: the history, the recent window, the counters, the experiments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loadwise.decision.facts import Ending, Objectives, Outcome, ServiceReading,
 from loadwise.decision.fault import Fault, fault_of, shown_ending
 from loadwise.decision.improvement import Improvement
 from loadwise.decision.outcome import within_objectives
-from loadwise.optimizer.switchback import Switchback
+from loadwise.optimizer.experiments import Experiments
 from loadwise.optimizer.window import ServiceWindow
 from loadwise.ports import Clock, JsonObject
 from loadwise.settings import OptimizationConfig
@@ -74,8 +74,7 @@ class Recorder:
             config.metrics_history_size, enabled=config.enable_performance_tracking
         )
         self._objectives = Objectives(**config.objectives.model_dump())
-        self._fraction = config.control_fraction
-        self.switchback = Switchback(self._fraction, size=config.metrics_history_size)
+        self.experiments = Experiments(config, self._clock)
         self.objective_counts = ObjectiveCounts()
         # Per member, when an answer with tokens last ended.
         self.last_token_s: dict[str, float] = {}
@@ -85,11 +84,7 @@ class Recorder:
         self.history.resize(config.metrics_history_size, enabled=config.enable_performance_tracking)
         self.window.resize(config.metrics_history_size)
         self._objectives = Objectives(**config.objectives.model_dump())
-        if config.control_fraction != self._fraction:
-            self._fraction = config.control_fraction
-            self.switchback = Switchback(self._fraction, size=config.metrics_history_size)
-        else:
-            self.switchback.resize(config.metrics_history_size)
+        self.experiments.configure(config)
 
     def record(
         self,
@@ -97,12 +92,8 @@ class Recorder:
         *,
         strategy: StrategyName | None = None,
         objectives: Objectives | None = None,
-        compared_s: float | None = None,
     ) -> bool | None:
-        """Whether the request was within its objectives, where that could be seen; it is kept.
-
-        `compared_s` is the dispatch time of a request that blocks may compare.
-        """
+        """Whether the request was within its objectives, where that could be seen; it is kept."""
         objectives = objectives or self._objectives
         within = within_objectives(objectives, outcome)
         self.window.add(outcome)
@@ -111,8 +102,6 @@ class Recorder:
         if outcome.output_tokens:
             self.last_token_s[outcome.member_id] = outcome.finished_s
         self.history.add(Entry(self._clock.wall_s(), outcome, strategy, within))
-        if compared_s is not None:
-            self.switchback.note(compared_s, within)
         return within
 
     def service(
@@ -122,8 +111,8 @@ class Recorder:
         return self.window.reading(self._clock.monotonic_s(), active_requests, of)
 
     def improvement(self) -> Improvement | None:
-        """What optimisation gained; None without enough evidence."""
-        return self.switchback.measured(self._clock.monotonic_s())
+        """What optimisation gained; None before the first look."""
+        return self.experiments.improvement()
 
     def summary(self) -> Summary:
         """Success rate, latency, objectives and the origin's grade over the history."""

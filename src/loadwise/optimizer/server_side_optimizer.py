@@ -8,7 +8,7 @@ from collections.abc import MutableMapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from loadwise.clock import SystemClock
 from loadwise.compiler import ModelCompiler
@@ -19,14 +19,15 @@ from loadwise.engines.inside.registry import RegistryReader
 from loadwise.errors import ConfigurationError
 from loadwise.logs import get_logger
 from loadwise.optimizer import views
+from loadwise.optimizer.assignment import Assignment
 from loadwise.optimizer.chronicle import Chronicle
 from loadwise.optimizer.config_store import ConfigStore
 from loadwise.optimizer.configurations import Configurations
-from loadwise.optimizer.context import value_of
+from loadwise.optimizer.context import facts_of, value_of
 from loadwise.optimizer.cycle import Cycle, Parts
 from loadwise.optimizer.director import EnsembleDirector
 from loadwise.optimizer.ensemble_manager import ModelEnsembleManager
-from loadwise.optimizer.fleet import Fleet
+from loadwise.optimizer.fleet import AUTO, Fleet
 from loadwise.optimizer.gauges import gauges
 from loadwise.optimizer.loop import ControlLoop
 from loadwise.optimizer.model_manager import DynamicModelManager
@@ -43,8 +44,17 @@ from loadwise.telemetry.prometheus import Telemetry
 log = get_logger(__name__)
 # The replica id of an engine client that is asked like a member's engine.
 CLIENT: Final = "engine"
-# In the task that handles a request: which optimizer chose, the name that was asked for, the member it got.
-_CHOSEN: ContextVar[tuple[int, str, str] | None] = ContextVar("loadwise_chosen_member", default=None)
+# In the task that handles a request: what was chosen for it.
+_CHOSEN: ContextVar[Chosen | None] = ContextVar("loadwise_chosen_member", default=None)
+
+
+class Chosen(NamedTuple):
+    """Which optimizer chose, the name that was asked for, the member it got, its part in experiments."""
+
+    optimizer: int
+    asked: str
+    member_id: str
+    assignment: Assignment
 
 
 class ServerSideOptimizer:
@@ -170,7 +180,8 @@ class ServerSideOptimizer:
 
         The chosen member is noted in a mutable context as `selected_model`, and hears of what the same
         task records under the name that was asked for. While optimisation is stopped, whenever a part
-        fails, and for a context that makes no sense, `model` itself answers.
+        fails, and for a context that makes no sense, `model` itself answers; so it does for a request that
+        an experiment or the rollout leaves alone, where the context says why as `left_alone`.
         """
         _CHOSEN.set(None)
         if not self.director.running:
@@ -196,7 +207,10 @@ class ServerSideOptimizer:
         `model` is a name, or a model (its class then names it); where the ensemble answered for that
         name in this task, its member is meant. Raises `ConfigurationError`.
         """
-        name = self._answered_by(model if isinstance(model, str) else type(model).__name__)
+        asked = model if isinstance(model, str) else type(model).__name__
+        chosen = self._chosen_for(asked)
+        own = chosen is None or asked in self.ensemble_manager.fleet
+        name = asked if chosen is None or own else chosen.member_id
         if not 0.0 <= latency_ms < float("inf"):
             raise ConfigurationError(
                 f"latency_ms must be at least 0, not {latency_ms!r}.", field="latency_ms"
@@ -210,10 +224,17 @@ class ServerSideOptimizer:
             finished_s=self.clock.monotonic_s(),
             total_s=latency_ms / 1000.0,
             load_score=None if strategy is None else strategy.load_score,
-            control=not self.director.running,
+            control=not self.director.running or (chosen is not None and chosen.assignment.held is not None),
         )
         self.ensemble_manager.learn(outcome)
-        self.recorder.record(outcome, strategy=None if strategy is None else strategy.name)
+        within = self.recorder.record(outcome, strategy=None if strategy is None else strategy.name)
+        if chosen is not None:
+            if within is None:
+                # A library's caller counts no tokens: the whole latency is all that there is to judge.
+                within = latency_ms <= self.config.alert_latency_ms
+            belief = self.ensemble_manager.beliefs.get(name)
+            quality = None if belief is None else belief.quality
+            self.recorder.experiments.note(chosen.assignment, outcome, within, quality)
 
     def get_optimization_status(self) -> JsonObject:
         """What runs, with which configuration, strategy, load, members, builds and alerts."""
@@ -264,21 +285,31 @@ class ServerSideOptimizer:
     def _answering(self, model: Any, context: Any) -> Any:
         asked = str(value_of(context, "model_name") or type(model).__name__)
         model_id, chosen = asked, model
+        assignment = self._assigned(context)
+        if assignment.held is not None:
+            if isinstance(context, MutableMapping):
+                context["left_alone"] = assignment.held.shown
+            _CHOSEN.set(Chosen(id(self), asked, asked, assignment))
+            return model
         if self.config.enable_ensemble and self.ensemble_manager.fleet.active():
             selection = self.ensemble_manager.select_model_for_request(context)
             if selection.model is not None:
                 model_id, chosen = selection.model_id, selection.model
         if isinstance(context, MutableMapping):
             context["selected_model"] = model_id
-        _CHOSEN.set((id(self), asked, model_id))
+        _CHOSEN.set(Chosen(id(self), asked, model_id, assignment))
         return self._compiled(chosen, model_id)
 
-    def _answered_by(self, name: str) -> str:
-        """The member that answered for `name` in this task; `name` itself where none did."""
+    def _assigned(self, context: Any) -> Assignment:
+        request = facts_of(context, self.ensemble_manager.fleet)
+        return self.recorder.experiments.assign(AUTO, request, self.clock.monotonic_s())
+
+    def _chosen_for(self, name: str) -> Chosen | None:
+        """What was chosen in this task for that name, asked for or answering."""
         found = _CHOSEN.get()
-        if found is None or found[:2] != (id(self), name) or name in self.ensemble_manager.fleet:
-            return name
-        return found[2]
+        if found is None or found.optimizer != id(self) or name not in (found.asked, found.member_id):
+            return None
+        return found
 
     def _compiled(self, model: Any, model_id: str) -> Any:
         if not self.config.enable_torch_compile:

@@ -1,72 +1,160 @@
-"""Blocks of time with and without optimisation, so that its effect is measured and not assumed."""
+"""Blocks of time with and without optimisation: which one it is now, and what each one's requests did."""
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import log
 
-from loadwise.decision.improvement import Block, Improvement, improvement
+from loadwise.decision.facts import Outcome
+from loadwise.decision.improvement import NOTHING, Amount, Block, Gains, gains
+from loadwise.decision.schedule import Schedule
+from loadwise.decision.suspension import SuspendReason
+from loadwise.ports import JsonObject
+from loadwise.telemetry.prometheus import time_per_output_token_s
+
+# Below what a clock tells apart; a logarithm needs more than 0.
+SHORTEST_S = 1e-6
 
 
 @dataclass(slots=True)
 class _Tally:
-    optimised: bool
-    started_s: float
-    requests: int = 0
-    within: int = 0
+    """A block while its requests end; one that was dispatched in time counts whenever it ends."""
+
+    control: bool
+    within: Amount = NOTHING
+    first_token: Amount = NOTHING
+    output_token: Amount = NOTHING
+    whole: Amount = NOTHING
+    suspended: int = 0
+    answers: int = 0
+    errors: int = 0
+    reason: SuspendReason | None = field(default=None)
+
+    def block(self, stratum: int) -> Block:
+        return Block(
+            stratum=stratum,
+            control=self.control,
+            within=self.within,
+            first_token=self.first_token,
+            output_token=self.output_token,
+            whole=self.whole,
+            suspended=self.suspended,
+        )
 
 
 class Switchback:
-    """The last block of every cycle is left unoptimised; each block's requests are counted.
+    """Counts requests in the block that dispatched them; times are seconds of the wall clock.
 
-    `fraction` (0..0.5) is the share of time without optimisation; 0 measures nothing. A block counts
-    only after it ended, and requests count in the block that dispatched them.
+    Processes that share a schedule treat a block alike. The newest `size` blocks are kept.
     """
 
-    def __init__(self, fraction: float, *, block_s: float = 10.0, size: int = 1000) -> None:
-        self._block_s = block_s
-        self._cycle = round(1.0 / fraction) if fraction > 0 else 0
+    def __init__(self, schedule: Schedule, *, size: int, now_s: float) -> None:
+        self.schedule = schedule
+        self._size = size
         self._tallies: dict[int, _Tally] = {}
-        self._ended: deque[Block] = deque(maxlen=size)
-        # Requests may end long after their block; then they are no longer counted.
-        self._open_blocks = 30
+        self._first_stratum = 0
+        self._block, self._control = -1, False
+        self._measured: tuple[int, Gains] | None = None
+        self.restart(now_s)
+
+    def restart(self, now_s: float) -> None:
+        """What is compared is another thing from now on: earlier blocks say nothing of it."""
+        self._tallies.clear()
+        self._measured = None
+        self._first_stratum = self.schedule.stratum_of(self.schedule.block_of(now_s)) + 1
 
     def resize(self, size: int) -> None:
-        """Keeps at most `size` blocks that ended, the newest."""
-        self._ended = deque(self._ended, maxlen=size)
+        """Keeps at most `size` blocks, the newest."""
+        self._size = size
+        self._trim()
 
-    def optimised(self, now_s: float) -> bool:
-        """Whether requests dispatched now are optimised."""
-        return self._cycle == 0 or int(now_s / self._block_s) % self._cycle != self._cycle - 1
+    def control(self, now_s: float) -> bool:
+        """Whether this is an unoptimised block, suspended or not."""
+        block = self.schedule.block_of(now_s)
+        if block != self._block:
+            self._block, self._control = block, self.schedule.control(block)
+        return self._control
 
-    def note(self, dispatched_s: float, within_objectives: bool | None) -> None:
-        """Counts an unforced request in the block that dispatched it; None says nothing."""
-        if self._cycle == 0 or within_objectives is None:
-            return
-        number = int(dispatched_s / self._block_s)
-        tally = self._tallies.get(number)
+    def suspended(self, now_s: float) -> bool:
+        """Whether the block of `now_s` was cut short."""
+        tally = self._tallies.get(self.schedule.block_of(now_s))
+        return tally is not None and tally.reason is not None
+
+    def suspend(self, now_s: float, reason: SuspendReason) -> None:
+        """The unoptimised block of `now_s` goes on with optimisation."""
+        tally = self._tally(self.schedule.block_of(now_s))
+        if tally.control and tally.reason is None:
+            tally.reason = reason
+
+    def counted(self, now_s: float) -> int | None:
+        """The block that a request dispatched now counts in; None during the burn-in."""
+        return self.schedule.block_of(now_s) if self.schedule.settled(now_s) else None
+
+    def cut(self, block: int) -> None:
+        """A request came after its unoptimised block was suspended."""
+        self._tally(block).suspended += 1
+
+    def note(self, block: int, outcome: Outcome, within: bool | None, *, failed: bool) -> None:
+        """Counts how a request ended in the block that dispatched it."""
+        tally = self._tally(block)
+        tally.answers += 1
+        tally.errors += failed
+        if within is not None:
+            tally.within = tally.within.plus(Amount(1.0, float(within)))
+        if not failed:
+            tally.first_token = _with(tally.first_token, outcome.time_to_first_token_s)
+            tally.output_token = _with(tally.output_token, time_per_output_token_s(outcome))
+            tally.whole = _with(tally.whole, outcome.total_s)
+
+    def refused(self, block: int) -> None:
+        """A request that found no room was not within its objectives."""
+        tally = self._tally(block)
+        tally.answers += 1
+        tally.errors += 1
+        tally.within = tally.within.plus(Amount(1.0, 0.0))
+
+    def errors(self, now_s: float) -> tuple[int, int]:
+        """Failures and answers of the block so far."""
+        tally = self._tallies.get(self.schedule.block_of(now_s))
+        return (0, 0) if tally is None else (tally.errors, tally.answers)
+
+    def gains(self, now_s: float) -> Gains:
+        """What the strata that ended say; worked out once per block."""
+        block = self.schedule.block_of(now_s)
+        if self._measured is None or self._measured[0] != block:
+            self._measured = block, gains(self._ended(self.schedule.stratum_of(block)))
+        return self._measured[1]
+
+    def now(self, now_s: float) -> JsonObject:
+        """The block that it is."""
+        block = self.schedule.block_of(now_s)
+        tally = self._tallies.get(block)
+        return {
+            "optimised": not self.control(now_s) or self.suspended(now_s),
+            "suspended": None if tally is None or tally.reason is None else tally.reason.value,
+            "seconds_left": (block + 1) * self.schedule.block_s - now_s,
+        }
+
+    def _ended(self, stratum: int) -> list[Block]:
+        strata: Callable[[int], int] = self.schedule.stratum_of
+        return [
+            self._tallies[number].block(strata(number))
+            for number in sorted(self._tallies)
+            if self._first_stratum <= strata(number) < stratum
+        ]
+
+    def _tally(self, block: int) -> _Tally:
+        tally = self._tallies.get(block)
         if tally is None:
-            tally = _Tally(self.optimised(dispatched_s), number * self._block_s)
-            self._tallies[number] = tally
-            self._close(number - self._open_blocks)
-        tally.requests += 1
-        tally.within += within_objectives
+            tally = self._tallies[block] = _Tally(self.schedule.control(block))
+            self._trim()
+        return tally
 
-    def _close(self, before: int) -> None:
-        for number in sorted(number for number in self._tallies if number < before):
-            self._ended.append(_block(self._tallies.pop(number)))
-
-    def measured(self, now_s: float) -> Improvement | None:
-        """What optimisation gained, over all blocks that ended; None while there is not enough evidence."""
-        current = int(now_s / self._block_s)
-        recent = [_block(self._tallies[number]) for number in sorted(self._tallies) if number < current]
-        return improvement([*self._ended, *recent])
+    def _trim(self) -> None:
+        for number in sorted(self._tallies)[: max(0, len(self._tallies) - self._size)]:
+            del self._tallies[number]
 
 
-def _block(tally: _Tally) -> Block:
-    return Block(
-        started_s=tally.started_s,
-        optimised=tally.optimised,
-        requests=tally.requests,
-        within_objectives=tally.within,
-    )
+def _with(amount: Amount, seconds: float | None) -> Amount:
+    return amount if seconds is None else amount.plus(Amount(1.0, log(max(SHORTEST_S, seconds))))

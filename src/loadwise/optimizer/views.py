@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from loadwise.clock import iso_utc
 from loadwise.decision import grading
-from loadwise.decision.improvement import Improvement
 from loadwise.decision.load import FIELDS, ServerLoadMetrics
 from loadwise.decision.step import Decision
 from loadwise.decision.strategy import Strategy
+from loadwise.optimizer.improvement_view import improvement_json
 from loadwise.ports import JsonObject
 
 if TYPE_CHECKING:
@@ -100,7 +100,14 @@ def status(optimizer: ServerSideOptimizer) -> JsonObject:
         "decisions": _decisions(optimizer),
         "journal": optimizer.chronicle.as_json(),
         "changes_last_hour": optimizer.chronicle.changes(within_s=3600.0)[-SHOWN_CHANGES:],
+        "improvement": improvement_json(optimizer.recorder.experiments, optimizer.config.experiment),
+        "rollout": rollout_json(optimizer),
     }
+
+
+def rollout_json(optimizer: ServerSideOptimizer) -> list[JsonObject]:
+    """Each route's, and each named key's, share of optimised traffic, and why it is that."""
+    return optimizer.recorder.experiments.rollouts.as_json(optimizer.clock.monotonic_s())
 
 
 def _engines(optimizer: ServerSideOptimizer) -> JsonObject:
@@ -137,21 +144,6 @@ def metrics_json(metrics: ServerLoadMetrics, score: float | None) -> JsonObject:
     return {**shown, "overall_load_score": score, "absent": list(metrics.absent)}
 
 
-def improvement_json(measured: Improvement | None) -> JsonObject | None:
-    """The measured gain, its interval and its parts; None without enough evidence."""
-    if measured is None:
-        return None
-    return {
-        "value": measured.value,
-        "low": measured.low,
-        "high": measured.high,
-        "optimised_fraction": measured.optimised_fraction,
-        "unoptimised_fraction": measured.unoptimised_fraction,
-        "pairs_of_blocks": measured.pairs,
-        "requests": measured.requests,
-    }
-
-
 def report(optimizer: ServerSideOptimizer) -> JsonObject:
     """The performance report; what needs history is None while none is kept."""
     recorder, cycle = optimizer.recorder, optimizer.cycle
@@ -171,7 +163,7 @@ def report(optimizer: ServerSideOptimizer) -> JsonObject:
         "within_objectives_fraction": summary.within_objectives_fraction,
         "objectives": optimizer.config.objectives.model_dump(),
         "performance_improvement": None if measured is None else measured.value,
-        "improvement": improvement_json(measured),
+        "improvement": improvement_json(recorder.experiments, optimizer.config.experiment),
         "recommendations": list(
             grading.recommendations(
                 optimizer.config.policy(),
@@ -192,7 +184,7 @@ def report(optimizer: ServerSideOptimizer) -> JsonObject:
 
 
 def dashboard(optimizer: ServerSideOptimizer, metrics: ServerLoadMetrics, score: float | None) -> JsonObject:
-    """The origin's dashboard, key for key; None where nothing was measured."""
+    """The origin's dashboard, key for key, then the proof of improvement; None where nothing was measured."""
     measured = optimizer.recorder.improvement()
     strategy = optimizer.parameter_tuner.in_force()
     active = list(optimizer.ensemble_manager.fleet.active())
@@ -215,4 +207,6 @@ def dashboard(optimizer: ServerSideOptimizer, metrics: ServerLoadMetrics, score:
             "throughput_rps": metrics.throughput_rps,
         },
         "ensemble_status": {"active_models": active, "selection_distribution": dict(shares)},
+        "improvement": improvement_json(optimizer.recorder.experiments, optimizer.config.experiment),
+        "rollout": rollout_json(optimizer),
     }

@@ -238,7 +238,7 @@ class Settings(BaseSettings):
     def _apply_preset(cls, values: dict[str, Any]) -> dict[str, Any]:
         preset = str(values.get("preset"))
         if preset in PRESETS and not isinstance(values.get("optimization"), OptimizationConfig):
-            return {**values, "optimization": {**PRESETS[preset], **(values.get("optimization") or {})}}
+            return {**values, "optimization": _over(PRESETS[preset], values.get("optimization") or {})}
         return values
 
     @model_validator(mode="after")
@@ -262,6 +262,15 @@ class Settings(BaseSettings):
         return self
 
 
+def _over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` over `base`, group by group: what a group leaves out stays the preset's."""
+    merged = {**base, **given}
+    for name, value in base.items():
+        if isinstance(value, Mapping) and isinstance(given.get(name), Mapping):
+            merged[name] = _over(value, given[name])
+    return merged
+
+
 def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     """Settings from file, environment and overrides (the command line's), or `ConfigurationError`.
 
@@ -282,11 +291,15 @@ def explain_setting(name: str) -> dict[str, Any]:
     """A setting's type, default and range, by its (dotted) name; `ConfigurationError` for an unknown one."""
     schema = Settings.model_json_schema(mode="serialization")
     definitions = schema.get("$defs", {})
+    found: dict[str, Any] = {}
     candidates = {**definitions["OptimizationConfig"]["properties"], **schema["properties"]}
-    found = candidates.get(name.rsplit(".", 1)[-1])
-    if found is None:
-        raise ConfigurationError(
-            f"Unknown setting {name!r}. Known: {', '.join(sorted(candidates))}.", field=name
-        )
-    reference = found.get("$ref", "").rsplit("/", 1)[-1]
-    return {**definitions.get(reference, {}), **found}
+    for part in name.split("."):
+        if part not in candidates:
+            raise ConfigurationError(
+                f"Unknown setting {name!r}. Known: {', '.join(sorted(candidates)) or 'none below it'}.",
+                field=name,
+            )
+        reference = candidates[part].get("$ref", "").rsplit("/", 1)[-1]
+        found = {**definitions.get(reference, {}), **candidates[part]}
+        candidates = found.get("properties", {})
+    return found

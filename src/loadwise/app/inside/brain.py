@@ -124,7 +124,7 @@ class Brain:
         director = self._optimizer.director
         routes = self._optimizer.ensemble_manager.fleet.routes
         strategies = tuple((name, found.name) for name, found in director.strategies.items())
-        control = not self._optimizer.recorder.switchback.optimised(self._clock.monotonic_s())
+        control = self._optimizer.recorder.experiments.leaves_alone(self._clock.monotonic_s())
         return strategies, director.config_version, director.running, control, id(routes)
 
     def _publish(self) -> Plan:

@@ -1,0 +1,225 @@
+"""Who goes without optimisation, and what that shows: blocks, conversations and rollout under one roof."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from loadwise.decision.facts import Ending, Outcome, RequestFacts
+from loadwise.decision.improvement import Gains, Improvement
+from loadwise.decision.outcome import is_fault
+from loadwise.decision.schedule import drawn
+from loadwise.decision.suspension import SuspendReason, suspension
+from loadwise.logs import get_logger
+from loadwise.optimizer.assignment import UNASSIGNED, Assignment, Held
+from loadwise.optimizer.rollouts import Rollouts
+from loadwise.optimizer.switchback import Switchback
+from loadwise.optimizer.tallies import Measure, Tallies
+from loadwise.ports import Clock, JsonObject
+from loadwise.settings import OptimizationConfig
+
+log = get_logger(__name__)
+# Requests that a score may still reach.
+SCORABLE: Final = 10_000
+NO_ROOM: Final = frozenset({429, 503})
+
+
+class Experiments:
+    """Assigns each request once, and hears once how it ended; times are monotonic seconds.
+
+    Blocks follow the wall clock, so that the processes of one server agree.
+    """
+
+    def __init__(self, config: OptimizationConfig, clock: Clock) -> None:
+        self._clock = clock
+        self._epoch_s = clock.wall_s() - clock.monotonic_s()
+        self._config = config
+        self.switchback = self._blocks(config)
+        self.rollouts = Rollouts(config)
+        self._by_route: dict[str, Tallies] = {}
+        self._scorable: dict[str, Assignment] = {}
+
+    def configure(self, config: OptimizationConfig) -> None:
+        """Another experiment begins anew; the same one goes on, also under other settings."""
+        same = config.experiment == self._config.experiment
+        self._config = config
+        self.rollouts.configure(config)
+        if same:
+            self.switchback.resize(config.metrics_history_size)
+            return
+        self.switchback = self._blocks(config)
+        self._by_route.clear()
+
+    def _blocks(self, config: OptimizationConfig) -> Switchback:
+        now_s = self._clock.monotonic_s() + self._epoch_s
+        return Switchback(config.experiment.schedule(), size=config.metrics_history_size, now_s=now_s)
+
+    # --- one request ---
+
+    def assign(
+        self, route: str, request: RequestFacts, now_s: float, *, continues: bool = False, again: bool = False
+    ) -> Assignment:
+        """Where a request belongs; one that its client or key switched off belongs nowhere.
+
+        `continues` binds it to a conversation's member, `again` is a retry: blocks count neither.
+        """
+        if request.off or not request.principal.optimize:
+            return UNASSIGNED
+        held = self._in_control(now_s)
+        if request.model != route:
+            return Assignment(held=held) if held is not None else UNASSIGNED
+        unit = request.conversation_id or request.request_id or str(now_s)
+        subject, rolled_out = None, True
+        if not self.rollouts.idle:
+            subject, kept = self.rollouts.share(route, request.principal.key_id, unit, now_s)
+            rolled_out = kept is None
+            if kept is Held.ADVISORY:
+                return Assignment(held=kept, subject=subject, rolled_out=False, route=route)
+            held = held or kept
+        control_unit = rolled_out and self._draws(route, unit)
+        block = None if continues or again else self._block(now_s)
+        return Assignment(
+            held=held or (Held.CONTROL_CONVERSATION if control_unit else None),
+            block=block,
+            suspended=block is not None and self.switchback.suspended(now_s + self._epoch_s),
+            unit=unit,
+            control_unit=control_unit,
+            subject=subject,
+            rolled_out=rolled_out,
+            route=route,
+        )
+
+    def leaves_alone(self, now_s: float) -> bool:
+        """Whether this is a block without optimisation."""
+        return self._in_control(now_s) is not None
+
+    def done(self, started_s: float, *, left_alone: bool) -> Assignment:
+        """The part of a request that another process dispatched; blocks count it where both agreed on it.
+
+        A block may have changed while that process was being told.
+        """
+        block, at_s = self._block(started_s), started_s + self._epoch_s
+        control = self.switchback.control(at_s)
+        suspended = self.switchback.suspended(at_s)
+        if block is None or (left_alone is not control and not suspended):
+            return UNASSIGNED
+        held = Held.CONTROL_BLOCK if left_alone else None
+        return Assignment(held=held, block=block, suspended=suspended and not left_alone)
+
+    def refused(self, assignment: Assignment, status: int) -> None:
+        """A request found no room: it missed its objectives, and unoptimised blocks make way."""
+        if status not in NO_ROOM or assignment.block is None:
+            return
+        if assignment.suspended:
+            self.switchback.cut(assignment.block)
+            return
+        self.switchback.refused(assignment.block)
+        if assignment.held is Held.CONTROL_BLOCK:
+            self._suspend(SuspendReason.REFUSING)
+
+    def note(
+        self, assignment: Assignment, outcome: Outcome, within: bool | None, quality: float | None
+    ) -> None:
+        """Counts how a request ended; a client that left says nothing. `quality` is its member's (0..1)."""
+        if outcome.ending is Ending.ABANDONED:
+            return
+        failed = is_fault(outcome)
+        if assignment.block is not None:
+            if assignment.suspended:
+                self.switchback.cut(assignment.block)
+            else:
+                self.switchback.note(assignment.block, outcome, within, failed=failed)
+        self._compare(assignment, Measure.ERRORS, float(failed))
+        if quality is not None and not failed:
+            self._compare(assignment, Measure.QUALITY, quality)
+        self._remember(outcome.request_id, assignment)
+
+    def score(self, request_id: str, score: float) -> bool:
+        """Counts what feedback said (0..1) of a recent request; False where it belonged to no comparison."""
+        assignment = self._scorable.get(request_id)
+        if assignment is None:
+            return False
+        self._compare(assignment, Measure.SCORES, score)
+        return True
+
+    # --- the loop ---
+
+    def watch(self, load_score: float | None) -> None:
+        """An unoptimised block that would do harm is suspended."""
+        at_s = self._clock.monotonic_s() + self._epoch_s
+        if not self.switchback.control(at_s) or self.switchback.suspended(at_s):
+            return
+        errors, answers = self.switchback.errors(at_s)
+        reason = suspension(
+            load_score=load_score,
+            overloaded_at=self._config.experiment.suspend_at_load,
+            errors=errors,
+            answers=answers,
+            error_budget=self._config.alert_error_rate,
+        )
+        if reason is not None:
+            self._suspend(reason)
+
+    def turn(self) -> None:
+        """Rollouts move where the evidence lets them; blocks then compare what is new."""
+        now_s = self._clock.monotonic_s()
+        if not self.rollouts.idle and self.rollouts.turn(self.improvement(), now_s):
+            self.switchback.restart(now_s + self._epoch_s)
+
+    # --- what was found ---
+
+    def gains(self) -> Gains:
+        """What the blocks say."""
+        return self.switchback.gains(self._clock.monotonic_s() + self._epoch_s)
+
+    def improvement(self) -> Improvement | None:
+        """The gain in goodput with its interval; None before the first look."""
+        return self.gains().goodput
+
+    def conversations(self) -> Mapping[str, Tallies]:
+        """Errors, quality and scores per route."""
+        return self._by_route
+
+    def now(self) -> JsonObject:
+        """The block that it is."""
+        return self.switchback.now(self._clock.monotonic_s() + self._epoch_s)
+
+    # --- inside ---
+
+    def _in_control(self, now_s: float) -> Held | None:
+        at_s = now_s + self._epoch_s
+        if self._config.experiment.block_share <= 0.0 or not self.switchback.control(at_s):
+            return None
+        return None if self.switchback.suspended(at_s) else Held.CONTROL_BLOCK
+
+    def _block(self, now_s: float) -> int | None:
+        if self._config.experiment.block_share <= 0.0:
+            return None
+        return self.switchback.counted(now_s + self._epoch_s)
+
+    def _draws(self, route: str, unit: str) -> bool:
+        settings = self._config.experiment
+        share = settings.conversation_share
+        return share > 0.0 and drawn(f"conversations:{settings.seed}:{route}", unit) < share
+
+    def _suspend(self, reason: SuspendReason) -> None:
+        self.switchback.suspend(self._clock.monotonic_s() + self._epoch_s, reason)
+        log.warning("control_block_suspended", reason=reason.value)
+
+    def _compare(self, assignment: Assignment, measure: Measure, value: float) -> None:
+        """Between conversations of a route, and within its rollout; unoptimised blocks tell nothing here."""
+        unit, held = assignment.unit, assignment.held
+        if unit is None or held is Held.CONTROL_BLOCK:
+            return
+        if self._config.experiment.conversation_share > 0.0 and assignment.rolled_out:
+            tallies = self._by_route.setdefault(assignment.route, Tallies())
+            tallies.add(measure, unit, value, optimised=not assignment.control_unit)
+        if assignment.subject is not None and not assignment.control_unit:
+            self.rollouts.note(assignment.subject, unit, measure, value, optimised=assignment.rolled_out)
+
+    def _remember(self, request_id: str, assignment: Assignment) -> None:
+        if assignment.unit is None or not request_id:
+            return
+        self._scorable[request_id] = assignment
+        if len(self._scorable) > SCORABLE:
+            del self._scorable[next(iter(self._scorable))]

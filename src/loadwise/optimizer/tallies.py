@@ -1,0 +1,43 @@
+"""Errors, quality and scores of two kinds of requests, gathered by groups of conversations."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from loadwise.decision.comparison import GROUPS, Compared, compared
+from loadwise.decision.improvement import NOTHING, Amount
+from loadwise.decision.schedule import drawn
+
+
+class Measure(StrEnum):
+    """What is compared."""
+
+    ERRORS = "errors"
+    # Of the member that answered, 0..1.
+    QUALITY = "quality"
+    # What feedback said, 0..1.
+    SCORES = "scores"
+
+
+class Tallies:
+    """Sums per measure and group, with optimisation and without; as large after a year as after a day."""
+
+    def __init__(self) -> None:
+        self._amounts = {
+            (measure, optimised): [NOTHING] * GROUPS for measure in Measure for optimised in (True, False)
+        }
+
+    def add(self, measure: Measure, unit: str, value: float, *, optimised: bool) -> None:
+        """Counts a value (0..1) of a request of the conversation `unit`."""
+        group = int(drawn("group", unit) * GROUPS)
+        amounts = self._amounts[measure, optimised]
+        amounts[group] = amounts[group].plus(Amount(1.0, value))
+
+    def compared(self, measure: Measure) -> Compared:
+        """Optimised against not."""
+        return compared(self._amounts[measure, True], self._amounts[measure, False])
+
+    def sums(self, measure: Measure, *, optimised: bool) -> tuple[int, float]:
+        """Requests and their sum."""
+        amounts = self._amounts[measure, optimised]
+        return int(sum(each.requests for each in amounts)), sum(each.total for each in amounts)
