@@ -32,7 +32,8 @@ def gained(value: float, high: float, without: float = 0.5) -> Improvement:
         high=high,
         optimised_fraction=without + value,
         unoptimised_fraction=without,
-        pairs=8,
+        if_suspended_within=value,
+        strata=12,
         requests=800,
     )
 

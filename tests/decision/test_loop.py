@@ -1,9 +1,8 @@
-"""Admission, builds, grades, alerts, improvement, last known good, and the step that joins them."""
+"""Admission, builds, grades, alerts, last known good, and the step that joins them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from random import Random
 
 import pytest
 from hypothesis import given
@@ -24,7 +23,6 @@ from loadwise.decision.builds import (
 )
 from loadwise.decision.facts import EngineReading, HostReading, MemberPressure, Policy, StrategyName
 from loadwise.decision.grading import grade, recommendations
-from loadwise.decision.improvement import Block, improvement
 from loadwise.decision.lastgood import History, RevertReason, applied, counted, judge
 from loadwise.decision.outcome import learn
 from loadwise.decision.step import Observation, State, step
@@ -181,55 +179,6 @@ def test_grades_follow_the_table_exactly_at_its_borders(
 
 def test_a_healthy_server_needs_no_advice() -> None:
     assert recommendations(POLICY, Health(members=3), StrategyName.PERFORMANCE, 0.99) == ()
-
-
-# --- improvement -----------------------------------------------------------------------------------
-
-
-def blocks(on: float, off: float, pairs: int, seed: int, requests: int = 200) -> list[Block]:
-    chance, found = Random(seed), []
-    for at in range(2 * pairs):
-        optimised = bool(at % 2) != bool(at // 2 % 2)
-        share = on if optimised else off
-        within = sum(chance.random() < share for _ in range(requests))
-        found.append(
-            Block(started_s=60.0 * at, optimised=optimised, requests=requests, within_objectives=within)
-        )
-    return found
-
-
-def test_too_few_blocks_give_no_figure() -> None:
-    assert improvement([]) is None
-    assert improvement(blocks(0.9, 0.5, 5, 1)) is None
-    assert improvement(blocks(0.9, 0.5, 20, 1, requests=9)) is None
-
-
-def test_a_real_gain_is_found_with_its_parts() -> None:
-    found = improvement(blocks(0.9, 0.5, 10, 1))
-    assert found is not None
-    assert found.low > 0.2
-    assert found.value == pytest.approx(found.optimised_fraction - found.unoptimised_fraction)
-    assert (found.pairs, found.requests) == (10, 4000)
-
-
-def test_equal_blocks_seldom_look_different() -> None:
-    wrong = 0
-    for seed in range(200):
-        found = improvement(blocks(0.8, 0.8, 8, seed, requests=50))
-        assert found is not None
-        wrong += not found.low <= 0.0 <= found.high
-    assert wrong <= 20
-
-
-def test_many_pairs_use_the_normal_quantile_and_stay_in_range() -> None:
-    found = improvement(blocks(1.0, 0.0, 40, 1, requests=10))
-    assert found is not None
-    assert -1.0 <= found.low < found.high <= 1.0
-
-
-def test_repeated_blocks_of_one_kind_pair_with_their_neighbour() -> None:
-    one, two = blocks(0.9, 0.5, 1, 1)
-    assert improvement([one, one, two] * 6) is not None
 
 
 # --- last known good -------------------------------------------------------------------------------

@@ -100,7 +100,10 @@ class OptimizationControl:
         """Raises `ConfigurationError`, `CapacityError` or `UnknownNameError`, and changes nothing then."""
         if isinstance(command, Feedback):
             # It waits for the disk, and for no other command.
-            return await self._optimizer.chronicle.give(command)
+            answer = await self._optimizer.chronicle.give(command)
+            if answer["status"] == "recorded":
+                self._optimizer.recorder.experiments.score(command.request_id, command.score)
+            return answer
         async with self._commands:
             match command:
                 case Configure():

@@ -61,7 +61,7 @@ class Switchback:
     def restart(self, now_s: float) -> None:
         """What is compared is another thing from now on: earlier blocks say nothing of it."""
         self._tallies.clear()
-        self._measured = None
+        self._measured, self._block = None, -1
         self._first_stratum = self.schedule.stratum_of(self.schedule.block_of(now_s)) + 1
 
     def resize(self, size: int) -> None:
@@ -70,10 +70,11 @@ class Switchback:
         self._trim()
 
     def control(self, now_s: float) -> bool:
-        """Whether this is an unoptimised block, suspended or not."""
+        """Whether this is an unoptimised block, suspended or not; none is before the first whole stratum."""
         block = self.schedule.block_of(now_s)
         if block != self._block:
-            self._block, self._control = block, self.schedule.control(block)
+            begun = self.schedule.stratum_of(block) >= self._first_stratum
+            self._block, self._control = block, begun and self.schedule.control(block)
         return self._control
 
     def suspended(self, now_s: float) -> bool:
