@@ -37,6 +37,8 @@ BUSY = ServerLoadMetrics(
 
 def optimizer(**parts) -> ServerSideOptimizer:  # type: ignore[no-untyped-def]
     config = parts.pop("optimization_config", OptimizationConfig(tuning_interval_sec=0.05))
+    # Which requests an experiment leaves alone is for chance to say.
+    config = config.changed({"experiment": {"block_share": 0.0, "conversation_share": 0.0}})
     return ServerSideOptimizer(optimization_config=config, sinks=[], **parts)
 
 

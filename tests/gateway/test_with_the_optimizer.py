@@ -40,7 +40,9 @@ async def site(site_of, on_socket, tokenizer_folder, tmp_path):
         engines.append(engine)
         member = replace(single(name, quality=quality, weight=1.0), capabilities=engine.capabilities)
         members.append(MemberParts(member=member, engines={member.replicas[0].replica_id: engine}))
-    config = OptimizationConfig(enable_torch_compile=False)
+    config = OptimizationConfig(
+        enable_torch_compile=False, experiment={"block_share": 0.0, "conversation_share": 0.0}
+    )
     made = build(config, members, host=QuietHost(), state_dir=tmp_path, report_dir=tmp_path / "reports")
     await made.optimizer.start_optimization()
     site = site_of()

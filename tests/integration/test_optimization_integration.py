@@ -49,7 +49,7 @@ def optimizer(engine, host, clock, backend, heard) -> ServerSideOptimizer:  # ty
     return ServerSideOptimizer(
         engine,
         {"model": "small"},
-        OptimizationConfig(),
+        OptimizationConfig(experiment={"block_share": 0.0, "conversation_share": 0.0}),
         host=host,
         clock=clock,
         sinks=[heard],

@@ -202,10 +202,10 @@ class OptimizationMiddleware:
             return model, request
         try:
             chosen = await optimizer.optimize_model_for_request(model, context)
-            if "left_alone" in context:
-                return chosen, request
             strategy = optimizer.parameter_tuner.get_current_strategy()
-            return chosen, tuned(request, strategy, optimizer.tuning_policy)
+            return chosen, tuned(
+                request, strategy, optimizer.tuning_policy, left_alone="left_alone" in context
+            )
         except Exception:
             log.exception("optimizer_failed_request_goes_on_without_it", request_id=context["request_id"])
             return model, request

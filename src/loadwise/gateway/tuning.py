@@ -18,11 +18,11 @@ _LIBRARY = Member(
 )
 
 
-def tuned(request: Any, strategy: Any, policy: Policy | None) -> Any:
+def tuned(request: Any, strategy: Any, policy: Policy | None, *, left_alone: bool = False) -> Any:
     """A copy of the request with the strategy's parameters where the caller left them out.
 
-    Explicit values stay. What is no mapping, and any request while no strategy is known or no policy is
-    in force (stopped), stays as it is.
+    Explicit values stay, and everything of a request that is `left_alone`, but for ceilings. What is no
+    mapping, and any request while no strategy is known or no policy is in force (stopped), stays as it is.
     """
     if strategy is None or policy is None or not isinstance(request, Mapping):
         return request
@@ -34,7 +34,7 @@ def tuned(request: Any, strategy: Any, policy: Policy | None) -> Any:
         features=_features(request),
         n=request["n"] if isinstance(request.get("n"), int) else 1,
     )
-    changes = tune(policy, strategy, facts, _LIBRARY, LengthSketch()).changes
+    changes = tune(policy, None if left_alone else strategy, facts, _LIBRARY, LengthSketch()).changes
     return {**request, **changes}
 
 

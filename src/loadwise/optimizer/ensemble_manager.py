@@ -122,8 +122,10 @@ class ModelEnsembleManager:
 
     # --- selecting ---
 
-    def select_model_for_request(self, context: Any = None) -> Selection:
+    def select_model_for_request(self, context: Any = None, *, control: bool = False) -> Selection:
         """The member that answers; `context` is what `create_optimized_request_context` makes, or None.
+
+        `control` leaves a request to the default member, unless its conversation has another.
 
         Raises `CapacityError` while there is no member, `ConfigurationError` where none can answer.
         """
@@ -133,7 +135,8 @@ class ModelEnsembleManager:
         request = facts_of(context, self.fleet)
         remembered = self._conversations.get(request.conversation_id or "")
         strategy = self._strategy_for(load_hint(context))
-        choice = self.choose(route, request, {}, strategy, remembered=remembered)
+        free = remembered is None or remembered.member_id == route.default_member
+        choice = self.choose(route, request, {}, strategy, remembered=remembered, control=control and free)
         if isinstance(choice, Refusal):
             raise ConfigurationError(choice.message, field=choice.param)
         self._remember(request, choice)

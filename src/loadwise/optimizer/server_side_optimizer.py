@@ -180,8 +180,8 @@ class ServerSideOptimizer:
 
         The chosen member is noted in a mutable context as `selected_model`, and hears of what the same
         task records under the name that was asked for. While optimisation is stopped, whenever a part
-        fails, and for a context that makes no sense, `model` itself answers; so it does for a request that
-        an experiment or the rollout leaves alone, where the context says why as `left_alone`.
+        fails, and for a context that makes no sense, `model` itself answers. A request that an experiment or
+        the rollout leaves alone gets the default member as it is, and its context says why: `left_alone`.
         """
         _CHOSEN.set(None)
         if not self.director.running:
@@ -286,19 +286,17 @@ class ServerSideOptimizer:
         asked = str(value_of(context, "model_name") or type(model).__name__)
         model_id, chosen = asked, model
         assignment = self._assigned(context)
-        if assignment.held is not None:
-            if isinstance(context, MutableMapping):
-                context["left_alone"] = assignment.held.shown
-            _CHOSEN.set(Chosen(id(self), asked, asked, assignment))
-            return model
+        alone = assignment.held
         if self.config.enable_ensemble and self.ensemble_manager.fleet.active():
-            selection = self.ensemble_manager.select_model_for_request(context)
+            selection = self.ensemble_manager.select_model_for_request(context, control=alone is not None)
             if selection.model is not None:
                 model_id, chosen = selection.model_id, selection.model
         if isinstance(context, MutableMapping):
             context["selected_model"] = model_id
+            if alone is not None:
+                context["left_alone"] = alone.shown
         _CHOSEN.set(Chosen(id(self), asked, model_id, assignment))
-        return self._compiled(chosen, model_id)
+        return self._compiled(chosen, model_id) if alone is None else chosen
 
     def _assigned(self, context: Any) -> Assignment:
         request = facts_of(context, self.ensemble_manager.fleet)
