@@ -98,7 +98,10 @@ async def measure(requests: int) -> dict[str, Any]:
             engine="vllm", names=("small",), context_tokens=32_768, capacity_requests=64
         )
         views = Views(clock, replica_id="small-0", capacity_requests=64)
-        ceilings = {"ceilings": {"max_tokens": 64}, "control_fraction": 0.0}
+        ceilings = {
+            "ceilings": {"max_tokens": 64},
+            "experiment": {"block_share": 0.0, "conversation_share": 0.0},
+        }
         settings = load_settings(state_dir=Path(folder), optimization=ceilings)
         made = optimization_inside(settings, description, views, clock, Path(folder))
         await made.optimizer.start_optimization()

@@ -25,7 +25,8 @@ ADMIN = {**KEY, "x-loadwise-admin-key": "admin"}
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LOADWISE_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("LOADWISE_ADMIN_KEY", "admin")
-    monkeypatch.setenv("LOADWISE_OPTIMIZATION__CONTROL_FRACTION", "0")
+    for share in ("BLOCK_SHARE", "CONVERSATION_SHARE"):
+        monkeypatch.setenv(f"LOADWISE_OPTIMIZATION__EXPERIMENT__{share}", "0")
 
 
 @asynccontextmanager

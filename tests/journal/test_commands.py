@@ -78,7 +78,9 @@ def _other_draw(row: Any) -> Any:
 
 
 def test_the_same_configuration_decides_alike(written, tmp_path):
-    same = other(tmp_path, ensemble_strategy="weighted_voting", control_fraction=0.1)
+    same = other(
+        tmp_path, ensemble_strategy="weighted_voting", experiment={"block_share": 0.1, "block_sec": 10.0}
+    )
     found = values("replay", written, "--config", same)
     assert found["same_member"] == found["same_tuning"] == found["decisions"] > 500
     assert found["members"] == found["strategies"] == []

@@ -71,12 +71,12 @@ async def test_applied_configurations_survive_with_what_was_measured_under_them(
 
 
 async def test_a_regression_after_a_restart_still_finds_its_way_back(make):
-    house = await make(control_fraction=0.0)
+    house = await make(experiment={"block_share": 0.0, "conversation_share": 0.0})
     for _ in range(80):
         house.answer()
     await house.made.control.apply(Configure(changes={"hysteresis": 0.06}))
     await house.close()
-    again = await make(control_fraction=0.0)
+    again = await make(experiment={"block_share": 0.0, "conversation_share": 0.0})
     for _ in range(80):
         again.end(again.dispatch(), time_to_first_token_s=9.0, total_s=10.0)
     await again.made.optimizer.cycle.tune()

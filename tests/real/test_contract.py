@@ -17,7 +17,11 @@ VIEWS = ("status", "metrics", "ensemble", "report", "dashboard")
 COMMANDS = ("start", "stop", "configure", "force_recompile", "ensemble/add_model?model_id=x")
 # More requests than the engines run at once here (8 inside and in front, 32 embedded).
 BURST = 64
-QUICK = {"tuning_interval_sec": 1.0, "dwell_sec": 0.0, "control_fraction": 0.0}
+QUICK = {
+    "tuning_interval_sec": 1.0,
+    "dwell_sec": 0.0,
+    "experiment": {"block_share": 0.0, "conversation_share": 0.0},
+}
 
 
 @pytest.fixture
@@ -31,7 +35,12 @@ def quick(rig: Any) -> Iterator[None]:
     """Settings under which a strategy follows load within seconds; put back afterwards."""
     rig.configure(**QUICK)
     yield
-    rig.configure(tuning_interval_sec=30.0, dwell_sec=None, control_fraction=0.02, ceilings={})
+    rig.configure(
+        tuning_interval_sec=30.0,
+        dwell_sec=None,
+        experiment={"block_share": 0.1, "conversation_share": 0.01},
+        ceilings={},
+    )
 
 
 def holds(condition: Callable[[], Any], within_s: float) -> Any:
