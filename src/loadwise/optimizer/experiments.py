@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from loadwise.decision.facts import Ending, Outcome, RequestFacts
+from loadwise.decision.fault import Fault, fault_of
 from loadwise.decision.improvement import Gains, Improvement
-from loadwise.decision.outcome import is_fault
 from loadwise.decision.schedule import drawn
 from loadwise.decision.suspension import SuspendReason, suspension
 from loadwise.logs import get_logger
@@ -120,10 +120,11 @@ class Experiments:
     def note(
         self, assignment: Assignment, outcome: Outcome, within: bool | None, quality: float | None
     ) -> None:
-        """Counts how a request ended; a client that left says nothing. `quality` is its member's (0..1)."""
-        if outcome.ending is Ending.ABANDONED:
+        """Counts how a request ended; what its client did says nothing. `quality` is its member's (0..1)."""
+        fault = fault_of(outcome)
+        if outcome.ending is Ending.ABANDONED or fault is Fault.CLIENT:
             return
-        failed = is_fault(outcome)
+        failed = fault is not Fault.NOBODY
         if assignment.block is not None:
             if assignment.suspended:
                 self.switchback.cut(assignment.block)
