@@ -63,7 +63,10 @@ async def gateway(servers: dict[str, StubUpstream], folder: Path) -> AsyncIterat
         port=0, upstreams=urls, state_dir=folder / "state", cache_dir=folder / "cache",
         timeouts={"first_byte_s": 2.0},
         # Every server stays in the route, whatever it does.
-        optimization={"max_ensemble_size": len(WAYS), "experiment": {"block_share": 0.0, "conversation_share": 0.0}},
+        optimization={
+            "max_ensemble_size": len(WAYS),
+            "experiment": {"block_share": 0.0, "conversation_share": 0.0},
+        },
     )  # fmt: skip
     async with composed(settings) as server:
         running = [asyncio.create_task(listener.run()) for listener in server.listeners]
