@@ -52,6 +52,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python tools/reference.py --check
+	$(BIN)/python tools/deploy.py --check
 
 types: $(STAMP)
 	$(BIN)/mypy
@@ -65,8 +66,9 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-reference: $(STAMP) ## write docs/reference anew
+reference: $(STAMP) ## write docs/reference and deploy/ anew
 	$(BIN)/python tools/reference.py
+	$(BIN)/python tools/deploy.py
 
 doctor: ## say what this machine lacks
 	@$(PYTHON) tools/doctor.py

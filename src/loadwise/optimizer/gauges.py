@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from loadwise.decision.beliefs import Health
 from loadwise.decision.facts import StrategyName
 from loadwise.optimizer.parameter_tuner import LOCAL
-from loadwise.optimizer.watch import silences
+from loadwise.optimizer.watch import failed_builds, silences
 from loadwise.telemetry import names
 from loadwise.telemetry.prometheus import GaugeValue
 
@@ -83,6 +83,7 @@ def _improvement(optimizer: ServerSideOptimizer) -> Iterator[GaugeValue]:
     gained = optimizer.watch.improvement()
     for bound in ("value", "low", "high"):
         yield names.IMPROVEMENT, (bound,), None if gained is None else getattr(gained, bound)
+    yield names.UNOPTIMISED, (), None if gained is None else gained.unoptimised_fraction
 
 
 def _builds(optimizer: ServerSideOptimizer) -> Iterator[GaugeValue]:
@@ -90,6 +91,8 @@ def _builds(optimizer: ServerSideOptimizer) -> Iterator[GaugeValue]:
     states = Counter(build["state"] for found in stats.values() for build in found["builds"].values())
     for state, count in states.items():
         yield names.BUILDS, (state,), float(count)
+    for model_id in failed_builds(stats):
+        yield names.FAILED_BUILDS, (model_id,), 1.0
 
 
 def _share(percent: float | None) -> float | None:

@@ -240,6 +240,18 @@ IMPROVEMENT = Metric(
     unit="ratio",
     labels=("bound",),
 )
+UNOPTIMISED = Metric(
+    name="loadwise_unoptimised_within_objectives_ratio",
+    kind=Kind.GAUGE,
+    help="Share within objectives without optimisation, 0 to 1, as the gain's comparison found it.",
+    unit="ratio",
+)
+FAILED_BUILDS = Metric(
+    name="loadwise_failed_builds",
+    kind=Kind.GAUGE,
+    help="1 for a compiled model whose latest build failed; the original serves.",
+    labels=("model",),
+)
 ALERT_ACTIVE = Metric(
     name="loadwise_alert_active",
     kind=Kind.GAUGE,

@@ -95,8 +95,10 @@ class Telemetry:
         if fault_of(outcome) is Fault.MEMBER:
             series.count(names.FAULTS, member)
         if within is not None:
-            met = names.WITHIN_OBJECTIVES if within else names.MISSED_OBJECTIVES
-            series.count(met, (outcome.route, outcome.member_id))
+            # Both always, so that a share can be taken of a route that only ever met, or missed, them.
+            labels = outcome.route, outcome.member_id
+            series.count(names.WITHIN_OBJECTIVES, labels, float(within))
+            series.count(names.MISSED_OBJECTIVES, labels, float(not within))
 
     def mean_decision_ms(self) -> float | None:
         """Mean time of all decisions so far; None before the first."""
