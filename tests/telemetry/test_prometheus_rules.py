@@ -1,4 +1,4 @@
-"""The generated rule file, by promtool itself: each rule fires on its fault in time; a clean run is silent."""
+"""The generated rule file, by promtool itself: each fault fires its rule in time, a clean run is silent."""
 
 from __future__ import annotations
 
