@@ -110,3 +110,25 @@ def model() -> Halving:
 @pytest.fixture
 def batch() -> Any:
     return torch.randn(4, 8)
+
+
+@pytest.fixture(scope="session")
+def xss() -> tuple[str, ...]:
+    """Texts that would run a script in a page that did not escape them; each sets `window.broken`."""
+    return (
+        "<script>window.broken=1</script>",
+        "<img src=x onerror=window.broken=1>",
+        '"><svg onload=window.broken=1>',
+        "'><iframe srcdoc='<script>parent.broken=1</script>'>",
+        "</style><script>window.broken=1</script>",
+        "</title></textarea><script>window.broken=1</script>",
+        "javascript:window.broken=1",
+        "`${window.broken=1}`",
+        "{{constructor.constructor('window.broken=1')()}}",
+        "<!--<img src='--><img src=x onerror=window.broken=1>'",
+        "&lt;img src=x onerror=window.broken=1&gt;",
+        "x' onmouseover='window.broken=1",
+        "<a href=javascript:window.broken=1>a</a>",
+        "\u2028<script>window.broken=1</script>",
+        "[a](javascript:window.broken=1) | a | `",
+    )

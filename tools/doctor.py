@@ -72,6 +72,14 @@ def check_make():
     return Finding("make", "ok", path) if path else Finding("make", "missing", "sudo apt-get install make")
 
 
+def check_chromium():
+    """A browser for the dashboard's tests; serving works without."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path:
+        return Finding("chromium", "ok", path)
+    return Finding("chromium", "without", "the dashboard's tests are skipped: sudo apt-get install chromium")
+
+
 def check_disk(folder="."):
     """Enough disk for the environment."""
     free = shutil.disk_usage(folder).free
@@ -120,6 +128,7 @@ CHECKS = (
     check_make,
     check_compiler,
     check_headers,
+    check_chromium,
     check_processor,
     check_disk,
     check_memory,

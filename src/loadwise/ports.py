@@ -280,6 +280,10 @@ class View(StrEnum):
     ENSEMBLE = "ensemble"
     REPORT = "report"
     DASHBOARD = "dashboard"
+    # What the page shows: one moment, what happened over time, and the diagnosis as text.
+    LIVE = "live"
+    TIMELINE = "timeline"
+    DIAGNOSIS = "diagnosis"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

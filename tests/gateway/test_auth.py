@@ -9,10 +9,10 @@ import pytest
 from loadwise.errors import RequestError
 from loadwise.gateway.auth import Guard, is_loopback
 from loadwise.gateway.build import CONTROL_ONLY, DATA_ONLY, build_admin_gateway, build_gateway
-from loadwise.gateway.routes import CONTROL_ROUTES, DATA_ROUTES, Plane
+from loadwise.gateway.routes import CONTROL_ROUTES, DATA_ROUTES, PAGE_ROUTES, Plane
 from loadwise.settings import KeySettings, Settings
 
-ALL_ROUTES = (*DATA_ROUTES, *CONTROL_ROUTES)
+ALL_ROUTES = (*DATA_ROUTES, *PAGE_ROUTES, *CONTROL_ROUTES)
 OK, NO_KEY, NOT_ALLOWED = "ok", 401, 403
 
 
@@ -94,10 +94,23 @@ NEEDS = {
     "GET /v1/optimization/metrics": "admin:read",
     "GET /v1/optimization/ensemble": "admin:read",
     "GET /v1/optimization/report": "admin:read",
+    "GET /v1/optimization/events": "admin:read",
     "GET /v1/optimization/dashboard": "admin:read",
     "POST /v1/optimization/ensemble/add_model": "admin:write",
     "POST /v1/optimization/force_recompile": "admin:write",
     "POST /v1/optimization/feedback": "feedback",
+    "GET /dashboard": None,
+    "GET /dashboard/app.js": None,
+    "GET /dashboard/charts.js": None,
+    "GET /dashboard/control.js": None,
+    "GET /dashboard/dom.js": None,
+    "GET /dashboard/feed.js": None,
+    "GET /dashboard/format.js": None,
+    "GET /dashboard/mark.svg": None,
+    "GET /dashboard/panels.js": None,
+    "GET /dashboard/parts.css": None,
+    "GET /dashboard/style.css": None,
+    "GET /dashboard/verdict.js": None,
 }
 
 
@@ -116,6 +129,8 @@ def test_every_served_path_is_in_the_table(keyed):
 
 
 async def status(site, route, headers) -> int:
+    # A server that stops ends its streams of events, so that their answers end too.
+    site.app.readiness.draining = True
     path = route.path.replace("{model}", "auto")
     return (await site.ask(route.method, path, b"{}", headers=headers)).status
 

@@ -40,7 +40,8 @@ ORIGINS_BODY = {
 
 def open_app() -> FastAPI:
     guard = Guard.for_plugin("root")
-    return control_app(OptimizationServingMixin(FakeControl(SystemClock())), guard)
+    # A server that stops ends its streams of events, which tests could not read to their end otherwise.
+    return control_app(OptimizationServingMixin(FakeControl(SystemClock())), guard, lambda: True)
 
 
 documented = open_app()

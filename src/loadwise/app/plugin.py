@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from loadwise.app.lifespan import close_with
 from loadwise.gateway.auth import Guard
 from loadwise.gateway.control_plane import include_control_plane
+from loadwise.gateway.pages import include_pages
 from loadwise.gateway.serving import OptimizationServingMixin
 from loadwise.optimizer.control import OptimizationControl
 from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
@@ -40,6 +41,7 @@ async def setup_optimization_serving(
     mixin = OptimizationServingMixin(OptimizationControl(optimizer, report_dir=reports), optimizer)
     key = settings.admin_key
     include_control_plane(app, mixin, Guard.for_plugin(None if key is None else key.get_secret_value()))
+    include_pages(app)
     if settings.metrics_dir is not None:
         optimizer.telemetry.share(settings.metrics_dir)
     close_with(app, optimizer.close)

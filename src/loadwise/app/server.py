@@ -36,12 +36,15 @@ class Server:
 
 
 @asynccontextmanager
-async def composed(settings: Settings) -> AsyncIterator[Server]:
-    """A server with its engines running; everything it opened is closed afterwards."""
+async def composed(settings: Settings, workshop: Workshop | None = None) -> AsyncIterator[Server]:
+    """A server with its engines running; everything it opened is closed afterwards.
+
+    `workshop` makes its builds; by default the backends that the settings name.
+    """
     clock = SystemClock()
     sinks = queued_sinks(settings.alerts, clock)
     compiler = ModelCompiler(
-        settings.optimization, workshop=_workshop(settings), clock=clock, automatic=False
+        settings.optimization, workshop=workshop or _workshop(settings), clock=clock, automatic=False
     )
     compile_step = compiler.compile_model if settings.optimization.enable_torch_compile else None
     members = Members(settings, Catalogue(settings, clock, compile_step=compile_step))

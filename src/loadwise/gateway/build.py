@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 
 import msgspec
@@ -16,7 +17,15 @@ from loadwise.gateway.control_plane import include_control_plane
 from loadwise.gateway.data_plane import DataPlane, Readiness, Telemetry
 from loadwise.gateway.description import PAGE_HEADERS, described, page
 from loadwise.gateway.gateway import Gateway, Handler
-from loadwise.gateway.routes import CONTROL_ROUTES, DATA_ROUTES, PASSED_ROUTES, Plane, Route
+from loadwise.gateway.pages import page as dashboard_page
+from loadwise.gateway.routes import (
+    CONTROL_ROUTES,
+    DATA_ROUTES,
+    PAGE_ROUTES,
+    PASSED_ROUTES,
+    Plane,
+    Route,
+)
 from loadwise.gateway.server import Listener
 from loadwise.gateway.serving import OptimizationServingMixin
 from loadwise.ports import Clock, Control, Director
@@ -42,11 +51,14 @@ def build_gateway(
     readiness = readiness or Readiness()
     guard = Guard.for_server(settings)
     data = DataPlane(settings, director, telemetry, clock, readiness)
-    app = control_app(OptimizationServingMixin(control), guard)
+    app = control_app(OptimizationServingMixin(control), guard, lambda: readiness.draining)
     table: dict[str, dict[str, tuple[Handler, str | None]]] = {}
     for route in DATA_ROUTES:
         if route.plane in planes:
             table.setdefault(route.path, {})[route.method] = (_handler(route, data, app), route.scope)
+    for route in PAGE_ROUTES:
+        if route.plane in planes:
+            table.setdefault(route.path, {})[route.method] = (dashboard_page, route.scope)
     for route in CONTROL_ROUTES:
         if route.plane in planes:
             # The application's own dependency asks for the scope, as it does in a plugin.
@@ -94,7 +106,9 @@ def build_listeners(
     return listeners
 
 
-def control_app(mixin: OptimizationServingMixin, guard: Guard) -> FastAPI:
+def control_app(
+    mixin: OptimizationServingMixin, guard: Guard, draining: Callable[[], bool] = lambda: False
+) -> FastAPI:
     """A FastAPI application with nothing but the control plane."""
     app = FastAPI(
         title="loadwise",
@@ -104,7 +118,7 @@ def control_app(mixin: OptimizationServingMixin, guard: Guard) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    include_control_plane(app, mixin, guard)
+    include_control_plane(app, mixin, guard, draining)
     return app
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from loadwise.errors import (
@@ -20,6 +21,7 @@ from loadwise.errors import (
 from loadwise.gateway.asgi import error_headers
 from loadwise.gateway.auth import Guard
 from loadwise.gateway.body import check_text, not_an_object, read_body
+from loadwise.gateway.feed import Feed, FeedResponse
 from loadwise.gateway.fields import wrong_field
 from loadwise.gateway.json_types import check_types, inlined
 from loadwise.gateway.routes import CONTROL_ROUTES, Route
@@ -36,6 +38,8 @@ _OBJECT = msgspec.json.Decoder(dict[str, Any])
 ModelId = Annotated[str, Query(min_length=1, max_length=256, description="A name of the catalogue.")]
 Weight = Annotated[float, Query(gt=0, le=1000, allow_inf_nan=False, description="Its first weight.")]
 
+# One server-sent event; `data` is JSON.
+EVENT = {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
 SHAPES = {
     "status": Status,
     "metrics": LoadMetrics,
@@ -121,11 +125,19 @@ async def _score(request: Request) -> Score:
         raise not_an_object(error) from None
 
 
-def _endpoints(mixin: OptimizationServingMixin) -> dict[str, Callable[..., Awaitable[Response]]]:
+def _endpoints(mixin: OptimizationServingMixin, feed: Feed) -> dict[str, Callable[..., Awaitable[Response]]]:
     """The routes' functions by name; their parameters are the routes' query parameters."""
 
     async def configure(request: Request, dry_run: bool = False) -> Response:
         return answer(await mixin.configure_optimization(await _changes(request), dry_run))
+
+    async def status(format: Literal["json", "text"] = "json") -> Response:  # noqa: A002 - the query's name
+        if format == "text":
+            return Response(await mixin.get_diagnosis(), media_type="text/plain")
+        return answer(await mixin.get_optimization_status())
+
+    async def events() -> Response:
+        return await feed.watch()
 
     async def report(export_file: bool = False) -> Response:
         return answer(await mixin.get_performance_report(export_file))
@@ -146,7 +158,8 @@ def _endpoints(mixin: OptimizationServingMixin) -> dict[str, Callable[..., Await
         "configure": configure,
         "start": _plain(mixin.start_optimization),
         "stop": _plain(mixin.stop_optimization),
-        "status": _plain(mixin.get_optimization_status),
+        "status": status,
+        "events": events,
         "metrics": _plain(mixin.get_load_metrics),
         "ensemble": _plain(mixin.get_ensemble_status),
         "dashboard": _plain(mixin.get_dashboard),
@@ -180,10 +193,31 @@ def _body(name: str) -> dict[str, Any] | None:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": _BODIES[name]}}}}
 
 
-def include_control_plane(app: FastAPI, mixin: OptimizationServingMixin, guard: Guard) -> None:
-    """The application serves `/v1/optimization/*` for those whom `guard` lets through."""
+def _responses(route: Route) -> dict[int | str, dict[str, Any]]:
+    refused: dict[str, Any] = {"model": ErrorBody}
+    if route.name == "events":
+        named = "Events named timeline, frame and trouble"
+        stream = {"description": named, "content": {"text/event-stream": {"schema": EVENT}}}
+        return {200: stream, "4XX": refused, "5XX": refused}
+    answered: dict[str, Any] = {"model": SHAPES.get(route.name, Shape)}
+    if route.name == "status":
+        answered["content"] = {"text/plain": {}}
+    return {200: answered, "4XX": refused}
+
+
+def include_control_plane(
+    app: FastAPI,
+    mixin: OptimizationServingMixin,
+    guard: Guard,
+    draining: Callable[[], bool] = lambda: False,
+) -> None:
+    """The application serves `/v1/optimization/*` for those whom `guard` lets through.
+
+    `draining` says that the server stops, which ends streams of events.
+    """
     router = APIRouter(route_class=ControlRoute, tags=["optimization"])
-    endpoints = _endpoints(mixin)
+    feed = Feed(mixin.get_timeline, mixin.get_live_values, draining=draining)
+    endpoints = _endpoints(mixin, feed)
     for route in CONTROL_ROUTES:
         router.add_api_route(
             route.path,
@@ -193,7 +227,8 @@ def include_control_plane(app: FastAPI, mixin: OptimizationServingMixin, guard: 
             operation_id=f"optimization_{route.name}",
             summary=route.summary,
             dependencies=[_guarded(guard, route)],
-            responses={200: {"model": SHAPES.get(route.name, Shape)}, "4XX": {"model": ErrorBody}},
+            responses=_responses(route),
+            response_class=FeedResponse if route.name == "events" else JSONResponse,
             openapi_extra=_body(route.name),
         )
     app.include_router(router)

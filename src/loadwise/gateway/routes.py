@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from loadwise.decision.facts import Endpoint
 from loadwise.gateway.auth import ADMIN_READ, ADMIN_WRITE, FEEDBACK, INFER, METRICS
+from loadwise.telemetry.dashboard import assets
 
 
 class Plane(StrEnum):
@@ -62,6 +63,11 @@ DATA_ROUTES = (
     *PASSED_ROUTES,
 )
 
+# The page's files hold no figures: the page asks for those with the key that its reader gives it.
+PAGE_ROUTES = tuple(
+    Route("GET", path, None, Plane.CONTROL, "page", "A file of the dashboard") for path in assets()
+)
+
 
 def _control(method: str, path: str, name: str, summary: str, scope: str | None = None) -> Route:
     scope = scope or (ADMIN_READ if method == "GET" else ADMIN_WRITE)
@@ -77,6 +83,7 @@ CONTROL_ROUTES = (
     _control("GET", "/ensemble", "ensemble", "Members, weights and performance"),
     _control("GET", "/report", "report", "Performance report with grade and recommendations"),
     _control("GET", "/dashboard", "dashboard", "The dashboard's live values"),
+    _control("GET", "/events", "events", "The page's values as server-sent events, once a second"),
     _control("POST", "/ensemble/add_model", "add_model", "Admit a model of the catalogue"),
     _control("POST", "/force_recompile", "force_recompile", "Start a rebuild now"),
     _control("POST", "/feedback", "feedback", "Score an answer", FEEDBACK),

@@ -101,6 +101,18 @@ class OptimizationServingMixin:
         """What runs, with its configuration and version."""
         return await self._read(View.STATUS)
 
+    async def get_diagnosis(self) -> str:
+        """What burns, where time goes, who is at fault and what was changed, as plain text."""
+        return str((await self._read(View.DIAGNOSIS))["text"])
+
+    async def get_live_values(self) -> JsonObject:
+        """The page's values at this moment."""
+        return await self._read(View.LIVE)
+
+    async def get_timeline(self) -> JsonObject:
+        """What happened over time, for the page's charts."""
+        return await self._read(View.TIMELINE)
+
     async def get_load_metrics(self) -> JsonObject:
         """The server's load, measured now."""
         return await self._read(View.METRICS)

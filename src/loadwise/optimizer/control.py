@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from loadwise.errors import ConfigurationError, UnknownNameError
 from loadwise.logs import get_logger
-from loadwise.optimizer import views
+from loadwise.optimizer import live, situation, views
 from loadwise.optimizer.fleet import MemberParts
 from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
 from loadwise.ports import AddModel, Command, Configure, Feedback, JsonObject, Recompile, Start, Stop, View
@@ -74,6 +74,12 @@ class OptimizationControl:
                 return await self._report(export_file=bool(options.get("export_file")))
             case View.DASHBOARD:
                 return await self._dashboard()
+            case View.LIVE:
+                return live.frame(self._optimizer)
+            case View.TIMELINE:
+                return live.history(self._optimizer)
+            case View.DIAGNOSIS:
+                return {"text": situation.text(self._optimizer)}
 
     async def _metrics(self) -> JsonObject:
         worst = await self._optimizer.measure_now()

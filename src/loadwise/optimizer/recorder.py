@@ -18,6 +18,7 @@ from loadwise.settings import OptimizationConfig
 from loadwise.telemetry.history import History
 from loadwise.telemetry.objectives import ObjectiveCounts
 from loadwise.telemetry.prometheus import Telemetry, time_per_output_token_s
+from loadwise.telemetry.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,7 @@ class Recorder:
         self._clock: Clock = clock or SystemClock()
         self.telemetry = telemetry or Telemetry()
         self.window = ServiceWindow(size=config.metrics_history_size)
+        self.timeline = Timeline()
         self.history: History[Entry] = History(
             config.metrics_history_size, enabled=config.enable_performance_tracking
         )
@@ -101,6 +103,13 @@ class Recorder:
         self.objective_counts.note(outcome.route, within, outcome.finished_s)
         if outcome.output_tokens:
             self.last_token_s[outcome.member_id] = outcome.finished_s
+        self.timeline.ended(
+            outcome,
+            within=within,
+            failed=is_fault(outcome),
+            objectives=objectives,
+            now_s=self._clock.monotonic_s(),
+        )
         self.history.add(Entry(self._clock.wall_s(), outcome, strategy, within))
         return within
 

@@ -29,6 +29,7 @@ from loadwise.optimizer.director import EnsembleDirector
 from loadwise.optimizer.ensemble_manager import ModelEnsembleManager
 from loadwise.optimizer.fleet import AUTO, Fleet
 from loadwise.optimizer.gauges import gauges
+from loadwise.optimizer.lookout import Lookout
 from loadwise.optimizer.loop import ControlLoop
 from loadwise.optimizer.model_manager import DynamicModelManager
 from loadwise.optimizer.parameter_tuner import LoadBasedParameterTuner
@@ -158,6 +159,8 @@ class ServerSideOptimizer:
         self.bypassed = False
         # Starting and stopping take turns: the later one counts.
         self._switching = asyncio.Lock()
+        self.lookout = Lookout(self)
+        self.cycle.on_probed.append(self.lookout.sample)
 
     # --- the origin's methods ---
 

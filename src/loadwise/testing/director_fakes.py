@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from loadwise.clock import iso_utc
@@ -112,11 +112,14 @@ class FakeControl:
 
     async def read(self, view: View, **options: Any) -> JsonObject:
         """A view whose measured values are all absent."""
-        views = {
+        views: dict[View, Callable[[], JsonObject]] = {
             View.STATUS: self._status,
             View.METRICS: self._metrics,
             View.ENSEMBLE: self._ensemble,
             View.DASHBOARD: self._dashboard,
+            View.DIAGNOSIS: lambda: {"text": "No request ended in the last hour.\n"},
+            View.TIMELINE: lambda: {"time_s": self._clock.wall_s(), "tracks": {}},
+            View.LIVE: lambda: {"time_s": self._clock.wall_s(), "running": self.running},
         }
         return (
             views[view]() if view in views else {"grade": None, "exported": bool(options.get("export_file"))}
