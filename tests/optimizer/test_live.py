@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 from loadwise.decision.facts import Ending
-from loadwise.optimizer import live, situation
+from loadwise.optimizer import live, situation, undoing
 from loadwise.ports import Configure, Stop, View
 
 
@@ -28,7 +29,7 @@ async def test_the_page_has_values_before_the_first_request_and_none_are_invente
     server = await started(make)
     frame = await server.made.control.read(View.LIVE)
     assert frame["latency"]["total_s"] == {"p50": None, "p95": None, "p99": None, "requests": 0}
-    assert frame["improvement"] is None
+    assert frame["improvement"]["value"] is None
     assert {member["share_5m"] for member in frame["members"]} == {None}
     assert frame["diagnosis"]["culprit"] == "unknown"
     json.dumps(frame, allow_nan=False)
@@ -68,7 +69,7 @@ async def test_what_was_changed_is_told_with_the_command_that_undoes_it(make):
     server = await started(make, load_threshold_high=0.8)
     await server.made.control.apply(Configure(changes={"load_threshold_high": 0.9}))
     said = situation.text(server.optimizer)
-    assert "load_threshold_high 0.8 → 0.9" in said
+    assert "load_threshold_high=0.9" in said
     assert """-d '{"load_threshold_high":0.8}'""" in said
     await closed(server)
 
@@ -76,30 +77,16 @@ async def test_what_was_changed_is_told_with_the_command_that_undoes_it(make):
 async def test_an_undo_command_cannot_break_out_of_its_quotes(make):
     server = await started(make, qualities={"it's": 0.5, "b": 0.4}, default_member="it's")
     await server.made.control.apply(Configure(changes={"default_member": "b"}))
-    (change,) = situation.changes(server.optimizer)
-    assert r"""{"default_member":"it'\''s"}""" in change["undo"]
+    (change,) = undoing.changes(server.optimizer)
+    assert shlex.split(change["undo"])[-1] == json.dumps({"default_member": "it's"}, separators=(",", ":"))
     await closed(server)
 
 
-async def test_a_change_of_strategy_is_listed_once_with_its_reason(make):
-    server = await started(make, dwell_sec=0.0)
-    for engine in server.engines.values():
-        engine.reading_override = None
-    server.host.cpu = 100.0
-    await server.turn()
-    before = len(situation.changes(server.optimizer))
-    live.frame(server.optimizer)
-    live.frame(server.optimizer)
-    assert len(situation.changes(server.optimizer)) == before
-    await closed(server)
-
-
-async def test_a_bypass_is_said_first_and_kept_as_a_change(make):
+async def test_a_bypass_is_said_first(make):
     server = await started(make)
     await server.made.control.apply(Stop())
     said = situation.text(server.optimizer)
     assert "BYPASSED" in said.splitlines()[2]
-    assert "optimisation stopped" in said
     assert "/v1/optimization/start" in said
     await closed(server)
 
@@ -107,7 +94,7 @@ async def test_a_bypass_is_said_first_and_kept_as_a_change(make):
 async def test_starting_is_no_change(make):
     server = await started(make)
     await server.turn()
-    assert situation.changes(server.optimizer) == []
+    assert undoing.changes(server.optimizer) == []
     await closed(server)
 
 

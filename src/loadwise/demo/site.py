@@ -29,7 +29,7 @@ OPTIMIZATION: Final = {
     "ensemble_strategy": "adaptive",
     "tuning_interval_sec": 2.0,
     "dwell_sec": 4.0,
-    "control_fraction": 0.2,
+    "experiment": {"block_share": 0.25, "block_sec": 4.0, "burn_in_sec": 1.0},
     "load_threshold_high": 0.7,
     "load_threshold_low": 0.25,
     "alert_latency_ms": 2000.0,

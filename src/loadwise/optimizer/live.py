@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from loadwise.clock import iso_utc
 from loadwise.optimizer import views
-from loadwise.optimizer.situation import SHORT_S, changes, diagnosis_json, unread
+from loadwise.optimizer.situation import SHORT_S, diagnosis_json, unread
+from loadwise.optimizer.undoing import changes
 from loadwise.ports import JsonObject
 from loadwise.telemetry.latencies import Latencies
 from loadwise.telemetry.timeline import TRACKS, Answers, Stretch
@@ -21,7 +22,6 @@ QUANTILES: Final = (0.5, 0.95, 0.99)
 
 def frame(optimizer: ServerSideOptimizer) -> JsonObject:
     """One moment: verdict, load, members, latency, gain, alerts, changes, configuration."""
-    optimizer.lookout.look()
     now_s, wall_s = optimizer.clock.monotonic_s(), optimizer.clock.wall_s()
     recent = optimizer.recorder.timeline.over(SHORT_S, now_s)
     decision = optimizer.cycle.decision
@@ -35,13 +35,12 @@ def frame(optimizer: ServerSideOptimizer) -> JsonObject:
         "diagnosis": diagnosis_json(optimizer),
         "load": views.load_json(decision),
         "thresholds": {"low": config.load_threshold_low, "high": config.load_threshold_high},
-        "strategy": views.strategy_json(strategy),
+        "strategy": None if strategy is None else views.strategy_json(strategy),
         "requests": _requests(optimizer, recent),
         "latency": latency_json(recent),
         "objectives": config.objectives.model_dump(),
         "members": members(optimizer, recent),
-        "improvement": views.improvement_json(optimizer.recorder.improvement()),
-        "control_fraction": config.control_fraction,
+        "improvement": optimizer.lookout.improvement(),
         "alerts": optimizer.alerts.as_json(),
         "changes": changes(optimizer)[:SHOWN_CHANGES],
         "builds": optimizer.model_compiler.compilation_stats,

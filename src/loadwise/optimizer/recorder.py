@@ -106,7 +106,7 @@ class Recorder:
         self.timeline.ended(
             outcome,
             within=within,
-            failed=is_fault(outcome),
+            failed=fault_of(outcome) in (Fault.MEMBER, Fault.OVERLOAD),
             objectives=objectives,
             now_s=self._clock.monotonic_s(),
         )

@@ -17,6 +17,7 @@ from loadwise.decision.diagnosis import (
 )
 from loadwise.decision.facts import Objectives
 from loadwise.optimizer import views
+from loadwise.optimizer.undoing import changes
 from loadwise.ports import JsonObject
 from loadwise.telemetry import night
 from loadwise.telemetry.timeline import Answers, Stretch, Tally
@@ -30,7 +31,6 @@ LONG_S: Final = 3600.0
 
 def text(optimizer: ServerSideOptimizer) -> str:
     """The diagnosis as plain text."""
-    optimizer.lookout.look()
     last_hour = changes(optimizer, LONG_S)
     status = views.system_status(optimizer)
     return night.text(
@@ -179,19 +179,3 @@ def _bypass(optimizer: ServerSideOptimizer) -> str:
     return (
         "Optimisation is BYPASSED: the default member answers untouched; POST /v1/optimization/start ends it."
     )
-
-
-def changes(optimizer: ServerSideOptimizer, span_s: float = float("inf")) -> list[JsonObject]:
-    """What loadwise changed in the last `span_s` seconds, newest first."""
-    now_s = optimizer.clock.wall_s()
-    return [
-        {
-            "time": iso_utc(change.at_s),
-            "ago_s": max(0.0, now_s - change.at_s),
-            "kind": change.kind.value,
-            "what": change.what,
-            "reason": change.reason,
-            "undo": change.undo,
-        }
-        for change in reversed(optimizer.lookout.changes.since(now_s - span_s))
-    ]

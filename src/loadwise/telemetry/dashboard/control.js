@@ -11,7 +11,7 @@ const FIELDS = [
   ["objectives.time_per_output_token_s", "Each token within", "seconds", "number"],
   ["max_ensemble_size", "Ensemble size", "members at most", "number"],
   ["tuning_interval_sec", "Tuning interval", "seconds", "number"],
-  ["control_fraction", "Unoptimised share", "of time, to measure the gain", "number"],
+  ["experiment.block_share", "Unoptimised share", "of time, to measure the gain", "number"],
   ["default_member", "Default member", "empty: highest quality", "text"],
   ["enable_dynamic_tuning", "Tune parameters by load", "", "check"],
   ["enable_ensemble", "Select among members", "", "check"],

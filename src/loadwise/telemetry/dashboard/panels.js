@@ -6,7 +6,7 @@ import { clock, count, decimal, NONE, or, percent, points, rate, seconds, words 
 const strategyOf = (frame) => frame.strategy?.name ?? null;
 
 export function tiles(frame, last) {
-  const latency = frame.latency.time_to_first_token_s, gain = frame.improvement;
+  const latency = frame.latency.time_to_first_token_s, gain = frame.improvement.value === null ? null : frame.improvement;
   const rows = [
     ["Load", or(frame.load?.score, decimal, null), frame.load ? `pool ${frame.load.pool}` : "not measured", ""],
     ["Strategy", strategyOf(frame), frame.strategy ? words(frame.strategy.reason) : "before the first decision", `s-${strategyOf(frame)}`],
@@ -72,26 +72,21 @@ function build(member) {
 
 export function gain(frame) {
   const found = frame.improvement;
-  show(byId("gain"), [found, frame.control_fraction], () => {
-    if (!found) {
-      const why = frame.control_fraction > 0
-        ? `${percent(frame.control_fraction, 1)} of time is left unoptimised to compare with. The gain appears once enough blocks of both kinds have ended.`
-        : "No time is left unoptimised to compare with. Set control_fraction above 0 to measure the gain.";
+  show(byId("gain"), found, () => {
+    const { share, seconds: block_s, strata, first_look_at_strata: first, suspended, now } = found.blocks;
+    if (found.value === null) {
+      const why = share > 0
+        ? `${percent(share)} of time goes without optimisation, in blocks of ${block_s} s in random order, to compare with. ${strata} of ${first} groups of blocks have ended before the first look; now: ${now ?? "waiting"}.`
+        : "No time goes without optimisation to compare with. Set the unoptimised share above 0 to measure the gain.";
       return nothing("Not enough evidence yet.", why);
     }
     return h("div", { class: "gain" },
       h("p", { class: "big" }, points(found.value), h("small", {}, " points of requests within objectives")),
       interval(found),
-      h("p", { class: "quiet" }, `95 % interval ${points(found.low)} to ${points(found.high)}. With optimisation ${percent(found.optimised_fraction, 1)}, without ${percent(found.unoptimised_fraction, 1)}; ${evidence(found)}.`));
+      h("p", { class: "quiet" }, `${percent(found.confidence)} interval ${points(found.low)} to ${points(found.high)}, valid however often one looks. With optimisation ${percent(found.optimised_fraction, 1)}, without ${percent(found.unoptimised_fraction, 1)}; ${strata} groups of blocks, ${suspended} blocks suspended.`),
+      h("ul", { class: "keys" }, Object.entries(found.latency_ratios).filter(([, ratio]) => ratio).map(([name, ratio]) => h("li", {},
+        h("i", { class: "c-p95", "aria-hidden": "true" }), h("span", {}, words(name)), h("span", {}, `× ${ratio.value.toFixed(2)} (${ratio.low.toFixed(2)} to ${ratio.high.toFixed(2)})`)))));
   });
-}
-
-function evidence(found) {
-  const said = [];
-  if (found.pairs_of_blocks !== undefined) said.push(`${count(found.pairs_of_blocks)} pairs of blocks`);
-  if (found.blocks !== undefined) said.push(`${count(found.blocks)} blocks`);
-  if (found.requests !== undefined) said.push(`${count(found.requests)} requests`);
-  return said.join(", ");
 }
 
 function interval({ value, low, high }) {
