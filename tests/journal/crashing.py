@@ -42,7 +42,7 @@ def write(folder: Path, told: int, kill: int) -> None:
     while True:
         number += 1
         name = f"{kill}-{number}"
-        journal(Refused(RequestFacts(request_id=name), 429, "queue_full", 1.0, clock.monotonic_s()))
+        journal.take(Refused(RequestFacts(request_id=name), 429, "queue_full", 1.0, clock.monotonic_s()))
         os.write(told, f"r {name} {time.time()}\n".encode())
         if number % 20 == 0:
             version += 1

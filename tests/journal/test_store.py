@@ -50,7 +50,7 @@ async def test_the_cap_holds_and_the_newest_stays(make):
     for turn in range(20):
         for number in range(3000):
             request = RequestFacts(request_id=f"refused-{turn}-{number}-{house.random.random()}")
-            house.journal(Refused(request, 429, "queue_full", 1.0, house.clock.monotonic_s()))
+            house.journal.take(Refused(request, 429, "queue_full", 1.0, house.clock.monotonic_s()))
         await house.busy(20)
         house.journal.flush()
         assert size_of(house.folder) < 1.25 * cap

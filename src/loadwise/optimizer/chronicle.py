@@ -57,7 +57,7 @@ class Chronicle:
         await asyncio.to_thread(journal.open)
         await asyncio.to_thread(self._restore, journal)
         self.journal = journal
-        self._optimizer.ensemble_manager.witness = journal
+        self._optimizer.ensemble_manager.witness = journal.take
         self._checkpoint()
 
     async def close(self) -> None:

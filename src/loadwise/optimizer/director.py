@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from loadwise.clock import SystemClock
 from loadwise.decision import parameters
@@ -35,9 +36,11 @@ from loadwise.optimizer.recorder import Recorder
 from loadwise.optimizer.refusals import no_room, none_left, refused, unknown_model
 from loadwise.ports import Call, Clock, Dispatch, ModelCard, PromptSize
 from loadwise.telemetry import names
-from loadwise.telemetry.journal.events import Ended, Refused, Sent
+from loadwise.telemetry.journal.events import Ended, Refused, Sent, new
 
 log = get_logger(__name__)
+# Where there is one replica, no count decides.
+NOTHING: Final[Mapping[str, int]] = {}
 
 
 class EnsembleDirector:
@@ -286,9 +289,9 @@ class EnsembleDirector:
                 request.principal.tenant, route.name, request.conversation_id, choice.conversation
             )
         if ensemble.witness is not None:
-            several = member.replicas if len(member.replicas) > 1 else ()
-            held = {r.replica_id: counts.by_replica.get(r.replica_id, 0) for r in several}
-            ensemble.witness(Sent(dispatch, tuning, draw, held))
+            several = len(member.replicas) > 1
+            held = counts.of_replicas(member) if several else NOTHING
+            ensemble.witness(new(Sent, (dispatch, tuning, draw, held)))
         owed_tokens = belief.answer_tokens * request.n
         counts.open(Open(dispatch, pool_id, owed_tokens, route.objectives, assignment))
         return dispatch
@@ -322,7 +325,7 @@ class EnsembleDirector:
         quality = None if belief is None else belief.quality
         self.recorder.experiments.note(entry.assignment, heard, within, quality)
         if self.ensemble.witness is not None:
-            self.ensemble.witness(Ended(dispatch, heard, within))
+            self.ensemble.witness(new(Ended, (dispatch, heard, within)))
         if not heard.control:
             for listener in self._listeners:
                 listener(heard.load_score, within)

@@ -24,7 +24,7 @@ from loadwise.optimizer.fleet import AUTO, Fleet, MemberParts, single
 from loadwise.optimizer.selection import Selection
 from loadwise.ports import Clock, JsonObject
 from loadwise.settings import OptimizationConfig
-from loadwise.telemetry.journal.events import Chose, Event, Learned, Reviewed, Witness
+from loadwise.telemetry.journal.events import Chose, Event, Learned, Reviewed, Witness, new
 
 log = get_logger(__name__)
 # Conversations that are remembered.
@@ -175,11 +175,11 @@ class ModelEnsembleManager:
         )
         if self.witness is not None:
             # Copies: beliefs are replaced in their mapping by every outcome.
-            question = Question(
+            question = new(Question, (
                 self.policy, route, request, tuple(self.beliefs.values()), tuple(pressures.values()),
                 strategy, draw, now_s, remembered, excluded, control,
-            )  # fmt: skip
-            self.witness(Chose(question, choice))
+            ))  # fmt: skip
+            self.witness(new(Chose, (question, choice)))
         if isinstance(choice, Choice):
             self._selected.append(choice.member_id)
         return choice
@@ -240,7 +240,7 @@ class ModelEnsembleManager:
             return
         learned = outcome.learn(self.policy, belief, ended)
         if self.witness is not None:
-            self.witness(Learned(self.policy, ended, belief, learned))
+            self.witness(new(Learned, (self.policy, ended, belief, learned)))
         if learned is belief:
             return
         self.beliefs[ended.member_id] = learned

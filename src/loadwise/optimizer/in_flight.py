@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loadwise.decision.facts import Objectives
+from loadwise.decision.facts import Member, Objectives
 from loadwise.optimizer.assignment import Assignment
 from loadwise.ports import Dispatch
 
@@ -65,6 +65,10 @@ class InFlight:
             member_id, began_s = entry.dispatch.member_id, entry.dispatch.started_s
             oldest[member_id] = min(began_s, oldest.get(member_id, began_s))
         return oldest
+
+    def of_replicas(self, member: Member) -> dict[str, int]:
+        """Requests in flight on each of a member's replicas."""
+        return {each.replica_id: self.by_replica.get(each.replica_id, 0) for each in member.replicas}
 
     def _counts(self, dispatch: Dispatch, pool_id: str) -> tuple[tuple[dict[str, int], str], ...]:
         return (

@@ -165,7 +165,16 @@ Record = (
     | Step
     | Dropped
 )
-ENCODER: Final = msgspec.msgpack.Encoder()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        # A read-only view of a mapping, for example.
+        return dict(value)
+    raise NotImplementedError(f"{type(value).__name__} has no place in a journal")
+
+
+ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_plain)
 DECODER: Final = msgspec.msgpack.Decoder(list[Record])
 
 
