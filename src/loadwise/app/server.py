@@ -23,6 +23,7 @@ from loadwise.optimizer.factory import Optimization, build
 from loadwise.ports import Clock
 from loadwise.settings import Settings
 from loadwise.telemetry.journal.journal import Journal, Limits
+from loadwise.telemetry.tracing import open_tracing
 
 log = get_logger(__name__)
 
@@ -42,7 +43,7 @@ async def composed(settings: Settings, workshop: Workshop | None = None) -> Asyn
     `workshop` makes its builds; by default the backends that the settings name.
     """
     clock = SystemClock()
-    sinks = queued_sinks(settings.alerts, clock)
+    sinks, tracing = queued_sinks(settings.alerts, clock), open_tracing(settings.tracing)
     compiler = ModelCompiler(
         settings.optimization, workshop=workshop or _workshop(settings), clock=clock, automatic=False
     )
@@ -66,13 +67,14 @@ async def composed(settings: Settings, workshop: Workshop | None = None) -> Asyn
             if settings.metrics_dir is not None:
                 made.telemetry.share(settings.metrics_dir)
             await made.optimizer.watch.start()
-            listeners = build_listeners(settings, made.director, made.control, made.telemetry, clock)
+            listeners = build_listeners(settings, made.director, made.control, made.telemetry, clock, tracing)
             yield Server(optimization=made, listeners=tuple(listeners))
         finally:
             await made.optimizer.close()
     finally:
         await members.close()
-        await asyncio.gather(*(asyncio.to_thread(sink.close) for sink in sinks))
+        closing = [sink.close for sink in sinks] + ([] if tracing is None else [tracing.close])
+        await asyncio.gather(*(asyncio.to_thread(close) for close in closing))
 
 
 async def _remember(settings: Settings, made: Optimization, clock: Clock) -> None:

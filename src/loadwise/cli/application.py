@@ -10,6 +10,7 @@ import typer
 
 from loadwise.cli.config import show_config
 from loadwise.cli.journal import explain, replay
+from loadwise.cli.observe import observe
 from loadwise.cli.report import report
 from loadwise.cli.serve import serve
 from loadwise.cli.status import status
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(status)
 app.command()(report)
+app.command()(observe)
 app.command()(replay)
 app.command()(explain)
 app.command("config")(show_config)

@@ -10,7 +10,7 @@ import typer
 from loadwise.errors import ConfigurationError
 
 
-def _pairs(values: list[str] | None, flag: str, what: str) -> dict[str, str]:
+def pairs(values: list[str] | None, flag: str, what: str) -> dict[str, str]:
     """NAME=VALUE options as a mapping; refuses empty halves and repeated names."""
     pairs: dict[str, str] = {}
     for value in values or []:
@@ -45,8 +45,8 @@ def serve(
     from loadwise.app import run_server
     from loadwise.settings import load_settings
 
-    models = {name: {"path": path} for name, path in _pairs(model, "--model", "DIR").items()}
-    upstreams = {name: {"url": url} for name, url in _pairs(upstream, "--upstream", "URL").items()}
+    models = {name: {"path": path} for name, path in pairs(model, "--model", "DIR").items()}
+    upstreams = {name: {"url": url} for name, url in pairs(upstream, "--upstream", "URL").items()}
     run_server(
         load_settings(
             config,

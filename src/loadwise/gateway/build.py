@@ -28,6 +28,7 @@ from loadwise.gateway.routes import (
 )
 from loadwise.gateway.server import Listener
 from loadwise.gateway.serving import OptimizationServingMixin
+from loadwise.gateway.traced import Tracing
 from loadwise.ports import Clock, Control, Director
 from loadwise.settings import Settings
 
@@ -44,13 +45,14 @@ def build_gateway(
     clock: Clock,
     planes: frozenset[Plane] | None = None,
     readiness: Readiness | None = None,
+    tracing: Tracing | None = None,
 ) -> Gateway:
     """The application for `settings.port`: everything, or with an admin port the data plane only."""
     if planes is None:
         planes = ALL if settings.admin_port is None else DATA_ONLY
     readiness = readiness or Readiness()
     guard = Guard.for_server(settings)
-    data = DataPlane(settings, director, telemetry, clock, readiness)
+    data = DataPlane(settings, director, telemetry, clock, readiness, tracing)
     app = control_app(OptimizationServingMixin(control), guard, lambda: readiness.draining)
     table: dict[str, dict[str, tuple[Handler, str | None]]] = {}
     for route in DATA_ROUTES:
@@ -86,7 +88,12 @@ def build_admin_gateway(
 
 
 def build_listeners(
-    settings: Settings, director: Director, control: Control, telemetry: Telemetry, clock: Clock
+    settings: Settings,
+    director: Director,
+    control: Control,
+    telemetry: Telemetry,
+    clock: Clock,
+    tracing: Tracing | None = None,
 ) -> list[Listener]:
     """The bound listeners of a server: its port's, and its admin port's where there is one.
 
@@ -94,7 +101,9 @@ def build_listeners(
     """
     readiness = Readiness()
     parts = (settings, director, control, telemetry, clock)
-    listeners = [Listener(build_gateway(*parts, readiness=readiness), settings.host, settings.port)]
+    listeners = [
+        Listener(build_gateway(*parts, readiness=readiness, tracing=tracing), settings.host, settings.port)
+    ]
     if settings.admin_port is None:
         return listeners
     admin = build_admin_gateway(*parts, readiness=readiness)

@@ -17,6 +17,7 @@ from loadwise.gateway.passing import passed_call
 from loadwise.gateway.reading import read_facts
 from loadwise.gateway.relay import Relay
 from loadwise.gateway.retries import RetryBudget
+from loadwise.gateway.traced import TracedDirector, TracedRelay, Tracing
 from loadwise.ports import Call, Clock, Director, ModelCard
 from loadwise.settings import Settings
 
@@ -50,12 +51,16 @@ class DataPlane:
         telemetry: Telemetry,
         clock: Clock,
         readiness: Readiness,
+        tracing: Tracing | None = None,
     ) -> None:
         self._settings = settings
         self._director = director
         self._telemetry = telemetry
         self._readiness = readiness
-        self._relay = Relay(director, clock, RetryBudget())
+        relay = Relay(
+            director if tracing is None else TracedDirector(director, tracing), clock, RetryBudget()
+        )
+        self._relay = relay if tracing is None else TracedRelay(relay, tracing)
         self._version = version("loadwise")
 
     async def chat(self, exchange: Exchange) -> None:

@@ -132,6 +132,17 @@ class WebhookSettings(Checked):
         return {"authorization": value}
 
 
+class TracingSettings(Checked):
+    """Where spans go (the extra `otel`), and of how many requests without a sampled caller."""
+
+    # OTLP over HTTP, for example http://127.0.0.1:4318/v1/traces.
+    endpoint: AnyHttpUrl
+    sample_ratio: Fraction = 1.0
+    service_name: str = "loadwise"
+    # Put prompts into spans; answers never are.
+    prompts: bool = False
+
+
 class AlertSettings(Checked):
     """Where alerts go beside the log; addresses can be set here only, never over HTTP."""
 
@@ -207,6 +218,7 @@ class Settings(BaseSettings):
 
     timeouts: TimeoutSettings = TimeoutSettings()
     alerts: AlertSettings = AlertSettings()
+    tracing: TracingSettings | None = None
     body_limit_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024**2
     # Requests that may wait in one embedded engine before 429, and run at once.
     queue_limit: Annotated[int, Field(ge=0)] = 128
