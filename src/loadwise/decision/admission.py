@@ -12,10 +12,10 @@ What is unknown refuses nobody: a member without `MEASURED_OUTCOMES` has no spee
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import ceil
-from typing import Final
+from typing import Final, NamedTuple
 
 from loadwise.decision.expected import Latencies
 from loadwise.decision.facts import MemberPressure, Objectives, Policy, RequestFacts
@@ -58,6 +58,38 @@ class Admission:
     admitted: bool
     reason: AdmissionReason
     retry_after_s: float | None = None
+
+
+class Entry(NamedTuple):
+    """Everything that an admission depends on: the same entry, the same answer.
+
+    `expected` None: nobody can tell how long the request will take, so only room counts.
+    """
+
+    policy: Policy
+    request: RequestFacts
+    pressure: MemberPressure
+    # Of the member's pool, and of the member itself.
+    pool: PoolLimit
+    own: PoolLimit
+    objectives: Objectives
+    expected: Latencies | None
+
+
+def enter(entry: Entry) -> Admission:
+    """Whether the member's pool and its own queue have room, and the request would be in time."""
+    room = _room(entry)
+    if not room.admitted or entry.expected is None or not entry.policy.refuse_late:
+        return room
+    return in_time(entry.objectives, entry.expected)
+
+
+def _room(entry: Entry) -> Admission:
+    pool = admit(entry.policy, entry.request, entry.pressure, entry.pool)
+    if not pool.admitted or entry.own.running is None:
+        return pool
+    alone = replace(entry.pressure, pool_in_flight=entry.pressure.in_flight)
+    return admit(entry.policy, entry.request, alone, entry.own)
 
 
 def admit(policy: Policy, request: RequestFacts, pressure: MemberPressure, limit: PoolLimit) -> Admission:

@@ -8,7 +8,7 @@ from typing import Final
 
 from loadwise.clock import SystemClock
 from loadwise.decision import parameters
-from loadwise.decision.admission import Admission, AdmissionReason
+from loadwise.decision.admission import Admission, AdmissionReason, Entry, enter
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice, ChoiceReason, Remembered
 from loadwise.decision.ensemble import pick_replica
@@ -36,7 +36,7 @@ from loadwise.optimizer.recorder import Recorder
 from loadwise.optimizer.refusals import no_room, none_left, refused, unknown_model
 from loadwise.ports import Call, Clock, Dispatch, ModelCard, PromptSize
 from loadwise.telemetry import names
-from loadwise.telemetry.journal.events import Ended, Refused, Sent, new
+from loadwise.telemetry.journal.events import Ended, Kept, Refused, Sent, new
 
 log = get_logger(__name__)
 # Where there is one replica, no count decides.
@@ -233,14 +233,18 @@ class EnsembleDirector:
     def _admission(self, route: Route, request: RequestFacts, member: Member, choice: Choice) -> Admission:
         # Stopped, nothing is refused that fits; nor where too little was measured to predict from.
         known = self.running and self.ensemble.beliefs[member.member_id].measured
-        return self.places.admission(
+        entry = Entry(
             self.ensemble.policy,
             request,
-            member,
             self._pressure(member),
+            *self.places.limits(member),
             route.objectives,
             choice.expected if known else None,
         )
+        admission = enter(entry)
+        if self.ensemble.witness is not None and not admission.admitted:
+            self.ensemble.witness(Kept(entry, admission))
+        return admission
 
     def _opened(
         self,

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from loadwise.decision.admission import Admission, PoolLimit, admit, in_time
-from loadwise.decision.expected import Latencies
-from loadwise.decision.facts import (
-    EngineReading,
-    Member,
-    MemberPressure,
-    Objectives,
-    Policy,
-    Replica,
-    RequestFacts,
-)
+from loadwise.decision.admission import PoolLimit
+from loadwise.decision.facts import EngineReading, Member, Replica
 from loadwise.optimizer.sensing import EngineReadings
 
 UNLIMITED = PoolLimit()
@@ -43,32 +33,10 @@ class Places:
                 pools.setdefault(replica.pool_id, []).append((replica, reading))
         self.pools = {pool_id: _limit(pairs) for pool_id, pairs in pools.items()}
 
-    def admission(
-        self,
-        policy: Policy,
-        request: RequestFacts,
-        member: Member,
-        pressure: MemberPressure,
-        objectives: Objectives,
-        expected: Latencies | None,
-    ) -> Admission:
-        """Whether the member's pool and its own queue have room, and the request would be in time.
-
-        `expected` None: nobody can tell how long it will take, so only room counts.
-        """
-        room = self._room(policy, request, member, pressure)
-        if not room.admitted or expected is None or not policy.refuse_late:
-            return room
-        return in_time(objectives, expected)
-
-    def _room(
-        self, policy: Policy, request: RequestFacts, member: Member, pressure: MemberPressure
-    ) -> Admission:
-        pool = admit(policy, request, pressure, self.pools.get(member.replicas[0].pool_id, UNLIMITED))
-        own = self.members.get(member.member_id, UNLIMITED)
-        if not pool.admitted or own.running is None:
-            return pool
-        return admit(policy, request, replace(pressure, pool_in_flight=pressure.in_flight), own)
+    def limits(self, member: Member) -> tuple[PoolLimit, PoolLimit]:
+        """What the member's pool, and the member itself, can hold."""
+        pool = self.pools.get(member.replicas[0].pool_id, UNLIMITED)
+        return pool, self.members.get(member.member_id, UNLIMITED)
 
 
 def _limit(pairs: Sequence[tuple[Replica, EngineReading | None]]) -> PoolLimit:

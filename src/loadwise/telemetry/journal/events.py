@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
+from loadwise.decision.admission import Admission, Entry
 from loadwise.decision.beliefs import Belief
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice
@@ -38,6 +39,13 @@ class Sent(NamedTuple):
     tuning: Tuning
     replica_draw: float
     in_flight: Mapping[str, int]
+
+
+class Kept(NamedTuple):
+    """The member just chosen could not take the request, which was kept out of it."""
+
+    entry: Entry
+    admission: Admission
 
 
 class Refused(NamedTuple):
@@ -93,6 +101,6 @@ class Configured(NamedTuple):
     reverting: bool
 
 
-Event = Chose | Sent | Refused | Learned | Ended | Stepped | Reviewed | Configured
+Event = Chose | Sent | Kept | Refused | Learned | Ended | Stepped | Reviewed | Configured
 # Takes an event within microseconds, never waits and never raises.
 Witness = Callable[[Event], None]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from loadwise.decision import outcome, step
+from loadwise.decision.admission import Entry
 from loadwise.decision.beliefs import Belief
-from loadwise.decision.facts import Policy, Route
+from loadwise.decision.facts import Policy, RequestFacts, Route
 from loadwise.decision.question import Question
 from loadwise.decision.step import Decision, Observation, State
 from loadwise.decision.strategy import Strategy
@@ -52,6 +53,13 @@ class Follower:
     def observation(self, row: records.Step) -> Observation:
         """What a step saw; `KeyError` for a belief that is missing."""
         return records.with_beliefs(row.observation, row.routes, self.beliefs)
+
+    def entry(self, row: records.KeptOut) -> Entry:
+        """What an admission was decided from; `KeyError` where the policy is missing."""
+        request = RequestFacts(request_id=row.request_id, n=row.n)
+        return Entry(
+            self.policies[row.policy], request, row.pressure, row.pool, row.own, row.objectives, row.expected
+        )
 
     def question(self, row: records.Decided) -> Question:
         """What a choice was made from; `KeyError` where a row that it rests on is missing."""

@@ -8,12 +8,15 @@ from typing import Final
 
 import msgspec
 
+from loadwise.decision.admission import Admission, PoolLimit
 from loadwise.decision.beliefs import Belief, Health
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice, Remembered
+from loadwise.decision.expected import Latencies
 from loadwise.decision.facts import (
     MemberPressure,
     Number,
+    Objectives,
     Outcome,
     Policy,
     RequestFacts,
@@ -96,6 +99,20 @@ class Decided(Row, frozen=True, tag="decided"):
     dispatched: Dispatched | None
 
 
+class KeptOut(Row, frozen=True, tag="kept_out"):
+    """A request that the member just chosen could not take, with everything that this was decided from."""
+
+    request_id: str
+    n: int
+    policy: int
+    pressure: MemberPressure
+    pool: PoolLimit
+    own: PoolLimit
+    objectives: Objectives
+    expected: Latencies | None
+    admission: Admission
+
+
 class TurnedAway(Row, frozen=True, tag="refused"):
     """A request that got no engine."""
 
@@ -160,6 +177,7 @@ Record = (
     | KeptBelief
     | KeptState
     | Decided
+    | KeptOut
     | TurnedAway
     | Ended
     | Step
@@ -212,7 +230,7 @@ def request_id_of(row: Record) -> str | None:
     match row:
         case Decided():
             return row.request.request_id
-        case TurnedAway():
+        case TurnedAway() | KeptOut():
             return row.request_id
         case Ended():
             return row.outcome.request_id

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import fsum, isclose
 from typing import Final
 
+from loadwise.decision.admission import enter
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice
 from loadwise.decision.ensemble import pick_replica
@@ -39,6 +40,9 @@ class Replayed:
 
     decisions: int = 0
     decisions_same: int = 0
+    # Members that could not take a request they were chosen for.
+    admissions: int = 0
+    admissions_same: int = 0
     steps: int = 0
     steps_same: int = 0
     outcomes: int = 0
@@ -54,7 +58,11 @@ class Replayed:
     @property
     def exact(self) -> bool:
         """Whether every decision and step was reproduced."""
-        return self.decisions == self.decisions_same and self.steps == self.steps_same
+        return (
+            self.decisions == self.decisions_same
+            and self.admissions == self.admissions_same
+            and self.steps == self.steps_same
+        )
 
     def differs(self, what: str, request_id: str | None, written: object, replayed: object) -> None:
         """Keeps one of the first differences."""
@@ -69,6 +77,7 @@ class Replayed:
         return {
             "exact": self.exact,
             "decisions": {"replayed": self.decisions, "same": self.decisions_same},
+            "admissions": {"replayed": self.admissions, "same": self.admissions_same},
             "steps": {"replayed": self.steps, "same": self.steps_same},
             "outcomes": self.outcomes,
             "refusals": self.refusals,
@@ -95,6 +104,8 @@ def replay(batches: Iterable[Batch]) -> Replayed:
         match row:
             case records.Decided():
                 _decided(found, follower, row)
+            case records.KeptOut():
+                _kept_out(found, follower, row)
             case records.Step():
                 _stepped(found, follower, row)
                 continue
@@ -140,6 +151,8 @@ def _resolved(follower: Follower, row: Record) -> bool:
         match row:
             case records.Decided():
                 follower.question(row)
+            case records.KeptOut():
+                return row.policy in follower.policies
             case records.Step():
                 follower.observation(row)
                 return row.policy in follower.policies
@@ -164,6 +177,15 @@ def _decided(found: Replayed, follower: Follower, row: records.Decided) -> None:
             found.differs("dispatch", row.request.request_id, written, replayed)
             return
     found.decisions_same += 1
+
+
+def _kept_out(found: Replayed, follower: Follower, row: records.KeptOut) -> None:
+    admission = enter(follower.entry(row))
+    found.admissions += 1
+    if admission == row.admission:
+        found.admissions_same += 1
+    else:
+        found.differs("admission", row.request_id, row.admission, admission)
 
 
 def _sent(

@@ -73,6 +73,8 @@ class Scribe:
                 yield records.TurnedAway(
                     event.request.request_id, event.status, event.code, event.retry_after_s, event.now_s
                 )
+            case events.Kept():
+                yield from self._kept_out(event)
             case events.Ended():
                 # Its lesson was lost, or the member is gone: the outcome is still worth keeping.
                 yield _ending(event, None, learned=False)
@@ -104,6 +106,23 @@ class Scribe:
             control=asked.control,
             choice=chose.choice,
             dispatched=None if sent is None else _dispatched(sent),
+        )
+
+    def _kept_out(self, event: events.Kept) -> Iterator[Record]:
+        entry = event.entry
+        number, row = self._number(entry.policy)
+        if row is not None:
+            yield row
+        yield records.KeptOut(
+            request_id=entry.request.request_id,
+            n=entry.request.n,
+            policy=number or 0,
+            pressure=entry.pressure,
+            pool=entry.pool,
+            own=entry.own,
+            objectives=entry.objectives,
+            expected=entry.expected,
+            admission=event.admission,
         )
 
     def _ended(self, lesson: events.Learned, ended: events.Ended | None) -> Iterator[Record]:
