@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadwise.telemetry import report
+from loadwise.telemetry import report, report_page
 from loadwise.telemetry.history import History
 
 REPORT = {
@@ -53,7 +53,7 @@ def test_markdown_says_what_was_not_measured() -> None:
 
 
 def test_the_page_escapes_what_came_from_outside() -> None:
-    page = report.page(REPORT)
+    page = report_page.page(REPORT)
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 
@@ -61,7 +61,7 @@ def test_the_page_escapes_what_came_from_outside() -> None:
 def test_a_report_without_history_says_so() -> None:
     text = report.markdown({**REPORT, "performance_history": None, "recommendations": []})
     assert "## Newest 50 requests\n\nNot measured." in text
-    assert "Not measured" in report.page({**REPORT, "performance_history": None})
+    assert "Not measured" in report_page.page({**REPORT, "performance_history": None})
 
 
 def test_values_are_shown_for_people() -> None:

@@ -17,6 +17,7 @@ from loadwise.bench.plan import plan
 from loadwise.bench.prompts import WordPrompts
 from loadwise.demo.day import EVENTS, hour_of, seconds, traffic
 from loadwise.demo.site import Site, opened
+from loadwise.errors import LoadwiseError
 
 MEAN_RATE_PER_S = 9.0
 
@@ -25,7 +26,12 @@ def main(arguments: list[str] | None = None) -> None:
     """A day has passed, the report is written, and its place is said."""
     options = _parser().parse_args(arguments)
     configure_logs("error")
-    asyncio.run(_demonstrate(options))
+    try:
+        asyncio.run(_demonstrate(options))
+    except LoadwiseError as error:
+        sys.exit(f"loadwise demo: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ from loadwise.ports import Availability, BuildBackend, BuildRequest, Built
 
 
 class FaultyBackend:
-    """Another backend, whose next build can be made to fail."""
+    """Another backend, whose builds fail while it is told so."""
 
     def __init__(self, backend: BuildBackend) -> None:
         self.name = backend.name
@@ -20,8 +20,7 @@ class FaultyBackend:
         return Availability(ok=True) if self.fails else self._backend.available()
 
     def build(self, request: BuildRequest) -> Built:
-        """The other backend's build, or `BuildError` once."""
+        """The other backend's build, or `BuildError`."""
         if self.fails:
-            self.fails = False
             raise BuildError("injected by the demonstration", remedy="POST /v1/optimization/force_recompile")
         return self._backend.build(request)

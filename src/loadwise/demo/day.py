@@ -24,7 +24,7 @@ class Event:
 
 
 EVENTS: Final = (
-    Event(hour=8.0, story="The next build of 'large' fails."),
+    Event(hour=8.0, story="The build of 'large' fails."),
     Event(hour=13.0, story="'regional' answers nothing but errors.", member="regional", what="errors"),
     Event(hour=16.0, story="'regional' is mended.", member="regional", what="none"),
     Event(hour=19.0, story="'large' becomes eight times slower.", member="large", what="slow"),

@@ -54,7 +54,7 @@ class Site:
             await self._set_fault(event.member, event.what)
         elif self.builds:
             self.backend.fails = True
-            self.server.optimization.optimizer.model_compiler.force_recompile(BUILT)
+            _build(self.server)
 
     async def _set_fault(self, member: str, fault: str) -> None:
         """Over the simulated engine's own route, which a real engine does not have."""
@@ -75,7 +75,7 @@ async def opened(folder: Path, port: int) -> AsyncIterator[Site]:
         server = await stack.enter_async_context(
             composed(_settings(folder, port, engines), Workshop.of(backend))
         )
-        builds = _give_model(server)
+        builds = await asyncio.to_thread(_has_torch)
         await server.optimization.optimizer.start_optimization()
         listener = server.listeners[0]
         running = asyncio.create_task(listener.run())
@@ -108,13 +108,20 @@ def _settings(folder: Path, port: int, engines: Mapping[str, SimulatedEngine]) -
     )
 
 
-def _give_model(server: Server) -> bool:
-    """A small module stands for a member's model, for something to build; False without torch."""
+def _has_torch() -> bool:
+    """Whether there is something that builds; it is loaded then, which takes seconds."""
     try:
         import torch
     except ImportError:
         return False
+    return torch is not None
+
+
+def _build(server: Server) -> None:
+    """A build has begun, of a small module that stands for a member's model."""
+    import torch
+
     model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.GELU(), torch.nn.Linear(256, 64)).eval()
     compiler = server.optimization.optimizer.model_compiler
     compiler.compile_model(model, BUILT, examples=lambda: [(torch.zeros(4, 64),)])
-    return True
+    compiler.build(BUILT)

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 from loadwise.errors import ConfigurationError, UnknownNameError
 from loadwise.logs import get_logger
-from loadwise.optimizer import live, situation, views
+from loadwise.optimizer import live, reporting, situation, views
 from loadwise.optimizer.fleet import MemberParts
 from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
 from loadwise.ports import AddModel, Command, Configure, Feedback, JsonObject, Recompile, Start, Stop, View
 from loadwise.telemetry import report as report_text
+from loadwise.telemetry import report_page
 
 log = get_logger(__name__)
 
@@ -90,7 +91,7 @@ class OptimizationControl:
         return views.dashboard(self._optimizer, worst.metrics, worst.score.value)
 
     async def _report(self, *, export_file: bool) -> JsonObject:
-        made = views.report(self._optimizer)
+        made = reporting.report(self._optimizer)
         if not export_file:
             return made
         if self._report_dir is None:
@@ -232,5 +233,5 @@ def _write(folder: Path, made: JsonObject) -> Path:
         number += 1
     path.write_text(json.dumps(made, indent=1), encoding="utf-8")
     path.with_suffix(".md").write_text(report_text.markdown(made), encoding="utf-8")
-    path.with_suffix(".html").write_text(report_text.page(made), encoding="utf-8")
+    path.with_suffix(".html").write_text(report_page.page(made), encoding="utf-8")
     return path

@@ -18,7 +18,7 @@ from loadwise.decision.step import PoolDecision
 from loadwise.engines.inside.registry import RegistryReader
 from loadwise.errors import ConfigurationError
 from loadwise.logs import get_logger
-from loadwise.optimizer import views
+from loadwise.optimizer import reporting, views
 from loadwise.optimizer.assignment import Assignment
 from loadwise.optimizer.chronicle import Chronicle
 from loadwise.optimizer.config_store import ConfigStore
@@ -245,7 +245,7 @@ class ServerSideOptimizer:
 
     def export_performance_report(self) -> JsonObject:
         """History, grade, objectives, measured improvement and recommendations."""
-        return views.report(self)
+        return reporting.report(self)
 
     # --- what the server adds ---
 

@@ -1,17 +1,41 @@
-"""The performance report as text: Markdown to read in a terminal, HTML to pass on."""
+"""The performance report as Markdown, and its parts in the order in which they are read."""
 
 from __future__ import annotations
 
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from loadwise.ports import JsonObject
 
 # Newest rows of the history that the text shows; the JSON has all of them.
 HISTORY_ROWS = 50
 ABSENT = "not measured"
+# Title, where its rows are in the report, and the columns that people read.
+TABLES: Final = (
+    ("What to change", "advice", ("change", "setting", "evidence")),
+    ("Objectives met", "objectives_met", ("route", "objective", "met", "requests")),
+    (
+        "Members",
+        "ensemble",
+        (
+            "model_id",
+            "health",
+            "quality",
+            "weight",
+            "outcomes",
+            "error_rate",
+            "avg_latency_ms",
+            "time_per_output_token_ms",
+            "within_objectives_fraction",
+            "engine",
+        ),
+    ),
+    ("Alerts", "alerts", ("severity", "name", "summary", "remedy")),
+    ("What loadwise changed", "changes", ("time", "what", "reason", "undo")),
+)
+BUILD_COLUMNS: Final = ("state", "cause", "remedy", "build_time_s", "speedup")
 
 
 def shown(value: Any) -> str:
@@ -30,7 +54,9 @@ def shown(value: Any) -> str:
 
 
 def _cell(value: Any) -> str:
-    return shown(value).replace("|", "\\|").replace("\n", " ")
+    """One line of text without markup: readers of Markdown let HTML and links through."""
+    text = html.escape(" ".join(shown(value).splitlines()), quote=False)
+    return text.replace("|", "\\|").replace("[", "\\[").replace("`", "\\`")
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -42,16 +68,33 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def sections(report: JsonObject) -> list[tuple[str, Any]]:
     """The report's parts in reading order: a mapping, a list of rows or a list of sentences each."""
     scalars = {name: value for name, value in report.items() if not isinstance(value, Mapping | list)}
-    history = report.get("performance_history")
     parts: list[tuple[str, Any]] = [("Summary", scalars)]
     parts.append(("Recommendations", report.get("recommendations") or ["None."]))
-    for name in ("improvement", "objectives", "load", "strategy"):
-        if isinstance(report.get(name), Mapping):
-            parts.append((name.replace("_", " ").capitalize(), report[name]))
-    parts.append(("Members", (report.get("ensemble") or {}).get("models") or []))
-    parts.append(("Alerts", report.get("alerts") or []))
+    parts += _measured(report)
+    parts += [(title, _rows(report.get(name), columns)) for title, name, columns in TABLES]
+    parts.append(("Builds", _builds(report.get("compilation_stats") or {})))
+    history = report.get("performance_history")
     parts.append((f"Newest {HISTORY_ROWS} requests", None if history is None else history[-HISTORY_ROWS:]))
     return parts
+
+
+def _measured(report: JsonObject) -> list[tuple[str, Any]]:
+    names = ("improvement", "objectives", "latency", "load", "strategy")
+    return [(name.capitalize(), report[name]) for name in names if isinstance(report.get(name), Mapping)]
+
+
+def _rows(found: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows' values in these columns; a mapping of the ensemble gives its models."""
+    rows = found.get("models") if isinstance(found, Mapping) else found
+    return [{name: row.get(name) for name in columns if name in row} for row in rows or []]
+
+
+def _builds(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"model": model_id, "mode": mode, **{name: build.get(name) for name in BUILD_COLUMNS}}
+        for model_id, found in stats.items()
+        for mode, build in (found.get("builds") or {}).items()
+    ]
 
 
 def markdown(report: JsonObject) -> str:
@@ -70,32 +113,3 @@ def _markdown_part(content: Any) -> list[str]:
     if content and isinstance(content[0], Mapping):
         return _table(content)
     return [f"- {_cell(sentence)}" for sentence in content] or ["None."]
-
-
-def page(report: JsonObject) -> str:
-    """The report as one HTML page without scripts; every value is escaped."""
-    body = "".join(f"<h2>{html.escape(title)}</h2>{_html_part(part)}" for title, part in sections(report))
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Performance report</title>'
-        "<style>body{font:15px/1.5 system-ui;margin:2rem auto;max-width:70rem;padding:0 1rem}"
-        "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2rem .5rem;text-align:left}"
-        f"</style><h1>Performance report</h1>{body}</html>\n"
-    )
-
-
-def _html_part(content: Any) -> str:
-    if content is None:
-        return f"<p>{ABSENT.capitalize()}.</p>"
-    if isinstance(content, Mapping):
-        rows = (f"<tr><th>{_escaped(name)}<td>{_escaped(value)}" for name, value in content.items())
-        return f"<table>{''.join(rows)}</table>"
-    if content and isinstance(content[0], Mapping):
-        columns = list(dict.fromkeys(name for row in content for name in row))
-        head = "".join(f"<th>{_escaped(name)}" for name in columns)
-        rows = ("<tr>" + "".join(f"<td>{_escaped(row.get(name))}" for name in columns) for row in content)
-        return f"<table><tr>{head}{''.join(rows)}</table>"
-    return "<ul>" + "".join(f"<li>{_escaped(sentence)}" for sentence in content) + "</ul>"
-
-
-def _escaped(value: Any) -> str:
-    return html.escape(shown(value))
