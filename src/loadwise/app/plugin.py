@@ -23,6 +23,8 @@ async def setup_optimization_serving(
     model_config: Any = None,
     optimization_config: OptimizationConfig | None = None,
     admin_key: str | None = None,
+    metrics_collector: Any = None,
+    alert_manager: Any = None,
 ) -> OptimizationServingMixin:
     """Adds `/v1/optimization/*` to `app`, starts optimising `engine`, and returns the mixin.
 
@@ -36,6 +38,8 @@ async def setup_optimization_serving(
         engine_client=engine,
         model_config=model_config,
         optimization_config=optimization_config or settings.optimization,
+        metrics_collector=metrics_collector,
+        alert_manager=alert_manager,
     )
     reports = settings.report_dir or settings.state_dir / "reports"
     mixin = OptimizationServingMixin(OptimizationControl(optimizer, report_dir=reports), optimizer)

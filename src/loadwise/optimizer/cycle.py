@@ -76,6 +76,8 @@ class Cycle:
         await self._part("host", self._read_host)
         await self.parts.readings.refresh()
         await self._part("engine_client", self._read_client)
+        if self.parts.recorder.monitoring is not None:
+            await self._part("monitoring", self.parts.recorder.monitoring.read)
         await self._part("places", self._places)
         if not await self._part("decision", self._decide):
             await self._part("safe_strategy", self._fall_back)
@@ -191,7 +193,10 @@ class Cycle:
     def _service(self, pool_id: str, owners: Mapping[str, str]) -> ServiceReading:
         """Recent answers of the pool's replicas; what no member owns is local."""
         active = self.parts.director.in_flight.by_pool.get(pool_id, 0)
-        return self.parts.recorder.service(active, lambda replica: owners.get(replica, LOCAL) == pool_id)
+        own = self.parts.recorder.service(active, lambda replica: owners.get(replica, LOCAL) == pool_id)
+        monitoring = self.parts.recorder.monitoring
+        # Its figures are of the whole process, and so is this pool.
+        return own if monitoring is None or pool_id != LOCAL else monitoring.filled(own)
 
     # --- decide and act ---
 
@@ -207,6 +212,8 @@ class Cycle:
             log.warning("member_health", member=change.member_id, health=change.health, reason=change.reason)
         strategies = {name: pool.strategy for name, pool in decision.pools.items()}
         parts.tuner.strategies = strategies
+        if parts.recorder.monitoring is not None and parts.recorder.monitoring.lost:
+            strategies = parts.tuner.safe(decision.decided_s)
         parts.director.strategies = strategies
         parts.recorder.telemetry.count(names.STEPS, decision.worst.strategy.reason)
         self._count_time(decision.decided_s)

@@ -129,6 +129,8 @@ class EnsembleDirector:
                     Refused(request, error.status, error.code, error.retry_after_s, began_s)
                 )
             raise
+        if self.recorder.monitoring is not None:
+            self.recorder.monitoring.started(dispatch)
         if exclude:
             self.recorder.telemetry.count(names.RETRIES, dispatch.member_id)
         self.recorder.telemetry.decided(dispatch, self._clock.monotonic_s() - began_s)

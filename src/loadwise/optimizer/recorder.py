@@ -16,6 +16,7 @@ from loadwise.optimizer.window import ServiceWindow
 from loadwise.ports import Clock, JsonObject
 from loadwise.settings import OptimizationConfig
 from loadwise.telemetry.history import History
+from loadwise.telemetry.monitoring import Monitoring
 from loadwise.telemetry.objectives import ObjectiveCounts
 from loadwise.telemetry.prometheus import Telemetry, time_per_output_token_s
 from loadwise.telemetry.timeline import Timeline
@@ -78,6 +79,8 @@ class Recorder:
         self._objectives = Objectives(**config.objectives.model_dump())
         self.experiments = Experiments(config, self._clock)
         self.objective_counts = ObjectiveCounts()
+        # A monitoring system beside us, where there is one.
+        self.monitoring: Monitoring | None = None
         # Per member, when an answer with tokens last ended.
         self.last_token_s: dict[str, float] = {}
 
@@ -100,6 +103,8 @@ class Recorder:
         within = within_objectives(objectives, outcome)
         self.window.add(outcome)
         self.telemetry.ended(outcome, within)
+        if self.monitoring is not None:
+            self.monitoring.ended(outcome)
         self.objective_counts.note(outcome.route, within, outcome.finished_s)
         if outcome.output_tokens:
             self.last_token_s[outcome.member_id] = outcome.finished_s
@@ -117,7 +122,8 @@ class Recorder:
         self, active_requests: int | None = None, of: Callable[[str], bool] | None = None
     ) -> ServiceReading:
         """Recent averages, of all answers or those of replicas that `of` takes."""
-        return self.window.reading(self._clock.monotonic_s(), active_requests, of)
+        own = self.window.reading(self._clock.monotonic_s(), active_requests, of)
+        return own if self.monitoring is None or of is not None else self.monitoring.filled(own)
 
     def improvement(self) -> Improvement | None:
         """What optimisation gained; None before the first look."""

@@ -40,6 +40,7 @@ from loadwise.ports import AlertSink, Clock, Engine, HostSensor, JsonObject
 from loadwise.settings import OptimizationConfig
 from loadwise.telemetry.alerts import AlertBook, LogSink
 from loadwise.telemetry.history import History
+from loadwise.telemetry.monitoring import HandlerSink, Monitoring
 from loadwise.telemetry.prometheus import Telemetry
 
 log = get_logger(__name__)
@@ -63,7 +64,8 @@ class ServerSideOptimizer:
 
     `engine_client` may be anything: one with a method `reading()`, or an async `observe()`, is read, and so
     is a real `AsyncLLM`; any other leaves the load to the machine's own figures, with a warning.
-    `model_config` is kept for the caller.
+    `model_config` is kept for the caller. `metrics_collector` and `alert_manager` are a monitoring system
+    beside us (see `telemetry.monitoring`).
     The parts are attributes: `model_compiler`, `parameter_tuner`, `ensemble_manager`, `model_manager`,
     `director`, `recorder`, `configurations`, `alerts`, `watch`.
     """
@@ -81,6 +83,8 @@ class ServerSideOptimizer:
         state_dir: Path | None = None,
         random: Random | None = None,
         clock: Clock | None = None,
+        metrics_collector: Any = None,
+        alert_manager: Any = None,
     ) -> None:
         base = optimization_config or OptimizationConfig()
         self.engine_client = engine_client
@@ -97,6 +101,8 @@ class ServerSideOptimizer:
         )
         config = self.configurations.current
         self.recorder = Recorder(config, clock=self.clock)
+        if metrics_collector is not None:
+            self.recorder.monitoring = Monitoring(metrics_collector, self.clock)
         self.model_compiler = model_compiler or ModelCompiler(config, clock=self.clock, automatic=False)
         # A real engine is read through the metrics that it keeps in this process.
         self._client = RegistryReader.of(engine_client, CLIENT, self.clock) or engine_client
@@ -116,7 +122,8 @@ class ServerSideOptimizer:
         self.director.running = False
         self.model_compiler.busy = lambda: len(self.director.in_flight) > 0
         self.director.config_version = self.configurations.version
-        self.alerts = AlertBook([LogSink()] if sinks is None else sinks)
+        handlers = [] if alert_manager is None else [HandlerSink(alert_manager)]
+        self.alerts = AlertBook([*([LogSink()] if sinks is None else sinks), *handlers])
         self.watch = Watch(self, self.alerts)
         self._join(config)
 

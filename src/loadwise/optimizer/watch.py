@@ -87,6 +87,7 @@ class Watch:
             loop_age_s=_loop_age(made, now_s),
             silences=silences(made, now_s),
             rollback=made.configurations.rollback(now_s),
+            monitoring_age_s=None if recorder.monitoring is None else recorder.monitoring.age_s(),
         )
 
     def _reading_ages(self, now_s: float) -> dict[str, float]:

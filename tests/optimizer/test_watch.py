@@ -1,0 +1,232 @@
+"""Every alert is fired by its fault within its stated time, and a healthy week is silent."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Any
+
+import pytest
+
+from loadwise.decision.alert_facts import Health, Severity, Silence
+from loadwise.decision.alert_rules import RULES
+from loadwise.decision.alerting import conditions
+from loadwise.decision.facts import Ending, EngineReading, Policy
+from loadwise.decision.improvement import Improvement
+from loadwise.telemetry.alerts import AlertBook
+from loadwise.telemetry.objectives import ObjectiveCounts
+
+WITHIN_S = {rule.name: rule.within_s for rule in RULES}
+
+
+class Running:
+    """A server with traffic: every second the loop looks, and the watch evaluates."""
+
+    def __init__(self, server: Any) -> None:
+        self.server = server
+        server.director.running = True
+        self.ending = Ending.SUCCEEDED
+        self.facts: dict[str, Any] = {}
+        self.member: str | None = None
+        self.loop = True
+        self._number = 0
+
+    def ask(self) -> None:
+        facts = {} if self.member is None else {"model": self.member}
+        dispatch = self.server.dispatch(self._number, **facts)
+        self._number += 1
+        self.server.end(dispatch, self.ending, **self.facts)
+
+    async def second(self, *, traffic: bool = True) -> None:
+        self.server.clock.advance(1.0)
+        if traffic:
+            self.ask()
+        if self.loop:
+            await self.server.optimizer.cycle.probe()
+        self.server.optimizer.watch.evaluate()
+
+    def fired(self) -> list[str]:
+        return [alert.name for alert in self.server.heard.alerts if not alert.resolved]
+
+
+async def healthy(run: Running, seconds: int = 30) -> None:
+    for _ in range(seconds):
+        await run.second()
+    assert run.fired() == []
+
+
+async def errors(run: Running) -> None:
+    run.ending, run.facts = Ending.FAILED, {"status": 500, "output_tokens": 0}
+
+
+async def slow(run: Running) -> None:
+    run.facts = {"total_s": 2.0}
+
+
+async def one_member_fails(run: Running) -> None:
+    run.ending, run.facts, run.member = Ending.FAILED, {"status": 500}, "fast"
+
+
+async def queue_grows(run: Running) -> None:
+    def waiting() -> list[EngineReading]:
+        now_s = run.server.clock.monotonic_s()
+        figures = {"running_requests": 4, "waiting_requests": 40, "capacity_requests": 4}
+        return [EngineReading(replica_id="elsewhere", read_s=now_s, **figures)]
+
+    run.server.optimizer.cycle.parts.client = waiting
+
+
+async def broken() -> EngineReading:
+    raise ConnectionError("no route")
+
+
+async def one_engine_is_not_read(run: Running) -> None:
+    run.server.engines["fast/0"].observe = broken
+
+
+async def no_engine_is_read(run: Running) -> None:
+    for engine in run.server.engines.values():
+        engine.observe = broken
+
+
+async def the_loop_hangs(run: Running) -> None:
+    run.loop = False
+
+
+async def a_member_hangs(run: Running) -> None:
+    run.server.dispatch(10**6, model="fast")
+    run.member = "accurate"
+
+
+async def gains_nothing(run: Running) -> None:
+    small = Improvement(
+        value=0.01, low=-0.02, high=0.04, optimised_fraction=0.51, unoptimised_fraction=0.5,
+        if_suspended_within=0.01, strata=12, requests=900,
+    )  # fmt: skip
+    run.server.optimizer.recorder.improvement = lambda: small
+
+
+async def a_build_fails(run: Running) -> None:
+    build = {"state": "failed", "failures": 1, "cause": "g++ is missing"}
+    stats = {"m": {"builds": {"default": build}}}
+    compiler = run.server.optimizer.model_compiler
+    compiler.__class__ = type("Failing", (type(compiler),), {"compilation_stats": stats})
+
+
+async def a_configuration_regresses(run: Running) -> None:
+    configurations = run.server.optimizer.configurations
+    for _ in range(60):
+        configurations.count(0.5, within_objectives=True)
+    await configurations.apply(configurations.current.changed({"hysteresis": 0.1}))
+    for _ in range(60):
+        configurations.count(0.5, within_objectives=False)
+    await configurations.judge()
+
+
+FAULTS: dict[str, Callable[[Running], Awaitable[None]]] = {
+    "high_error_rate": errors,
+    "excessive_latency": slow,
+    "ensemble_degradation": one_member_fails,
+    "queue_saturation": queue_grows,
+    "stale_engine_metrics": one_engine_is_not_read,
+    "sensors_stale": no_engine_is_read,
+    "loop_stale": the_loop_hangs,
+    "silent_member": a_member_hangs,
+    "silent_member_serving": a_member_hangs,
+    "low_optimization_effectiveness": gains_nothing,
+    "compilation_failure": a_build_fails,
+    "configuration_rolled_back": a_configuration_regresses,
+}
+
+
+@pytest.mark.parametrize("name", list(FAULTS))
+async def test_a_fault_is_told_within_its_stated_time(make: Any, name: str) -> None:
+    run = Running(make())
+    await healthy(run)
+    await FAULTS[name](run)
+    for _ in range(round(WITHIN_S[name])):
+        await run.second()
+        if name in run.fired():
+            break
+    assert name in run.fired()
+
+
+async def test_burning_objectives_page_within_ten_minutes_after_hours_of_health(make: Any) -> None:
+    run = Running(make())
+    for minute in range(120):
+        for _ in range(12):
+            run.server.clock.advance(5.0)
+            run.ask()
+        if minute % 10 == 0:
+            await run.second(traffic=False)
+    assert run.fired() == []
+    run.ending, run.facts = Ending.FAILED, {"status": 500, "output_tokens": 0}
+    for _ in range(round(WITHIN_S["objectives_burning"] / 5.0)):
+        run.server.clock.advance(4.0)
+        await run.second()
+    (page,) = [a for a in run.server.heard.alerts if a.name == "objectives_burning"]
+    assert (page.severity, page.subject) == ("page", "auto")
+    assert page.evidence["short_judged"] >= 20
+
+
+async def test_a_silent_member_that_was_taken_out_is_no_page(make: Any) -> None:
+    run = Running(make())
+    await healthy(run)
+    await a_member_hangs(run)
+    ensemble = run.server.made.optimizer.ensemble_manager
+    run.server.director.in_flight  # noqa: B018 - it stays in flight
+    belief = ensemble.beliefs["fast"]
+    ensemble.beliefs["fast"] = belief._replace(health=type(belief.health)("out"))
+    for _ in range(60):
+        run.server.clock.advance(1.0)
+        run.server.optimizer.watch.evaluate()
+    assert "silent_member" in run.fired()
+    assert "silent_member_serving" not in run.fired()
+
+
+async def test_the_watch_runs_by_itself_and_ends(make: Any) -> None:
+    server = make()
+    await server.optimizer.watch.start()
+    await server.optimizer.watch.start()
+    await server.optimizer.watch.stop()
+    await server.optimizer.watch.stop()
+
+
+class Week:
+    """Figures of a server without faults: noise, bursts, a slow minute now and then, quiet nights."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.counts = ObjectiveCounts()
+
+    def health(self, now_s: float, step_s: float) -> Health:
+        draw, hour = self.random, now_s / 3600.0 % 24.0
+        rate = 0.02 if hour < 6 else 1.5 if 9 <= hour < 18 else 0.4
+        burst = draw.random() < 0.002
+        for _ in range(round(draw.gauss(rate, rate / 4) * step_s)):
+            self.counts.note("auto", draw.random() >= (0.05 if burst else 0.003), now_s)
+        return Health(
+            error_fraction=draw.betavariate(1, 300),
+            avg_latency_ms=draw.lognormvariate(5.5, 0.15),
+            members=3,
+            objectives=self.counts.windows(now_s),
+            queues={"local": 1.0 if burst else min(0.9, draw.expovariate(6.0))},
+            reading_ages_s={"a/0": 25.0 if draw.random() < 0.001 else draw.uniform(0.1, 2.5)},
+            pool_ages_s={"local": draw.uniform(0.1, 2.5)},
+            loop_age_s=draw.uniform(0.1, 2.0),
+            silences=[Silence(member_id="a", seconds=draw.expovariate(1.0), isolated=False)],
+        )
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_week_without_faults_pages_at_most_once(seed: int) -> None:
+    week, book, policy, told = Week(seed), AlertBook(), Policy(), []
+    step_s = 20.0
+    for number in range(round(7 * 86_400 / step_s)):
+        now_s = number * step_s
+        found = conditions(policy, week.health(now_s, step_s), book.holding())
+        told += book.update(found, now_s, now_s)
+    pages = [alert for alert in told if alert.severity == Severity.PAGE.value and not alert.resolved]
+    assert len(pages) <= 1
+    # Of tickets, few: people stop reading the others.
+    assert len([alert for alert in told if not alert.resolved]) <= 5
