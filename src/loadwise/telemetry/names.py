@@ -12,8 +12,8 @@ DECISION_BUCKETS_S = (5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 1e-2)
 REQUESTS = Metric(
     name="loadwise_requests_total",
     kind=Kind.COUNTER,
-    help="Attempts at answering that ended; each ends exactly once, as succeeded, failed, client_error (a wrong "
-    "request) or abandoned by its client. A request tried again has one more (loadwise_retries_total).",
+    help="Attempts at answering that ended; each ends exactly once, as succeeded, failed, client_error (a "
+    "wrong request) or abandoned by its client. One tried again has one more (loadwise_retries_total).",
     labels=("route", "member", "ending"),
 )
 HTTP_REQUESTS = Metric(
