@@ -1,6 +1,6 @@
 """What one decision costs: parameters, selection and recording, with ten members.
 
-    python benchmarks/decision.py [--members 10] [--decisions 20000] [--json]
+    python benchmarks/decision.py [--members 10] [--decisions 20000] [--json] [--out FILE.json]
 
 The goal is a p99 of at most 50 us, by the thread's own time: on a busy machine the wall clock mostly
 measures the others. Both are printed.
@@ -11,8 +11,13 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import shlex
+import sys
 import time
+from pathlib import Path
 from random import Random
+
+from saving import save
 
 from loadwise.decision import ensemble, outcome, parameters, strategy
 from loadwise.decision.beliefs import Belief, initial_beliefs
@@ -140,11 +145,15 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=10)
     parser.add_argument("--decisions", type=int, default=20_000)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="save the results with the machine that made them")
     options = parser.parse_args()
     rows = [measure(options.members, options.decisions, name) for name in EnsembleStrategy]
     met = all(float(row["cpu_p99_us"]) <= GOAL_US for row in rows)
+    results = {"members": options.members, "goal_p99_us": GOAL_US, "met": met, "rows": rows}
+    if options.out is not None:
+        save(options.out, shlex.join(["python", "benchmarks/decision.py", *sys.argv[1:]]), results)
     if options.json:
-        print(json.dumps({"members": options.members, "goal_p99_us": GOAL_US, "met": met, "rows": rows}))
+        print(json.dumps(results))
     else:
         columns = list(rows[0])[1:]
         print(f"{'us':16}" + "".join(f"{name.removesuffix('_us'):>12}" for name in columns))

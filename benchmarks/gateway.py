@@ -6,6 +6,7 @@ Every figure stands beside the upstream's own: a stub that answers at once, aske
     python benchmarks/gateway.py            # a table
     python benchmarks/gateway.py --json     # the same as JSON
     python benchmarks/gateway.py --bare     # the gateway and its client alone, without the optimizer
+    python benchmarks/gateway.py --out benchmarks/results/gateway.json
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shlex
 import socket
 import statistics
 import sys
@@ -22,6 +24,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from saving import save
 from servers import Server, free_port, stop_servers_when_told
 
 GOAL_MS = 0.5
@@ -208,6 +211,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--bare", action="store_true", help="without the optimizer")
+    parser.add_argument("--out", type=Path, help="save the results with the machine that made them")
     parser.add_argument("--serve-bare", nargs=2, metavar=("PORT", "URL"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve_bare:
@@ -215,8 +219,11 @@ def main() -> None:
     stop_servers_when_told()
     rows = measure(options.pairs, options.seconds, options.bare)
     met = all(float(str(row["added_p50_ms"])) <= GOAL_MS for row in rows)
+    results = {"bare": options.bare, "goal_added_p50_ms": GOAL_MS, "met": met, "rows": rows}
+    if options.out is not None:
+        save(options.out, shlex.join(["python", "benchmarks/gateway.py", *sys.argv[1:]]), results)
     if options.json:
-        print(json.dumps({"bare": options.bare, "goal_added_p50_ms": GOAL_MS, "met": met, "rows": rows}))
+        print(json.dumps(results))
     else:
         print(table(rows))
         print(f"goal: at most {GOAL_MS:g} ms added at the median: {'met' if met else 'missed'}")

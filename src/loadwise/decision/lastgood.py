@@ -99,10 +99,10 @@ def counted(policy: Policy, history: History, load_score: float | None, *, withi
         return history
     present = history.applied[-1]
     at = 1 if load_score is None else load_level(policy, load_score)
-    low, middle, high = (
-        (seen + (level == at), met + (level == at and within))
-        for level, (seen, met) in enumerate(present.levels)
-    )
+    levels = list(present.levels)
+    seen, met = levels[at]
+    levels[at] = (seen + 1, met + within)
+    low, middle, high = levels
     return replace(history, applied=(*history.applied[:-1], replace(present, levels=(low, middle, high))))
 
 
