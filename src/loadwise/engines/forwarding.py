@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable
 
 import msgspec
 from msgspec import Raw
@@ -32,22 +33,29 @@ OWN_REQUEST = frozenset(
 # The gateway's to say towards a client.
 OWN_RESPONSE = frozenset({"content-length", "set-cookie", "server", "date", "x-request-id", "alt-svc"})
 
+_NOT_SENT = HOP_BY_HOP | OWN_REQUEST
+_NOT_RELAYED = HOP_BY_HOP | OWN_RESPONSE
+_UNSAFE = re.compile(r"[\r\n\0]")
+
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _options = msgspec.json.Decoder(dict[str, Raw])
 
 
 def request_headers(call: Call, api_key: str | None) -> dict[str, str]:
     """Headers of the upstream request; the client's own key never leaves."""
-    dropped = HOP_BY_HOP | OWN_REQUEST | _named_by_connection(call.headers.items())
-    headers = {name: value for name, value in call.headers.items() if name.lower() not in dropped}
-    headers |= {
+    headers = {
         "content-type": call.content_type,
         "accept": _accepted(call),
         # Answers are read on the side, so they must not be compressed.
         "accept-encoding": "identity",
         "x-request-id": call.request_id,
     }
-    return headers if api_key is None else headers | {"authorization": f"Bearer {api_key}"}
+    if call.headers:
+        dropped = _NOT_SENT | headers.keys() | _named_by_connection(call.headers.items())
+        headers |= {name: value for name, value in call.headers.items() if name.lower() not in dropped}
+    if api_key is not None:
+        headers["authorization"] = f"Bearer {api_key}"
+    return headers
 
 
 def _accepted(call: Call) -> str:
@@ -59,8 +67,8 @@ def _accepted(call: Call) -> str:
 def response_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Headers of the client's answer."""
     pairs = [(name.lower(), value) for name, value in headers]
-    dropped = HOP_BY_HOP | OWN_RESPONSE | _named_by_connection(pairs)
-    return [(name, value) for name, value in pairs if name not in dropped and _clean(value)]
+    dropped = _NOT_RELAYED | _named_by_connection(pairs)
+    return [(name, value) for name, value in pairs if name not in dropped and not _UNSAFE.search(value)]
 
 
 def with_model(body: bytes, model: str | None) -> bytes:
@@ -97,10 +105,11 @@ def _decode(body: bytes) -> dict[str, Raw]:
         raise RequestError("The request body must be a JSON object.") from None
 
 
-def _named_by_connection(headers: Iterable[tuple[str, str]]) -> frozenset[str]:
-    values: Mapping[str, str] = {name.lower(): value for name, value in headers}
-    return frozenset(part.strip().lower() for part in values.get("connection", "").split(","))
-
-
-def _clean(value: str) -> bool:
-    return not any(character in value for character in "\r\n\0")
+def _named_by_connection(headers: Iterable[tuple[str, str]]) -> set[str]:
+    """Headers that are meant for this connection alone (RFC 9110, section 7.6.1)."""
+    return {
+        part.strip().lower()
+        for name, value in headers
+        if name.lower() == "connection"
+        for part in value.split(",")
+    }
