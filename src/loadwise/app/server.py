@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -100,6 +101,9 @@ async def serve_forever(settings: Settings) -> None:
             address = _url(settings.host, server.listeners[0].port)
             log.info("serving", url=address, members=[card.model_id for card in optimizer.director.models()])
 
+        # What is here now lives as long as the server: searching it for garbage would only stop requests.
+        gc.collect()
+        gc.freeze()
         await serve(server.listeners, ready)
 
 

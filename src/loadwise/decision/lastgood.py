@@ -103,7 +103,8 @@ def counted(policy: Policy, history: History, load_score: float | None, *, withi
     seen, met = levels[at]
     levels[at] = (seen + 1, met + within)
     low, middle, high = levels
-    return replace(history, applied=(*history.applied[:-1], replace(present, levels=(low, middle, high))))
+    counted_too = replace(present, levels=(low, middle, high))
+    return History(applied=(*history.applied[:-1], counted_too), rejected=history.rejected)
 
 
 def judge(history: History) -> Verdict:

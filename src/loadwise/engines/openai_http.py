@@ -247,6 +247,9 @@ class OpenAIEngine:
 
     async def _whole(self, response: Response) -> bytes:
         try:
+            if response.ended:
+                # Small answers come with their head: there is nothing to wait for, and so to time.
+                return await response.piece()
             async with asyncio.timeout(self._timeouts.total_s):
                 return await read_whole(response, MAX_BODY_BYTES)
         except TimeoutError:

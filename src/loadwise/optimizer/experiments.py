@@ -213,7 +213,9 @@ class Experiments:
         if unit is None or held is Held.CONTROL_BLOCK:
             return
         if self._config.experiment.conversation_share > 0.0 and assignment.rolled_out:
-            tallies = self._by_route.setdefault(assignment.route, Tallies())
+            tallies = self._by_route.get(assignment.route)
+            if tallies is None:
+                tallies = self._by_route[assignment.route] = Tallies()
             tallies.add(measure, unit, value, optimised=not assignment.control_unit)
         if assignment.subject is not None and not assignment.control_unit:
             self.rollouts.note(assignment.subject, unit, measure, value, optimised=assignment.rolled_out)

@@ -146,7 +146,9 @@ class Timeline:
             return
         stretch = self._at(now_s)
         stretch.requests += 1
-        answers = stretch.members.setdefault(outcome.member_id, Answers())
+        answers = stretch.members.get(outcome.member_id)
+        if answers is None:
+            answers = stretch.members[outcome.member_id] = Answers()
         answers.requests += 1
         answers.failed += failed
         if outcome.time_to_first_token_s is not None:
