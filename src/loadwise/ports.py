@@ -355,6 +355,10 @@ class Availability:
     reason: str = ""
 
 
+# What a model's owner finds of a form of it, in that precision: plain figures, among them "wrong", in words.
+Judge = Callable[[Callable[..., Any], str], JsonObject]
+
+
 class Recipe(Protocol):
     """How another process makes the very module that serves here; its fields are plain values."""
 
@@ -382,6 +386,8 @@ class BuildRequest:
     recipe: Recipe | None = None
     timeout_s: float = 600.0
     memory_bytes: int = 8 * 1024**3
+    # True: it is made anew even where it is kept.
+    fresh: bool = False
     # Share of time in which the build may compute, asked again all the time; 1.0 while nothing else does.
     share: Callable[[], float] = lambda: 1.0
     # Set when the build is no longer wanted.

@@ -386,3 +386,20 @@ def test_closed_compiler_goes_on_serving_and_builds_no_more(compiler: ModelCompi
     calls = model.calls
     call(served)
     assert model.calls == calls
+
+
+@pytest.mark.parametrize(("wrong", "state"), [(None, "promoted"), ("it talks nonsense", "failed")])
+def test_what_the_models_judge_finds_decides_and_is_told(
+    compiler: ModelCompiler, model: Doubler, wrong: str | None, state: str
+) -> None:
+    asked: list[str] = []
+
+    def judge(step: Any, precision: str) -> dict[str, Any]:
+        asked.append(precision)
+        return {"wrong": wrong, "same_top": 0.5}
+
+    compiler.compile_model(model, "m", examples=lambda: [(X,)], judge=judge)
+    assert compiler.wait(30)
+    stats = compiler.compilation_stats["m"]
+    assert (stats["state"], stats["agreement"]["same_top"], asked) == (state, 0.5, ["float32"])
+    assert (wrong or "") in stats["cause"]

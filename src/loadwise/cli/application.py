@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from loadwise.cli.compile import compile_model
 from loadwise.cli.config import show_config
 from loadwise.cli.journal import explain, replay
 from loadwise.cli.observe import observe
@@ -27,6 +28,7 @@ app.command()(serve)
 app.command()(status)
 app.command()(report)
 app.command()(observe)
+app.command("compile")(compile_model)
 app.command()(replay)
 app.command()(explain)
 app.command("config")(show_config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from loadwise.compiler.build import Build, BuildState, Stage
 from loadwise.compiler.parameters import ParameterKey
@@ -11,7 +12,7 @@ from loadwise.compiler.served import ServedModel
 from loadwise.compiler.timing import measure
 from loadwise.compiler.verify import distance, verify
 from loadwise.errors import BuildDeclinedError, BuildError
-from loadwise.ports import BuildBackend, BuildRequest, Built, Clock, Verdict
+from loadwise.ports import BuildBackend, BuildRequest, Built, Clock, Form, Verdict
 from loadwise.settings import OptimizationConfig
 
 TRY_AGAIN = "The original serves. force_recompile tries again."
@@ -39,7 +40,8 @@ class Attempt:
         started_s = self._clock.monotonic_s()
         try:
             if not stop.is_set():
-                self._make(backend, served, build, self.request(served, build.mode, config, stop))
+                request = replace(self.request(served, build.mode, config, stop), fresh=build.forced)
+                self._make(backend, served, build, request)
         except BuildDeclinedError as error:
             build.state, build.cause, build.remedy = BuildState.DECLINED, str(error), error.remedy
         except BuildError as error:
@@ -118,10 +120,11 @@ class Attempt:
         taken = [(args, kwargs) for args, kwargs in request.examples if built.accepts(args, kwargs)]
         if not taken:
             raise BuildError("The build takes none of the calls seen.", remedy="Call force_recompile.")
+        form = backend.forms[build.mode]
         with torch.no_grad():
             build.stage = Stage.VERIFYING
-            form = backend.forms[build.mode]
             verify(served.original, built.call, taken, form=form)
+            self._ask_judge(served, build, built, form)
             if form.quantised:
                 build.quality_loss = distance(served.original, built.call, taken)
             build.stage = Stage.MEASURING
@@ -132,4 +135,16 @@ class Attempt:
                 f"The build is not faster ({timing.compiled_s * 1000:.3g} ms against "
                 f"{timing.original_s * 1000:.3g} ms).",
                 remedy="The original serves. Another compile_mode may do better.",
+            )
+
+    @staticmethod
+    def _ask_judge(served: ServedModel, build: Build, built: Built, form: Form) -> None:
+        if served.judge is None:
+            return
+        build.judged = served.judge(built.call, form.precision)
+        wrong = build.judged["wrong"]
+        if wrong is not None and not form.quantised:
+            raise BuildError(
+                f"The build does not answer as the model does: {wrong}.",
+                remedy="The original serves. Try another compile_mode.",
             )

@@ -9,7 +9,7 @@ from typing import Any
 from loadwise.compiler.parameters import ParameterKey
 from loadwise.compiler.timing import Timing
 from loadwise.compiler.watched import Watch
-from loadwise.ports import Built
+from loadwise.ports import Built, JsonObject
 
 
 class BuildState(StrEnum):
@@ -53,6 +53,8 @@ class Build:
     timing: Timing | None = None
     # Of a variant: how far its answers are from the original's, as a share of their size (root mean square).
     quality_loss: float | None = None
+    # What the model's own judge found.
+    judged: JsonObject | None = None
     # Opened from the store of an earlier process.
     kept: bool = False
     built: Built | None = None
@@ -83,6 +85,7 @@ class Build:
             "failures": self.failures,
             "build_time_s": self.build_time_s,
             "quality_loss": self.quality_loss,
+            "agreement": self.judged,
             "kept": self.kept,
             "original_ms": None if timing is None else timing.original_s * 1000,
             "compiled_ms": None if timing is None else timing.compiled_s * 1000,

@@ -28,7 +28,7 @@ from loadwise.compiler.watched import Watch
 from loadwise.compiler.workshop import Workshop
 from loadwise.decision.builds import ORIGINAL, BuildFact, BuildOption, ModelUse, served_mode
 from loadwise.errors import ConfigurationError, UnknownNameError
-from loadwise.ports import BuildBackend, Clock, Recipe
+from loadwise.ports import BuildBackend, Clock, Judge, Recipe
 from loadwise.settings import OptimizationConfig
 
 
@@ -70,12 +70,14 @@ class ModelCompiler:
         dynamic_shapes: Any = None,
         recipe: Recipe | None = None,
         repeatable: bool = False,
+        judge: Judge | None = None,
     ) -> Any:
         """A callable that answers as `model` does, at once; later by a verified, faster build.
 
         What is not a torch module comes back unchanged. `examples` gives arguments to build for; without
         it they are learned from the first calls. `dynamic_shapes` is torch.export's. With a `recipe` another
         process traces the model. `repeatable`: a call twice with the same arguments leaves them as once.
+        `judge` compares a build with the model on more than examples.
         """
         known = self._models.get(model_id)
         if isinstance(known, ServedModel) and known.original is model:
@@ -97,6 +99,7 @@ class ModelCompiler:
         usage = Usage(self._clock.monotonic_s())
         served = ServedModel(model, model_id, Examples(examples), usage, self._first_call)
         served.dynamic_shapes, served.recipe, served.repeatable = dynamic_shapes, recipe, repeatable
+        served.judge = judge
         self._models[model_id] = served
         if examples is not None:
             self._first_call(served)

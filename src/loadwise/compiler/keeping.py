@@ -31,7 +31,8 @@ class KeepingBackend:
     def build(self, request: BuildRequest) -> Built:
         """From the store where it is kept, else made; kept when its verdict is good."""
         facts = identity(self.inner, request)
-        return self._kept(request, facts["name"]) or self._made(request, facts)
+        kept = None if request.fresh else self._kept(request, facts["name"])
+        return kept or self._made(request, facts)
 
     def keeps(self, request: BuildRequest) -> bool:
         """Whether a build would be opened, not made."""

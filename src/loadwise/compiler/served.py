@@ -10,7 +10,7 @@ from loadwise.compiler.build import Build, BuildState
 from loadwise.compiler.examples import Examples, signature
 from loadwise.compiler.parameters import ParameterKey, parameters_digest
 from loadwise.compiler.usage import Usage
-from loadwise.ports import Built, Recipe
+from loadwise.ports import Built, Judge, Recipe
 
 
 class ServedModel:
@@ -33,6 +33,7 @@ class ServedModel:
         self.examples = examples
         self.dynamic_shapes: Any = None
         self.recipe: Recipe | None = None
+        self.judge: Judge | None = None
         # Calling it twice with the same arguments leaves them as calling it once.
         self.repeatable = False
         self.builds: dict[str, Build] = {}

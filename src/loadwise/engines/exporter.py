@@ -28,8 +28,6 @@ EXPORT = (
     "openvino",
     "--task",
     "text-generation-with-past",
-    "--weight-format",
-    "fp16",
     "--disable-convert-tokenizer",
 )
 KEPT = (*OPENVINO_FORM, "config.json", "generation_config.json")
@@ -45,27 +43,30 @@ class Exporter:
         self._say = say
         self._one_at_a_time = asyncio.Lock()
 
-    def known(self, folder: Path) -> Path | None:
+    def known(self, folder: Path, weights: str = "fp16") -> Path | None:
         """The folder's OpenVINO form, where it was made before."""
-        made = self._place(folder)
+        made = self._place(folder, weights)
         return made if all((made / name).is_file() for name in KEPT[:3]) else None
 
-    async def export(self, folder: Path) -> Path:
-        """The folder with its OpenVINO form; `EngineError` says why there is none."""
+    async def export(self, folder: Path, weights: str = "fp16") -> Path:
+        """The folder with its OpenVINO form; `EngineError` says why there is none.
+
+        `weights` are kept as fp32, fp16, int8 or int4.
+        """
         async with self._one_at_a_time:
-            made = self.known(folder)
+            made = self.known(folder, weights)
             if made is not None:
                 return made
             python = await self._environment()
             self._say(f"Exporting {folder.name} to OpenVINO (once; it is kept under {self._cache_dir})")
-            return await self._exported(python, folder)
+            return await self._exported(python, folder, weights)
 
-    async def _exported(self, python: Path, folder: Path) -> Path:
-        place = self._place(folder)
+    async def _exported(self, python: Path, folder: Path, weights: str) -> Path:
+        place = self._place(folder, weights)
         place.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=".making-"))
         try:
-            command = [str(python), "-m", "optimum.commands.optimum_cli", *EXPORT]
+            command = [str(python), "-m", "optimum.commands.optimum_cli", *EXPORT, "--weight-format", weights]
             await _run([*command, "--model", str(folder), str(scratch / "out")], EXPORT_S, "the export")
             (scratch / "kept").mkdir()
             for name in KEPT:
@@ -76,7 +77,7 @@ class Exporter:
             (scratch / "kept").rename(place)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        if self.known(folder) is None:
+        if self.known(folder, weights) is None:
             raise EngineError(f"The export of {folder.name} left no {OPENVINO_FORM[0]}.")
         return place
 
@@ -110,8 +111,9 @@ class Exporter:
         others = [line for line in lines if line != torch]
         await _run([*pip, *others], INSTALL_S, "installing the exporter")
 
-    def _place(self, folder: Path) -> Path:
-        return self._cache_dir / "openvino" / f"{folder.name}-{_fingerprint(folder)}"
+    def _place(self, folder: Path, weights: str) -> Path:
+        kind = "" if weights == "fp16" else f"-{weights}"
+        return self._cache_dir / "openvino" / f"{folder.name}-{_fingerprint(folder)}{kind}"
 
 
 def _fingerprint(folder: Path) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from loadwise.decision.facts import Capabilities, EngineReading, Feature
 from loadwise.errors import ConfigurationError, EngineError, MissingExtraError
 from loadwise.logs import get_logger, said_by
-from loadwise.ports import Clock, Recipe, SamplingParams, TokenEvent
+from loadwise.ports import Clock, Judge, Recipe, SamplingParams, TokenEvent
 from loadwise.torch_engine.engine import Engine, Output
 from loadwise.torch_engine.recipe import StepRecipe
 from loadwise.torch_engine.scheduler import Limits
@@ -58,6 +58,7 @@ class CompileStep(Protocol):
         dynamic_shapes: Any,
         recipe: Recipe,
         repeatable: bool,
+        judge: Judge,
     ) -> Callable[..., Any]:
         """A callable that serves the model, and a faster equal of it once there is one."""
         ...
@@ -236,6 +237,7 @@ class TorchTokenEngine:
             ),
             # Keys and values are written to the same places again.
             repeatable=True,
+            judge=_judge_of(runner),
         )
 
     def _cancel(self, sequence: Running) -> None:
@@ -271,6 +273,14 @@ class TorchTokenEngine:
             stream = self._streams.pop(sequence, None)
             if stream is not None:
                 stream.push(EngineError(message))
+
+
+def _judge_of(runner: Runner) -> Judge:
+    """Compares a form of the step with the original on whole texts."""
+    from loadwise.torch_engine.forcing import Forcing
+
+    forcing = Forcing(runner.loaded, runner.original, runner.cache.rows)
+    return lambda step, precision: forcing.judge(step, precision).as_json()
 
 
 def _sampling(params: SamplingParams) -> Sampling:

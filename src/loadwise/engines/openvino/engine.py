@@ -12,6 +12,7 @@ from typing import Any
 
 from loadwise.decision.facts import Capabilities, EngineReading, Feature
 from loadwise.engines.openvino.child import Child
+from loadwise.engines.openvino.precision import PRECISIONS
 from loadwise.engines.openvino.wire import (
     GOES_ON,
     LOST,
@@ -49,6 +50,17 @@ RESTART_S = 1.0
 RESTART_MOST_S = 30.0
 
 
+def _properties(precision: str | None) -> dict[str, str]:
+    """None leaves it to OpenVINO."""
+    if precision is None:
+        return {}
+    if precision not in PRECISIONS:
+        raise ConfigurationError(
+            f"Unknown precision {precision!r}. Choose {', '.join(PRECISIONS)}.", field="precision"
+        )
+    return PRECISIONS[precision].properties
+
+
 class _Entry:
     """What the server keeps of a sequence."""
 
@@ -73,6 +85,7 @@ class OpenVinoEngine:
         queue_limit: int = 128,
         kv_cache_bytes: int = 64 * 1024**2,
         threads: int | None = None,
+        precision: str | None = None,
         replica_id: str = "",
     ) -> None:
         if find_spec("openvino_genai") is None:
@@ -85,7 +98,9 @@ class OpenVinoEngine:
         config, self._eos_ids = read_configs(folder)
         context = config.get("max_position_embeddings")
         self.capabilities = Capabilities(features=FEATURES, context_tokens=context, embedded=True)
-        self._load = Load(str(folder), max_running, kv_cache_bytes, context or 2048, threads)
+        self._load = Load(
+            str(folder), max_running, kv_cache_bytes, context or 2048, threads, _properties(precision)
+        )
         self._entries: dict[int, _Entry] = {}
         self._keys = itertools.count(1)
         self._statistics = Statistics()

@@ -21,6 +21,8 @@ class Load(msgspec.Struct, array_like=True, tag=0):
     kv_cache_bytes: int
     context_tokens: int
     threads: int | None
+    # Of the device, by OpenVINO's names.
+    properties: dict[str, str] = {}
 
 
 class Submit(msgspec.Struct, array_like=True, tag=1):

@@ -120,7 +120,9 @@ class Pipeline:
         self._tensor, self._array, self._integer = openvino.Tensor, np.array, np.int64
         blocks = kv_blocks(Path(load.folder), load.kv_cache_bytes, load.context_tokens)
         self.cache_tokens = blocks * BLOCK_TOKENS
-        properties = {} if load.threads is None else {"INFERENCE_NUM_THREADS": load.threads}
+        properties: dict[str, Any] = dict(load.properties)
+        if load.threads is not None:
+            properties["INFERENCE_NUM_THREADS"] = load.threads
         self._pipe = openvino_genai.ContinuousBatchingPipeline(
             load.folder, self._scheduling(load, blocks), "CPU", properties
         )

@@ -1,0 +1,91 @@
+"""A step reads texts token by token, as when it serves, and tells what it predicts after each.
+
+Letters: B texts, T tokens of each, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from loadwise.torch_engine.agreement import Agreement, agreement
+from loadwise.torch_engine.cache import KeyValueCache, columns_for
+from loadwise.torch_engine.loading import LoadedModel
+from loadwise.torch_engine.step import attention_mask
+
+TEXTS, TOKENS = 16, 72
+Step = Callable[..., torch.Tensor]
+Choose = Callable[[int, torch.Tensor], torch.Tensor]
+
+
+class Forcing:
+    """Held-out texts for a model, and the original's predictions for them; each is computed once.
+
+    Without texts of the operator's, the model writes its own, by chance from its own predictions.
+    """
+
+    def __init__(self, loaded: LoadedModel, original: Step, rows: int, *, seed: int = 11) -> None:
+        self._loaded = loaded
+        self.original = original
+        self._rows = rows
+        self._seed = seed
+        self._texts: torch.Tensor | None = None  # [B, T]
+        self._expected: torch.Tensor | None = None  # [B, T, V]
+
+    @property
+    def texts(self) -> torch.Tensor:
+        """Token ids [B, T]."""
+        return self._both()[0]
+
+    def judge(self, step: Step, precision: str) -> Agreement:
+        """How far `step` agrees with the original on these texts."""
+        texts = self.texts
+        return self.compare(self._read(step, lambda place, _: texts[:, place]), precision)
+
+    def compare(self, actual: torch.Tensor, precision: str) -> Agreement:
+        """How far predictions [B, T, V] that were made elsewhere agree with the original's."""
+        texts, expected = self._both()
+        # The last prediction of a text has nothing to be held against.
+        given, found = expected[:, :-1].flatten(0, 1), actual[:, :-1].flatten(0, 1)
+        return agreement(given, found, texts[:, 1:].flatten(), precision)
+
+    def _both(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._texts is None or self._expected is None:
+            self._texts, self._expected = self._written()
+        return self._texts, self._expected
+
+    def _written(self) -> tuple[torch.Tensor, torch.Tensor]:
+        chance = torch.Generator().manual_seed(self._seed)
+        first = torch.randint(self._loaded.vocabulary, (self._batch,), generator=chance)
+        written: list[torch.Tensor] = []
+
+        def choose(place: int, logits: torch.Tensor) -> torch.Tensor:
+            if place == 0:
+                written.append(first)
+            else:
+                shares = logits.float().softmax(-1).cpu()
+                written.append(torch.multinomial(shares, 1, generator=chance)[:, 0])
+            return written[-1]
+
+        logits = self._read(self.original, choose)
+        return torch.stack(written, 1), logits
+
+    @property
+    def _batch(self) -> int:
+        return max(2, min(TEXTS, self._rows))
+
+    def _read(self, step: Step, choose: Choose) -> torch.Tensor:
+        """Predictions [B, T, V] after each token; `choose` gives the tokens [B] of a place."""
+        loaded, tokens = self._loaded, min(TOKENS, self._loaded.context_tokens)
+        cache = KeyValueCache(loaded.shape, self._rows, loaded.context_tokens, loaded.device)
+        logits = torch.zeros(self._batch, loaded.vocabulary)
+        found = []
+        with torch.no_grad():
+            for place in range(tokens):
+                chosen = choose(place, logits).to(loaded.device)
+                columns = torch.full((self._batch, 1), place + 1, device=loaded.device)
+                mask = attention_mask(columns, columns_for(place + 1), loaded.shape.dtype)
+                logits = step(chosen.unsqueeze(1), columns - 1, mask, cache.keys, cache.values, columns)
+                found.append(logits.float().cpu())
+        return torch.stack(found, 1)

@@ -1,0 +1,172 @@
+"""`loadwise compile`: what is recommended, what is not and why, and what bad input gets."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+pytest.importorskip("torch")
+
+from loadwise.app.compiling.row import CONCURRENCIES, Row, recommended
+from loadwise.app.compiling.session import Session, chosen
+from loadwise.app.compiling.table import advice, table
+from loadwise.cli.application import app, run
+from loadwise.cli.compile import seconds
+from loadwise.clock import SystemClock
+from loadwise.errors import ConfigurationError
+from loadwise.settings import load_settings
+from loadwise.testing.folders import write_tokenizer
+from loadwise.torch_engine.agreement import Agreement
+
+
+def judged(**changes: Any) -> Agreement:
+    figures: dict[str, Any] = {
+        "positions": 1000, "clear": 900, "margin": 0.001, "same_top": 1.0,
+        "loss": 2.0, "loss_of_original": 2.0, "finite": True,
+    }  # fmt: skip
+    return Agreement(**figures | changes)
+
+
+def row(mode: str, speed: float, **changes: Any) -> Row:
+    runs = {count: [speed * count, speed * count * 1.1] for count in CONCURRENCIES}
+    options: dict[str, Any] = {"agreement": judged(), "runs": runs, "build_s": 1.0, "memory_bytes": 2**20}
+    return Row(backend="b", mode=mode, **options | changes)
+
+
+def test_fastest_unquantised_form_that_answers_as_the_model_is_recommended() -> None:
+    rows = [
+        row("eager", 1.0),
+        row("fine", 2.0),
+        row("wrong", 9.0, agreement=judged(same_top=0.99)),
+        row("int8", 8.0, quantised=True),
+        Row(backend="b", mode="absent", reason="not run: g++ is missing"),
+    ]
+    best = recommended(rows)
+    assert best is not None
+    assert best.mode == "fine"
+    assert recommended(rows[2:]) is None
+
+
+def test_speed_up_is_of_runs_in_turns_with_an_interval() -> None:
+    found = row("fast", 2.0).speedup(row("eager", 1.0))
+    assert found == pytest.approx((2.0, 2.0, 2.0))
+    assert row("fast", 2.0).step_ms(8) == pytest.approx(1000 / 2.1)
+    assert Row(backend="b", mode="absent").speedup(row("eager", 1.0)) is None
+
+
+def test_variant_states_its_quality_and_a_form_that_was_not_run_its_reason() -> None:
+    variant = row("int8", 2.0, quantised=True, agreement=judged(loss=2.1)).as_json(row("eager", 1.0))
+    assert variant["quality"] == pytest.approx(0.9048, abs=1e-4)
+    absent = Row(backend="b", mode="absent", reason="not run: g++ is missing")
+    result = {
+        "model": "m",
+        "runs": 2,
+        "rows": [row("eager", 1.0).as_json(None), variant, absent.as_json(None)],
+        "recommended": {"backend": "b", "mode": "eager"},
+    }
+    console = Console(width=120, record=True)
+    console.print(table(result))
+    shown = console.export_text() + "\n".join(advice(result))
+    assert "b/int8 *" in shown
+    assert "b/absent: not run: g++ is missing" in shown
+    assert "Recommended: b/eager" in shown
+
+
+@pytest.mark.parametrize(("text", "value"), [("90", 90.0), ("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0)])
+def test_budget_is_read_as_people_write_it(text: str, value: float) -> None:
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5m", "0s", "10 minutes"])
+def test_budget_that_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="--budget takes a time"):
+        seconds(text)
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=258,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    return write_tokenizer(tmp_path / "llama")
+
+
+async def test_budget_that_is_used_up_begins_nothing_and_says_so(llama: Path, tmp_path: Path) -> None:
+    session = Session(llama, load_settings(cache_dir=tmp_path), SystemClock(), lambda _: None, -1.0)
+    result = await session.run(["inductor"], runs=1)
+    assert {found["reason"] for found in result["rows"]} == {"not run: the budget was used up"}
+    assert result["recommended"] is None
+
+
+@pytest.mark.slow
+async def test_eager_form_is_measured_and_backends_that_cannot_decode_say_why(
+    llama: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    session = Session(llama, load_settings(cache_dir=tmp_path), SystemClock(), said.append, 600.0)
+    result = await session.run(["tensorrt", "onnxruntime"], runs=1)
+    eager, *others = result["rows"]
+    assert eager["agreement"]["same_top"] == 1.0
+    assert set(eager["tokens_per_s"]) == {"1", "8", "32"}
+    assert result["recommended"] == {"backend": "torch", "mode": "eager"}
+    assert all(found["reason"].startswith("not run: ") for found in others)
+    assert said[0] == "Making torch/eager"
+    json.dumps(result)
+
+
+def test_unknown_backend_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match="Unknown backend 'fastest'"):
+        chosen([], ["fastest"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "Name a model folder"),
+        (["nowhere"], "is no folder"),
+        (["--export", "packages.tar"], "need --key"),
+    ],
+)
+def test_bad_input_is_one_line_that_says_what_to_do(
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("LOADWISE_CACHE_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    code = run(lambda: app(["compile", *arguments], standalone_mode=False))
+    assert code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_packages_are_exported_and_imported_by_the_command(tmp_path: Path) -> None:
+    from loadwise.compiler.store import PackageStore
+
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "code").write_text("code")
+    assert PackageStore(tmp_path / "here" / "builds").put("a", tmp_path / "package", {"name": "a"})
+    (tmp_path / "key").write_text("sixteen bytes or more")
+    archive, key = str(tmp_path / "packages.tar"), str(tmp_path / "key")
+    for place, option in (("here", "--export"), ("there", "--import")):
+        done = CliRunner().invoke(
+            app,
+            ["compile", option, archive, "--key", key, "--json"],
+            env={"LOADWISE_CACHE_DIR": str(tmp_path / place)},
+        )
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)[option.strip("-") + "ed"] == ["a"]
+    assert list(PackageStore(tmp_path / "there" / "builds").entries()) == ["a"]
