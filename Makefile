@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-engines coverage check lint types layers doctor format reference lock bench bench-compare bench-engines clean
+.PHONY: help install serve test test-engines coverage check lint types layers doctor format reference lock bench bench-compare bench-engines bench-compile clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -85,6 +85,9 @@ bench-compare: $(STAMP) ## each member fixed against loadwise: make bench-compar
 
 bench-engines: $(STAMP) ## `balanced` as served beside a real vLLM: make bench-engines VLLM=path/to/venv
 	$(BIN)/python benchmarks/engine_throughput.py $(if $(VLLM),--vllm $(VLLM)) $(ARGS)
+
+bench-compile: $(STAMP) ## every form of two models, and the chosen one beside vLLM: make bench-compile VLLM=path/to/venv
+	$(BIN)/python benchmarks/compile.py $(if $(VLLM),--vllm $(VLLM)) --out benchmarks/results/compile.json $(ARGS)
 
 clean: ## remove what was built here
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -70,3 +70,102 @@ def test_process_that_is_gone_uses_no_memory() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     assert resident_bytes(process.pid) == 0
+
+
+# --- a share of the time only -------------------------------------------------------------------
+
+COUNTING = """
+import sys, time
+from pathlib import Path
+folder, ends = Path(sys.argv[1]), time.monotonic() + float(sys.argv[2])
+# Processor time of this process: what it was let have.
+while time.monotonic() < ends:
+    pass
+(folder / "ran").write_text(str(time.process_time()))
+"""
+
+
+def processor_time_s(tmp_path: Path, share: float, seconds: float) -> float:
+    run_limited(
+        [sys.executable, "-c", COUNTING, str(tmp_path), str(seconds)],
+        Limits(60.0, 2**34),
+        threading.Event(),
+        os.environ,
+        lambda: share,
+    )
+    return float((tmp_path / "ran").read_text())
+
+
+def test_process_computes_for_its_share_of_the_time_and_still_ends(tmp_path: Path) -> None:
+    assert processor_time_s(tmp_path, 0.1, 3.0) < 1.5
+
+
+def test_stopped_time_does_not_count_against_the_time_limit(tmp_path: Path) -> None:
+    code = "import time; time.sleep(2.5)"
+    status, errors = run_limited(
+        [sys.executable, "-c", code], Limits(1.0, 2**34), threading.Event(), os.environ, lambda: 0.1
+    )
+    assert status == 0, errors
+
+
+def test_build_that_is_stopped_while_it_rests_ends_at_once() -> None:
+    stop = threading.Event()
+    command = [sys.executable, "-c", "import threading; threading.Event().wait()"]
+    timer = threading.Timer(0.5, stop.set)
+    timer.start()
+    with pytest.raises(BuildError, match="was stopped"):
+        run_limited(command, Limits(60.0, 2**34), stop, os.environ, lambda: 0.01)
+
+
+# --- a child that fails in every way, under a compiler that serves ------------------------------
+
+DEATHS = {
+    "raises": "raise RuntimeError('segment 7')",
+    "is killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "crashes": "import os; os.abort()",
+    "hangs": "import threading; threading.Event().wait()",
+    "runs out of memory": "x = bytearray(2**30); import threading; threading.Event().wait()",
+    "exits without a word": "import os; os._exit(0)",
+}
+CAUSES = {
+    "raises": "segment 7",
+    "is killed": "status -9",
+    "crashes": "status -6",
+    "hangs": "build_timeout_sec",
+    "runs out of memory": "build_memory_bytes",
+    "exits without a word": "status 0",
+}
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_requests_go_on_with_the_original_however_a_build_dies(
+    death: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    from loadwise.compiler import ModelCompiler
+    from loadwise.compiler.backends import exported
+    from loadwise.compiler.backends.inductor import InductorBackend
+    from loadwise.settings import OptimizationConfig
+
+    def dying(command: list[str], *rest: object) -> tuple[int, str]:
+        return run_limited([sys.executable, "-c", DEATHS[death]], *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(exported, "run_limited", dying)
+    monkeypatch.setattr(InductorBackend, "_hand_over", lambda self, request, work: None)
+    config = OptimizationConfig(
+        build_timeout_sec=2.0 if death == "hangs" else 60.0,
+        build_memory_bytes=2**28 if death == "runs out of memory" else 2**34,
+    )
+    compiler = ModelCompiler(config, backend=InductorBackend(tmp_path))
+    model, x = torch.nn.Linear(2, 2).eval(), torch.ones(1, 2)
+    served = compiler.compile_model(model, "m")
+    with torch.no_grad():
+        assert torch.equal(served(x), model(x))
+        assert compiler.wait(60)
+        stats = compiler.compilation_stats["m"]
+        assert (stats["state"], stats["mode"]) == ("failed", None)
+        assert CAUSES[death] in stats["cause"]
+        assert stats["remedy"]
+        assert torch.equal(served(x), model(x))
+    compiler.close()
+    assert list(tmp_path.iterdir()) == []

@@ -8,9 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from loadwise.engines.chosen import Choice, recall
 from loadwise.engines.exporter import Exporter
 from loadwise.engines.folders import ModelFolder, inspect
 from loadwise.engines.openai_http import OpenAIEngine
+from loadwise.engines.openvino.precision import PRECISIONS
 from loadwise.engines.rendering import RenderedEngine
 from loadwise.engines.tokenizer import Tokenizer
 from loadwise.errors import ConfigurationError, LoadwiseError, MissingExtraError
@@ -85,7 +87,10 @@ class Catalogue:
         if wanted == "torch":
             return await self._torch(name, folder), "torch", "torch was asked for"
         try:
-            engine, reason = await self._openvino(folder)
+            chosen = recall(self._settings.cache_dir, folder.path)
+            if chosen is not None and chosen.engine == "torch" and wanted == "auto":
+                return await self._torch(name, folder), "torch", "loadwise compile found torch fastest"
+            engine, reason = await self._openvino(folder, chosen)
         except LoadwiseError as error:
             if wanted == "openvino" or not folder.has_safetensors:
                 raise ConfigurationError(
@@ -95,13 +100,17 @@ class Catalogue:
             return await self._torch(name, folder), "torch", f"torch, because {error}"
         return engine, "openvino", reason
 
-    async def _openvino(self, folder: ModelFolder) -> tuple[TokenEngine, str]:
+    async def _openvino(self, folder: ModelFolder, chosen: Choice | None) -> tuple[TokenEngine, str]:
         from loadwise.engines.openvino import OpenVinoEngine
 
         if find_spec("openvino_genai") is None:
             raise MissingExtraError("OpenVINO GenAI is not installed (pip install 'loadwise[openvino]')")
+        mode = chosen.mode if chosen is not None and chosen.engine == "openvino" else None
         place, reason = folder.path, "OpenVINO form in the folder"
-        if not folder.has_openvino_form:
+        if mode is not None:
+            place = await self._exporter.export(folder.path, PRECISIONS[mode].weights)
+            reason = f"loadwise compile found OpenVINO in {mode} fastest"
+        elif not folder.has_openvino_form:
             place, reason = await self._exporter.export(folder.path), "OpenVINO form made by the exporter"
         settings = self._settings
         engine = OpenVinoEngine(
@@ -110,6 +119,7 @@ class Catalogue:
             max_running=settings.max_running,
             queue_limit=settings.queue_limit,
             kv_cache_bytes=settings.kv_cache_bytes,
+            precision=mode,
         )
         await engine.start()
         return engine, reason

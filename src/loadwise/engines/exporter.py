@@ -113,10 +113,10 @@ class Exporter:
 
     def _place(self, folder: Path, weights: str) -> Path:
         kind = "" if weights == "fp16" else f"-{weights}"
-        return self._cache_dir / "openvino" / f"{folder.name}-{_fingerprint(folder)}{kind}"
+        return self._cache_dir / "openvino" / f"{folder.name}-{fingerprint(folder)}{kind}"
 
 
-def _fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path) -> str:
     """Changes with the folder's weights and configuration, without reading the weights."""
     digest = hashlib.sha256(REQUIREMENTS.read_bytes())
     for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:

@@ -60,7 +60,7 @@ class Candidates:
         self._forcing: Forcing | None = None
 
     def all(self) -> list[Candidate]:
-        """Eager first: the others are compared with it."""
+        """Eager first, with which the others are compared; then the cheapest to make."""
         compiled = [
             Candidate(backend="inductor", mode=mode, open=partial(self._compiled, mode))
             for mode in BACKENDS["inductor"].forms
@@ -79,7 +79,7 @@ class Candidates:
             for name in ("onnxruntime", "tensorrt", "torchao")
             for mode, form in BACKENDS[name].forms.items()
         ]
-        return [Candidate(backend="torch", mode="eager", open=self._eager), *compiled, *openvino, *others]
+        return [Candidate(backend="torch", mode="eager", open=self._eager), *openvino, *compiled, *others]
 
     async def _eager(self) -> Opened:
         engine = self._torch(None)

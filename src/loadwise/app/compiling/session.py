@@ -13,6 +13,7 @@ from loadwise.app.compiling.row import Row, recommended
 from loadwise.app.compiling.speed import Course
 from loadwise.compiler.backends.watch import resident_bytes
 from loadwise.compiler.store.identity import machine
+from loadwise.engines.chosen import Choice, remember
 from loadwise.engines.folders import inspect
 from loadwise.errors import ConfigurationError, LoadwiseError
 from loadwise.ports import Clock
@@ -27,6 +28,7 @@ class Session:
     def __init__(self, folder: Path, settings: Settings, clock: Clock, say: Say, budget_s: float) -> None:
         self._folder = inspect(folder)
         self._candidates = Candidates(folder, settings, clock, say)
+        self._cache_dir = settings.cache_dir
         self._clock = clock
         self._say = say
         self._ends_s = clock.monotonic_s() + budget_s
@@ -43,6 +45,8 @@ class Session:
                 await opened.engine.close()
                 opened.close()
         best, base = recommended(rows), rows[0] if rows[0].runs else None
+        if best is not None:
+            self._remember(best)
         return {
             "model": self._folder.path.name,
             "machine": machine()[:12],
@@ -50,6 +54,10 @@ class Session:
             "rows": [row.as_json(base) for row in rows],
             "recommended": None if best is None else {"backend": best.backend, "mode": best.mode},
         }
+
+    def _remember(self, best: Row) -> None:
+        engine = "openvino" if best.backend == "openvino" else "torch"
+        remember(self._cache_dir, self._folder.path, Choice(engine, best.mode))
 
     async def _row(self, candidate: Candidate) -> Row:
         row = Row(backend=candidate.backend, mode=candidate.mode, quantised=candidate.quantised)

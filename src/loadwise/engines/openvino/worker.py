@@ -118,7 +118,9 @@ class Pipeline:
 
         self._genai = openvino_genai
         self._tensor, self._array, self._integer = openvino.Tensor, np.array, np.int64
-        blocks = kv_blocks(Path(load.folder), load.kv_cache_bytes, load.context_tokens)
+        # The cache's numbers have two bytes unless they are asked to be whole.
+        share = 2 if load.properties.get("KV_CACHE_PRECISION") == "f32" else 1
+        blocks = kv_blocks(Path(load.folder), load.kv_cache_bytes // share, load.context_tokens)
         self.cache_tokens = blocks * BLOCK_TOKENS
         properties: dict[str, Any] = dict(load.properties)
         if load.threads is not None:
