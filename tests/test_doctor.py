@@ -49,6 +49,14 @@ def test_missing_headers_are_named_but_fail_nothing(
     assert doctor.check_headers().state == "without"
 
 
+def test_a_missing_promtool_is_named_but_fails_nothing(
+    doctor: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.shutil, "which", lambda _name: None)
+    assert doctor.check_promtool().state == "without"
+    assert "apt-get install prometheus" in doctor.check_promtool().line()
+
+
 def test_a_python_without_venv_fails(
     doctor: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

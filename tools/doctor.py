@@ -114,6 +114,14 @@ def available_memory_bytes(path="/proc/meminfo"):
         return None
 
 
+def check_promtool():
+    """Promtool proves the alert rules in the tests; serving works without."""
+    path = shutil.which("promtool")
+    if path:
+        return Finding("promtool", "ok", path)
+    return Finding("promtool", "without", "tests of the alert rules skip: sudo apt-get install prometheus")
+
+
 def check_processor():
     """The kind of processor: the shipped engine runs on 64-bit x86 and ARM."""
     machine = platform.machine()
@@ -129,6 +137,7 @@ CHECKS = (
     check_compiler,
     check_headers,
     check_chromium,
+    check_promtool,
     check_processor,
     check_disk,
     check_memory,

@@ -13,6 +13,8 @@ from loadwise.decision.alert_rules import RULES
 from loadwise.decision.alerting import conditions
 from loadwise.decision.facts import Ending, EngineReading, Policy
 from loadwise.decision.improvement import Improvement
+from loadwise.errors import RequestError
+from loadwise.telemetry import names
 from loadwise.telemetry.alerts import AlertBook
 from loadwise.telemetry.objectives import ObjectiveCounts
 
@@ -182,6 +184,23 @@ async def test_a_silent_member_that_was_taken_out_is_no_page(make: Any) -> None:
         run.server.optimizer.watch.evaluate()
     assert "silent_member" in run.fired()
     assert "silent_member_serving" not in run.fired()
+
+
+async def test_names_that_clients_invent_become_no_series(make: Any) -> None:
+    server = make()
+    telemetry = server.optimizer.telemetry
+
+    def series() -> int:
+        return sum(len(family.samples) for family in telemetry.collect())
+
+    server.end(server.dispatch(0))
+    before = series()
+    for number in range(5000):
+        with pytest.raises(RequestError):
+            server.dispatch(number, model=f"invented-{number}")
+    # One status more; of a million it would be the same one.
+    assert series() - before == 1
+    assert telemetry.value(names.REFUSED, {"status": "404"}) == 5000
 
 
 async def test_the_watch_runs_by_itself_and_ends(make: Any) -> None:
