@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from loadwise.decision.facts import (
     ANONYMOUS,
@@ -210,6 +210,14 @@ class PromptSize:
     bound: int
 
 
+class Advice(NamedTuple):
+    """What would have been chosen for a request, why, and what would have been set in its body."""
+
+    member_id: str
+    reason: str
+    changes: Mapping[str, Number]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatch:
     """A decided request: where it goes, what is changed, and why. Ends exactly once (`finish`)."""
@@ -235,6 +243,8 @@ class Dispatch:
     load_score: float | None = None
     # Served without optimisation.
     control: bool = False
+    # What would have been done, where optimisation only advises.
+    advised: Advice | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from loadwise.gateway.asgi import RawHeaders, Scope
@@ -64,14 +64,22 @@ def from_engine(headers: Sequence[tuple[str, str]]) -> RawHeaders:
 
 def of_dispatch(dispatch: Dispatch) -> RawHeaders:
     """What was decided for a request, for its client to see."""
-    tuned = ", ".join(f"{name}={value}" for name, value in dispatch.changes.items()) or "none"
-    return [
+    headers = [
         (b"x-loadwise-member", _plain(dispatch.member_id)),
         (b"x-loadwise-strategy", dispatch.strategy.value.encode()),
         (b"x-loadwise-reason", _plain(dispatch.reason)),
-        (b"x-loadwise-tuned", _plain(tuned)),
+        (b"x-loadwise-tuned", _plain(_listed(dispatch.changes) or "none")),
         (b"x-loadwise-config", b"%d" % dispatch.config_version),
     ]
+    advice = dispatch.advised
+    if advice is not None:
+        would = {"member": advice.member_id, "reason": advice.reason, **advice.changes}
+        headers.append((b"x-loadwise-advised", _plain(_listed(would))))
+    return headers
+
+
+def _listed(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def _plain(text: str) -> bytes:

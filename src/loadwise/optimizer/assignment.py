@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from loadwise.ports import Advice
+
 
 class Held(StrEnum):
     """Why a request that could be optimised is not."""
@@ -44,6 +46,8 @@ class Assignment(NamedTuple):
     subject: Subject | None = None
     rolled_out: bool = True
     route: str = ""
+    # What would have been done, where optimisation only advises.
+    advice: Advice | None = None
 
 
 UNASSIGNED: Final = Assignment()

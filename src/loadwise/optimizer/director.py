@@ -25,6 +25,7 @@ from loadwise.decision.question import UNTOUCHED
 from loadwise.decision.strategy import Strategy, for_route
 from loadwise.errors import RequestError
 from loadwise.logs import get_logger
+from loadwise.optimizer.advice import advised
 from loadwise.optimizer.assignment import UNASSIGNED, Assignment, Held
 from loadwise.optimizer.conversations import Conversations
 from loadwise.optimizer.demand import Demand
@@ -146,6 +147,9 @@ class EnsembleDirector:
         pressures = self._pressures(route)
         strategy = self._strategy(route)
         assignment = self._assigned(route, request, strategy, remembered, exclude, now_s)
+        if assignment.held is Held.ADVISORY:
+            advice = advised(self.ensemble, route, request, pressures, strategy, remembered, now_s)
+            assignment = assignment._replace(advice=advice)
         control = assignment.held is not None and _free_of(remembered, route)
         try:
             choice = self._chosen(route, request, pressures, strategy, remembered, exclude, control)
@@ -289,6 +293,7 @@ class EnsembleDirector:
             wait_s=0.0 if choice.expected is None else choice.expected.wait_s,
             load_score=None if in_force is None else in_force.load_score,
             control=untouched,
+            advised=assignment.advice,
         )
         if request.conversation_id is not None and choice.conversation is not None:
             self.conversations.keep(

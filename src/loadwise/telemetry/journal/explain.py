@@ -104,8 +104,15 @@ def _choice(decided: records.Decided, question: Question | None) -> JsonObject:
         "without": sorted(decided.excluded),
         "expected_time_to_first_token_s": choice.time_to_first_token_s,
         "expected_time_per_output_token_s": choice.time_per_output_token_s,
+        "advised": _advised(decided.dispatched),
         "candidates": list(_candidates(choice, known)),
     }
+
+
+def _advised(sent: records.Dispatched | None) -> JsonObject | None:
+    if sent is None or sent.advised is None:
+        return None
+    return {**sent.advised._asdict(), "changes": dict(sent.advised.changes)}
 
 
 def _candidates(choice: Choice, known: dict[str, Belief]) -> Iterator[JsonObject]:

@@ -26,6 +26,7 @@ from loadwise.decision.facts import (
 from loadwise.decision.outcome import HealthReason
 from loadwise.decision.step import Decision, Observation, State
 from loadwise.decision.strategy import Strategy
+from loadwise.ports import Advice
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
@@ -79,6 +80,8 @@ class Dispatched(msgspec.Struct, frozen=True, array_like=True):
     # What chose among several replicas.
     replica_draw: float
     in_flight: Mapping[str, int]
+    # What would have been done, where optimisation only advised.
+    advised: Advice | None = None
 
 
 class Decided(Row, frozen=True, tag="decided"):

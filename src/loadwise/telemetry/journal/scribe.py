@@ -233,6 +233,7 @@ def _dispatched(sent: events.Sent) -> records.Dispatched:
         load_score=dispatch.load_score,
         replica_draw=sent.replica_draw,
         in_flight=sent.in_flight,
+        advised=dispatch.advised,
     )
 
 
