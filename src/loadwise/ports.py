@@ -240,6 +240,8 @@ class Dispatch:
     work: float | None = None
     # Seconds for which a place is expected to be waited for; for `Outcome.wait_s`.
     wait_s: float = 0.0
+    # Of the work, other members'; for `Outcome.beside`.
+    beside: float = 0.0
     load_score: float | None = None
     # Served without optimisation.
     control: bool = False

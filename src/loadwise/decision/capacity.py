@@ -15,7 +15,7 @@ from loadwise.decision.facts import Objectives
 
 # Shares of the objectives that a member may reach when it carries all it can: means hide half of the answers.
 FIRST_TOKEN_SHARE: Final = 0.5
-OUTPUT_TOKEN_SHARE: Final = 0.7
+OUTPUT_TOKEN_SHARE: Final = 0.85
 
 
 def capacity_per_s(belief: Belief, objectives: Objectives, places: int | None, prompt_tokens: float) -> float:
@@ -23,8 +23,9 @@ def capacity_per_s(belief: Belief, objectives: Objectives, places: int | None, p
 
     0 where a single request would miss its objectives; inf where nothing bounds it.
     """
-    first = _scaled(belief.first_fit, (prompt_tokens + FIRST_TOKEN_OVERHEAD_TOKENS) * belief.trend)
-    each = _scaled(belief.output_fit, belief.trend)
+    # Without the trend: what is slow for half a minute carries as much as ever after it.
+    first = _scaled(belief.first_fit, prompt_tokens + FIRST_TOKEN_OVERHEAD_TOKENS)
+    each = belief.output_fit
     most = min(
         inf if places is None else places,
         _work_at(first, FIRST_TOKEN_SHARE * objectives.time_to_first_token_s) / belief.cost - BATCH_START,
@@ -44,7 +45,7 @@ def busy_s(belief: Belief, places: int, prompt_tokens: float) -> float:
     """Seconds of a full device that one request takes: the member's cost, measured."""
     work = (places + BATCH_START) * belief.cost
     first_s = (prompt_tokens + FIRST_TOKEN_OVERHEAD_TOKENS) * belief.first_fit.at(work)
-    return (first_s + belief.answer_tokens * belief.output_fit.at(work)) * belief.trend / places
+    return (first_s + belief.answer_tokens * belief.output_fit.at(work)) / places
 
 
 def _scaled(fit: Fit, by: float) -> Fit:

@@ -309,12 +309,17 @@ def _by_harm(scene: Scene, places: Sequence[int]) -> list[int]:
 
 def _settles(scene: Scene, at: int) -> bool:
     """Whether a member may lead and takes all."""
-    return scene.takes[at] >= 1.0 and scene.measured(at)
+    return scene.takes[at] >= 1.0 and _trusted(scene, at)
+
+
+def _trusted(scene: Scene, at: int) -> bool:
+    """Whether a member may have more than a small share: measured, or chosen to lead and watched as such."""
+    return scene.measured(at) or scene.lineup.ids[at] in scene.leads
 
 
 def _tested_first(scene: Scene, order: list[int]) -> list[int]:
     """A new member never leads while a measured one can: it earns its place by exploration."""
-    if not order or scene.measured(order[0]):
+    if not order or _trusted(scene, order[0]):
         return order
     tested = [at for at in order if scene.measured(at) and scene.takes[at] > 0.0]
     return tested + [at for at in order if at not in tested]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Latencies(NamedTuple):
-    """Seconds that a request would see on a member now, and on the same member if it were idle."""
+    """Seconds that a request would see on a member now, and if it were the member's only one."""
 
     # To the first token, the wait for a place included.
     first_s: float
@@ -14,5 +14,8 @@ class Latencies(NamedTuple):
     each_s: float
     # Of the first token's for a place: 0 while one is free, or where places are not known.
     wait_s: float
+    # The same without the member's other requests; those of others on its device stay.
     first_alone_s: float
     each_alone_s: float
+    # Work of other members' requests on the device.
+    beside: float = 0.0

@@ -273,6 +273,8 @@ class Outcome:
     work: float | None = None
     # Seconds for which a place was expected to be waited for; 0 where one was free.
     wait_s: float = 0.0
+    # Of the work, that of other members' requests on the same device.
+    beside: float = 0.0
     load_score: float | None = None
     # False: the answer is no generated text, so its times say nothing of the member's speed.
     generated: bool = True

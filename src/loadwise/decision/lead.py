@@ -7,8 +7,9 @@ carries everything goes to one cheaper member, and back when demand falls.
    by more than chance explains (one standard error of a Poisson count).
 2. A member leads while demand stays below `STAYS` of its capacity; one ranked above it takes over below
    `RISES` of its own, `REST_S` after the last change at the soonest.
-3. What is carried is also seen: where more than `TROUBLE` of the requests were refused or late, the member
-   carries less than was computed. It is capped at that demand, and the cap fades.
+3. What is carried is also seen: where the lead refused or was late with more than `TROUBLE` of the requests,
+   it carries less than was computed. It is capped at that demand, and the cap fades. Far below what was
+   computed something else is the likelier cause, and more is needed (`FAR_TROUBLE`).
 """
 
 from __future__ import annotations
@@ -22,25 +23,27 @@ from loadwise.decision.beliefs import Belief, Health
 from loadwise.decision.capacity import capacity_per_s
 
 MEMORY_S: Final = 3.0
-MEMORY_REQUESTS: Final = 20.0
+MEMORY_REQUESTS: Final = 40.0
 LONGEST_MEMORY_S: Final = 60.0
-STAYS: Final = 0.85
-RISES: Final = 0.7
+STAYS: Final = 1.0
+RISES: Final = 0.85
 REST_S: Final = 5.0
 TROUBLE: Final = 0.05
+FAR_TROUBLE: Final = 0.25
+FAR: Final = 0.5
 TROUBLES_NEEDED: Final = 3.0
 # A cap grows by e in this time.
-CAP_FADES_S: Final = 120.0
+CAP_FADES_S: Final = 300.0
 UNKNOWN_PROMPT_TOKENS: Final = 256.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """Requests for a route since its start: all, their prompt tokens, and those refused or late."""
+    """Requests for a route since its start, their prompt tokens, and by member those refused or late."""
 
     requests: int = 0
     prompt_tokens: float = 0.0
-    troubled: int = 0
+    troubled: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,7 @@ class Crew:
     pool_id: str
     places: Mapping[str, int | None]
     default_member: str | None = None
-    asked: Asked = Asked()
+    asked: Asked = field(default_factory=Asked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +64,11 @@ class LeadState:
     member_id: str | None = None
     since_s: float = 0.0
     seen_s: float | None = None
-    asked: Asked = Asked()
+    asked: Asked = field(default_factory=Asked)
     seconds: float = 0.0
     requests: float = 0.0
     prompt_tokens: float = 0.0
+    # Of the requests that the lead had.
     troubled: float = 0.0
     # Per member: the demand at which it was seen to carry no more, and when.
     caps: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -90,7 +94,7 @@ def lead(state: LeadState, crew: Crew, beliefs: Mapping[str, Belief], now_s: flo
     if seen.member_id not in carried:
         return _led(seen, _best(ranked, carried, seen.demand_per_s), now_s)
     held = str(seen.member_id)
-    if _troubled(seen) and len(ranked) > 1:
+    if _troubled(seen, carried[held]):
         return _relieved(seen, held, ranked, carried, now_s)
     if seen.demand_per_s - seen.doubt_per_s > STAYS * carried[held]:
         return _led(seen, _best(ranked, carried, seen.demand_per_s), now_s)
@@ -116,7 +120,7 @@ def _observed(state: LeadState, asked: Asked, now_s: float) -> LeadState:
         seconds=state.seconds * kept + elapsed,
         requests=state.requests * kept + asked.requests - before.requests,
         prompt_tokens=state.prompt_tokens * kept + asked.prompt_tokens - before.prompt_tokens,
-        troubled=state.troubled * kept + asked.troubled - before.troubled,
+        troubled=state.troubled * kept + _troubles(asked, state) - _troubles(before, state),
     )
 
 
@@ -149,8 +153,13 @@ def _best(ranked: Sequence[str], carried: Mapping[str, float], demand_per_s: flo
     return able[0] if able else max(reversed(ranked), key=carried.__getitem__)
 
 
-def _troubled(state: LeadState) -> bool:
-    return state.troubled >= TROUBLES_NEEDED and state.troubled > TROUBLE * state.requests
+def _troubles(asked: Asked, state: LeadState) -> int:
+    return asked.troubled.get(state.member_id or "", 0)
+
+
+def _troubled(state: LeadState, carried_per_s: float) -> bool:
+    borne = TROUBLE if state.demand_per_s > FAR * carried_per_s else FAR_TROUBLE
+    return state.troubled >= TROUBLES_NEEDED and state.troubled > borne * state.requests
 
 
 def _relieved(

@@ -34,6 +34,8 @@ TREND_STEP: Final = 0.1
 # Weight of a whole latency of unknown length, and of a time per token that includes the first.
 UNKNOWN_LENGTH_WEIGHT: Final = 0.2
 UNKNOWN_FIRST_TOKEN_WEIGHT: Final = 0.5
+# Weight of an answer made while other engines ran on the device: how they share it, work alone does not tell.
+BESIDE_WEIGHT: Final = 0.2
 # Decayed outcomes below which a member is measured again.
 STALE_WEIGHT: Final = 3.0
 FAULTS_IN_A_ROW: Final = 5
@@ -183,6 +185,8 @@ def _succeeded(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float,
     first, first_weight = _per_prompt_token(outcome)
     if outcome.wait_s > 0.0:
         first_weight = 0.0
+    if outcome.beside > 0.0:
+        each_weight, first_weight = each_weight * BESIDE_WEIGHT, first_weight * BESIDE_WEIGHT
     output_line = belief.output_line.add(kept, each_weight, work, each)
     first_line = belief.first_line.add(kept, first_weight, work, first)
     tokens, total_s = outcome.output_tokens, outcome.total_s

@@ -213,17 +213,28 @@ class Scene:
     # --- one member ---
 
     def expected(self, at: int) -> Latencies:
-        """What the request would see there now, and would see if the member were idle."""
-        belief = self.known[at]
-        alone, trend = belief.cost * STARTING, belief.trend
+        """What the request would see there now, and would see if it were the member's only one."""
+        belief, trend = self.known[at], self.known[at].trend
+        alone = self.works[at] - self._own_work(at)
         first_alone_s = self.tokens * belief.first_fit.at(alone) * trend
         each_alone_s = belief.output_fit.at(alone) * trend
-        return Latencies(self.first_s[at], self.each_s[at], self.wait_s[at], first_alone_s, each_alone_s)
+        beside = alone - belief.cost * STARTING
+        return Latencies(
+            self.first_s[at], self.each_s[at], self.wait_s[at], first_alone_s, each_alone_s, beside
+        )
 
     def in_flight(self, at: int) -> int:
         """Requests in flight on a member; 0 where its queue is not known."""
         pressure = self.pressed[at]
         return 0 if pressure is None else pressure.in_flight
+
+    def _own_work(self, at: int) -> float:
+        """The work of the member's requests in flight, less what the first of any costs."""
+        pressure = self.pressed[at]
+        if pressure is None or not pressure.in_flight:
+            return 0.0
+        places, in_flight = pressure.capacity_requests, pressure.in_flight
+        return (in_flight if places is None or in_flight < places else places) * self.known[at].cost
 
     def qualities(self) -> list[float]:
         """0..1 of each; an unknown one ranks as the mean of those known, neither for it nor against it."""

@@ -65,6 +65,7 @@ class Attempt:
             concurrency=dispatch.concurrency,
             work=dispatch.work,
             wait_s=dispatch.wait_s,
+            beside=dispatch.beside,
             load_score=dispatch.load_score,
             generated=dispatch.request.endpoint in GENERATED,
             status=status if answer is None else answer.status,

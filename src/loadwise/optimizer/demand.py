@@ -15,7 +15,7 @@ class Demand:
     def __init__(self) -> None:
         self._requests: dict[str, int] = {}
         self._prompt_tokens: dict[str, float] = {}
-        self._troubled: dict[str, int] = {}
+        self._troubled: dict[str, dict[str, int]] = {}
 
     def ask(self, request: RequestFacts) -> None:
         """The request counts, under the name that it asked for."""
@@ -24,9 +24,10 @@ class Demand:
         self._requests[name] = self._requests.get(name, 0) + 1
         self._prompt_tokens[name] = self._prompt_tokens.get(name, 0.0) + (prompt or 0.0)
 
-    def trouble(self, request: RequestFacts) -> None:
-        """The request was refused for lack of room, or answered outside its objectives."""
-        self._troubled[request.model] = self._troubled.get(request.model, 0) + 1
+    def trouble(self, request: RequestFacts, member_id: str) -> None:
+        """The member refused the request for lack of room, or answered it outside its objectives."""
+        members = self._troubled.setdefault(request.model, {})
+        members[member_id] = members.get(member_id, 0) + 1
 
     def crews(self, routes: Iterable[Route], places: Mapping[str, int | None]) -> tuple[Crew, ...]:
         """The members of each route that share a device, with what was asked of the route so far."""
@@ -47,5 +48,5 @@ class Demand:
         return Asked(
             requests=self._requests.get(route, 0),
             prompt_tokens=self._prompt_tokens.get(route, 0.0),
-            troubled=self._troubled.get(route, 0),
+            troubled=dict(self._troubled.get(route, {})),
         )

@@ -233,7 +233,7 @@ class EnsembleDirector:
             exclude = exclude | _without_room(route, member, admission)
             if all(r.replica_id in exclude for m in route.members for r in m.replicas):
                 break
-        self.demand.trouble(request)
+        self.demand.trouble(request, member.member_id)
         raise no_room(request, admission)
 
     def _admission(self, route: Route, request: RequestFacts, member: Member, choice: Choice) -> Admission:
@@ -291,6 +291,7 @@ class EnsembleDirector:
             concurrency=counts.by_pool.get(pool_id, 0) + 1,
             work=choice.work,
             wait_s=0.0 if choice.expected is None else choice.expected.wait_s,
+            beside=0.0 if choice.expected is None else choice.expected.beside,
             load_score=None if in_force is None else in_force.load_score,
             control=untouched,
             advised=assignment.advice,
@@ -320,6 +321,7 @@ class EnsembleDirector:
                 outcome,
                 work=dispatch.work,
                 wait_s=dispatch.wait_s,
+                beside=dispatch.beside,
                 control=dispatch.control,
                 load_score=dispatch.load_score,
             )
@@ -331,7 +333,7 @@ class EnsembleDirector:
         )
         if within is False and heard.ending is Ending.SUCCEEDED:
             # Faults are no load: a faulty member leaves by its health.
-            self.demand.trouble(dispatch.request)
+            self.demand.trouble(dispatch.request, dispatch.member_id)
         belief = self.ensemble.beliefs.get(heard.member_id)
         quality = None if belief is None else belief.quality
         self.recorder.experiments.note(entry.assignment, heard, within, quality)

@@ -108,7 +108,8 @@ class _Run:
         self.choices: dict[int, tuple[Choice, int]] = {}
         self.first_tokens: list[float] = []
         self.next_probe_s = 0.0
-        self.asked = self.prompt_tokens = self.troubled = 0
+        self.asked = self.prompt_tokens = 0
+        self.troubled: Counter[str] = Counter()
 
     def _result(self, arrived_s: float) -> Result:
         """Where a request is counted."""
@@ -141,7 +142,7 @@ class _Run:
             return
         if not self._admitted(chosen):
             result.shed += 1
-            self.troubled += 1
+            self.troubled[chosen.member_id] += 1
             return
         result.by_member[chosen.member_id] += 1
         result.by_reason[chosen.reason] += 1
@@ -219,6 +220,7 @@ class _Run:
                 concurrency=pool_in_flight,
                 work=chosen.work,
                 wait_s=chosen.expected.wait_s if chosen.expected else 0.0,
+                beside=chosen.expected.beside if chosen.expected else 0.0,
                 load_score=self.decision.worst.score.value if self.decision else None,
             )
         )
@@ -246,7 +248,7 @@ class _Run:
             result.within_objectives += 1
             result.quality += self.beliefs[member_id].quality or 0.0
         elif ended.ending is Ending.SUCCEEDED:
-            self.troubled += 1
+            self.troubled[member_id] += 1
         self.beliefs[member_id] = outcome.learn(self.scenario.policy, self.beliefs[member_id], ended)
 
     def _probe(self, now_s: float) -> None:
@@ -288,7 +290,9 @@ class _Run:
             pool_id="local",
             places={name: self.scenario.members[name].places for name in self.capabilities},
             default_member=self.scenario.route.default_member,
-            asked=Asked(requests=self.asked, prompt_tokens=float(self.prompt_tokens), troubled=self.troubled),
+            asked=Asked(
+                requests=self.asked, prompt_tokens=float(self.prompt_tokens), troubled=dict(self.troubled)
+            ),
         )
 
 
