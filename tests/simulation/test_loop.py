@@ -115,7 +115,7 @@ def test_above_what_a_member_sustains_it_still_serves_about_that_much(case: tupl
 
 def test_when_load_falls_quality_comes_back_within_seconds(case: tuple[Scenario, float]) -> None:
     one, rate = case
-    steps = ((0.5, 0.0), (2.0, 60.0), (0.5, 120.0))
+    steps = ((0.5, 0.0), (2.0, 60.0), (0.4, 120.0))
     load = [
         replace(arrival, t_s=arrival.t_s + starts_s)
         for number, (times, starts_s) in enumerate(steps)
