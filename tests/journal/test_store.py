@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loadwise.decision.facts import RequestFacts
-from loadwise.telemetry.journal.events import Refused
+from loadwise.telemetry.journal.events import Refused, Stepped
 from loadwise.telemetry.journal.journal import Journal, JournalError, Limits
 from loadwise.telemetry.journal.reader import Reader
 from loadwise.telemetry.journal.replay import replay
@@ -138,16 +138,46 @@ def fill(store: Store) -> None:
 async def test_a_full_disk_stops_nothing_and_is_said_until_there_is_room(make):
     house = await make()
     house.journal.ask(fill)
-    await house.busy(400)
+    # Time stands still, so that the disk is not tried again meanwhile.
+    for number in range(5000):
+        request = RequestFacts(request_id=f"{number}-{house.random.random()}")
+        house.journal.take(Refused(request, 429, "queue_full", 1.0, house.clock.monotonic_s()))
     with pytest.raises(JournalError, match="disk is full"):
         house.journal.flush()
-    house.answer()
     assert house.chronicle.as_json()["fault"] == "database or disk is full"
+    await house.made.optimizer.cycle.tune()
+    status = house.made.optimizer.get_optimization_status()
+    assert status["system_status"] == "degraded"
+    assert status["loop"]["faults"] == {"journal": "JournalError: database or disk is full"}
     house.clock.advance(10.0)
+    house.answer()
     found = await house.replayed()
     assert house.chronicle.as_json()["fault"] is None
+    await house.made.optimizer.cycle.tune()
+    assert not house.made.optimizer.get_optimization_status()["loop"]["faults"]
     assert found.exact
-    assert found.decisions > 350
+    assert (found.decisions, found.refusals, found.dropped) == (1, 5000, 0)
+
+
+async def test_an_event_that_cannot_be_written_costs_itself_alone(make):
+    house = await make()
+    house.answer()
+    house.journal.take(object())
+    house.journal.take(Stepped(None, None, None, None, None))
+    with pytest.raises(JournalError):
+        house.journal.flush()
+    house.clock.advance(10.0)
+    house.answer()
+    found = await house.replayed()
+    assert found.exact
+    assert found.decisions >= 1
+    assert found.dropped > 0
+
+
+async def test_a_folder_that_others_could_read_is_made_private(make, tmp_path):
+    (tmp_path / "journal").mkdir(mode=0o755)
+    house = await make()
+    assert stat.S_IMODE(house.folder.stat().st_mode) == 0o700
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")

@@ -19,7 +19,7 @@ from loadwise.telemetry.history import History
 from loadwise.telemetry.journal import records
 from loadwise.telemetry.journal.changes import Change, ChangeKind, changes_of
 from loadwise.telemetry.journal.events import Configured, Event
-from loadwise.telemetry.journal.journal import Journal
+from loadwise.telemetry.journal.journal import Journal, JournalError
 from loadwise.telemetry.journal.reader import Reader, UnreadableError
 from loadwise.telemetry.journal.store import Scored
 
@@ -32,6 +32,8 @@ KEPT: Final = 1_000
 # Names of what is kept of applied configurations: counts, which change often, and the settings.
 MEASURED: Final = "configurations_measured"
 VERSIONS: Final = "configurations"
+# The part of the loop that it counts as.
+JOURNAL: Final = "journal"
 
 
 class Chronicle:
@@ -110,6 +112,15 @@ class Chronicle:
         # Beliefs fade, and members come and go.
         self.trust.apply()
         self._checkpoint()
+        self._watch()
+
+    def _watch(self) -> None:
+        """A journal that cannot be written is a fault of the loop's: shown, counted, and gone when it is."""
+        fault = None if self.journal is None else self.journal.fault
+        if fault is None:
+            self._optimizer.cycle.recovered(JOURNAL)
+        else:
+            self._optimizer.cycle.failed(JOURNAL, JournalError(fault))
 
     def _configured(self, config: OptimizationConfig, version: int) -> None:
         before, after = self._config.model_dump(mode="json"), config.model_dump(mode="json")

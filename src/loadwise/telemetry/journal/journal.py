@@ -21,8 +21,9 @@ from loadwise.telemetry.aside import set_aside
 from loadwise.telemetry.journal import records
 from loadwise.telemetry.journal.changes import changes_of
 from loadwise.telemetry.journal.events import Event, Witness
+from loadwise.telemetry.journal.schema import CorruptError, is_corrupt
 from loadwise.telemetry.journal.scribe import Scribe
-from loadwise.telemetry.journal.store import CorruptError, Store, is_corrupt
+from loadwise.telemetry.journal.store import FILE, Store
 
 log = get_logger(__name__)
 Answer = TypeVar("Answer")
@@ -164,7 +165,7 @@ class Journal:
                     pass
                 self._keep()
                 self._keep_room(last=last)
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever fails, requests go on; it is logged and shown
             self._failed(error)
         for question, waiting in asked:
             self._answer(question, waiting)
@@ -173,20 +174,28 @@ class Journal:
         """Whether more waits after one batch; where the disk takes nothing, the batch waits again."""
         queue = self._queue
         happened = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
-        rows = list(self._scribe.rows(happened))
-        if last and not queue:
-            rows += self._scribe.rest()
         lost = self.dropped + self._unwritable
-        if lost > self._told_lost:
-            rows.insert(0, records.Dropped(lost - self._told_lost, self._clock.monotonic_s()))
-        if rows:
-            try:
+        try:
+            rows = self._rows(happened, lost - self._told_lost, last=last and not queue)
+            if rows:
                 self._commit(happened, rows)
-            except (sqlite3.Error, OSError):
-                queue.extendleft(reversed(happened))
-                raise
+        except (sqlite3.Error, OSError):
+            queue.extendleft(reversed(happened))
+            raise
+        except Exception:
+            # Trying these again would fail again.
+            self._unwritable += len(happened)
+            raise
         self._told_lost = lost
         return bool(queue)
+
+    def _rows(self, happened: list[Event], lost: int, *, last: bool) -> list[records.Record]:
+        rows = list(self._scribe.rows(happened))
+        if last:
+            rows += self._scribe.rest()
+        if lost:
+            rows.insert(0, records.Dropped(lost, self._clock.monotonic_s()))
+        return rows
 
     def _commit(self, happened: list[Event], rows: list[records.Record]) -> None:
         store = self._store
@@ -267,14 +276,16 @@ class Journal:
             self.fault = None
 
     def _put_aside(self, error: Exception) -> None:
-        self.set_aside = set_aside(self.folder / "journal.sqlite3", self._clock.wall_s())
+        self.set_aside = set_aside(self.folder / FILE, self._clock.wall_s())
         log.warning("journal_corrupt", set_aside=str(self.set_aside), reason=str(error))
 
     def _failed(self, error: Exception) -> None:
         """Nothing is written until the disk was tried again; what comes meanwhile is counted as lost."""
         if self.fault is None:
-            log.warning("journal_not_written", path=str(self.folder), reason=str(error))
-        self.fault = str(error)
+            # A disk that takes nothing is told of in one line; what nobody expected is told of in full.
+            trace = None if isinstance(error, sqlite3.Error | OSError | LoadwiseError) else error
+            log.warning("journal_not_written", path=str(self.folder), reason=str(error), exc_info=trace)
+        self.fault = str(error) or type(error).__name__
         self._retry_s = self._clock.monotonic_s() + RETRY_S
         store, self._store = self._store, None
         self._scribe.restart()

@@ -17,7 +17,8 @@ from loadwise.errors import LoadwiseError
 from loadwise.telemetry.journal import records
 from loadwise.telemetry.journal.changes import Change
 from loadwise.telemetry.journal.records import Record
-from loadwise.telemetry.journal.store import FILE, VERSION, Scored, scored_of
+from loadwise.telemetry.journal.schema import VERSION
+from loadwise.telemetry.journal.store import FILE, Scored, scored_of
 
 _CHANGE: Final = msgspec.msgpack.Decoder(Change)
 

@@ -16,48 +16,23 @@ from typing import Final
 
 import msgspec
 
-from loadwise.errors import LoadwiseError
+from loadwise.telemetry.journal.schema import (
+    CorruptError,
+    NewerError,
+    Transaction,
+    is_corrupt,
+    prepare,
+    scalar,
+)
 
 FILE: Final = "journal.sqlite3"
-VERSION: Final = 1
 # Room is made down to this share of the cap, so that it is not made at every commit.
 KEPT_SHARE: Final = 0.85
 # A segment ends at this share of the cap, so that the oldest can go and most of the history stays.
 SEGMENT_SHARE: Final = 1 / 16
 # A feedback row outlives its request's time for feedback; older ones no longer count.
 FEEDBACK_KEPT_S: Final = 40 * 86_400.0
-_SCHEMA: Final = """
-CREATE TABLE segments (id INTEGER PRIMARY KEY, first_s REAL NOT NULL, last_s REAL NOT NULL,
-                       sealed INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE batches (id INTEGER PRIMARY KEY, segment INTEGER NOT NULL, offset_s REAL NOT NULL,
-                      rows INTEGER NOT NULL, body BLOB NOT NULL);
-CREATE INDEX batches_segment ON batches (segment);
-CREATE TABLE requests (request_id TEXT NOT NULL, batch INTEGER NOT NULL,
-                       PRIMARY KEY (request_id, batch)) WITHOUT ROWID;
-CREATE INDEX requests_batch ON requests (batch);
-CREATE TABLE changes (id INTEGER PRIMARY KEY, at_s REAL NOT NULL, body BLOB NOT NULL);
-CREATE TABLE kept (name TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE feedback (request_id TEXT NOT NULL, source TEXT NOT NULL, member TEXT NOT NULL,
-                       tenant TEXT NOT NULL, score REAL NOT NULL, at_s REAL NOT NULL,
-                       PRIMARY KEY (request_id, source)) WITHOUT ROWID;
-"""
-# SQLite's codes for a file that is damaged, or none of its own.
-_CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _RAW: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
-
-
-class CorruptError(sqlite3.DatabaseError):
-    """The file is damaged, or no journal."""
-
-
-class NewerError(LoadwiseError):
-    """The file is a journal of a later version, which this one leaves alone."""
-
-
-def is_corrupt(error: sqlite3.Error) -> bool:
-    """Whether the file itself is at fault, not the disk or its permissions."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return isinstance(error, CorruptError) or (code is not None and code & 0xFF in _CORRUPT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +75,13 @@ class Store:
         and `sqlite3.Error` or `OSError` where the folder cannot be used.
         """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_mode & 0o077:
+            folder.chmod(0o700)
         path = folder / FILE
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            _prepare(connection)
+            prepare(connection)
         except sqlite3.Error as error:
             connection.close()
             if is_corrupt(error):
@@ -214,7 +191,7 @@ class Store:
             self._fold()
         while self._used_bytes() > self.max_bytes * KEPT_SHARE and self._forget_oldest():
             pass
-        if _scalar(self.connection, "PRAGMA freelist_count"):
+        if scalar(self.connection, "PRAGMA freelist_count"):
             self.connection.execute("PRAGMA incremental_vacuum").fetchall()
             self._fold()
 
@@ -222,10 +199,10 @@ class Store:
         self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _used_bytes(self) -> int:
-        pages = _scalar(self.connection, "PRAGMA page_count") - _scalar(
+        pages = scalar(self.connection, "PRAGMA page_count") - scalar(
             self.connection, "PRAGMA freelist_count"
         )
-        return pages * _scalar(self.connection, "PRAGMA page_size")
+        return pages * scalar(self.connection, "PRAGMA page_size")
 
     def _forget_oldest(self) -> bool:
         """Whether a segment other than the present one could go, or else the oldest changes and scores."""
@@ -241,45 +218,8 @@ class Store:
             ).rowcount
             return gone > 0
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self.connection)
-
-
-class _Transaction:
-    """`with` it: committed whole, or not at all."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._connection.execute("BEGIN IMMEDIATE")
-        return self._connection
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            self._connection.execute("COMMIT")
-        elif self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    version = _scalar(connection, "PRAGMA user_version")
-    if version > VERSION:
-        raise NewerError(f"it was written by a newer version of loadwise (format {version})")
-    if version == 0:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    connection.execute("PRAGMA journal_mode = WAL").fetchall()
-    # A process that dies loses nothing that was committed; a machine that dies, the last moments.
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA journal_size_limit = 1048576").fetchall()
-    if version == 0:
-        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-    found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        raise CorruptError(found)
-    with _Transaction(connection) as run:
-        # Segments of a process that died stay as they are: no batch of theirs is lost.
-        run.execute("UPDATE segments SET sealed = 1")
+    def _transaction(self) -> Transaction:
+        return Transaction(self.connection)
 
 
 def _forget(run: sqlite3.Connection, which: str, values: tuple[float | int, ...]) -> None:
@@ -294,10 +234,6 @@ def scored_of(row: Sequence[object]) -> Scored:
     """Feedback from the columns request_id, source, member, tenant, score, at_s."""
     names = ("request_id", "source", "member", "tenant", "score", "at_s")
     return Scored(**dict(zip(names, row, strict=True)))  # type: ignore[arg-type]
-
-
-def _scalar(connection: sqlite3.Connection, sql: str) -> int:
-    return int(connection.execute(sql).fetchone()[0])
 
 
 def _size(path: Path) -> int:
