@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+from loadwise.app.inside.adapters import RuntimeAdapters
 from loadwise.app.inside.control import InsideControl
 from loadwise.app.inside.members import optimization_inside
 from loadwise.app.inside.peers import Peers
@@ -40,6 +41,7 @@ class Brain:
         view: EngineView,
         place: MeetingPlace,
         clock: Clock,
+        adapters: RuntimeAdapters | None = None,
     ) -> None:
         # Whether it may be asked.
         self.ready = False
@@ -50,7 +52,7 @@ class Brain:
         self.views = Views(
             clock, replica_id=f"{description.model_id}-0", capacity_requests=description.capacity_requests
         )
-        made = optimization_inside(settings, description, self.views, clock, place.folder)
+        made = optimization_inside(settings, description, self.views, clock, place.folder, adapters)
         self._optimizer = made.optimizer
         self._beside = Beside(made.optimizer)
         self._control = InsideControl(made.control, description, self._shown)

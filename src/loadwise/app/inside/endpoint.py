@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 
+from loadwise.app.inside.adapters import RuntimeAdapters
 from loadwise.app.inside.presence import Presence
 from loadwise.app.lifespan import close_with
 from loadwise.app.logs import configure_logs
@@ -62,7 +63,9 @@ class EndpointPlugin:
         if presence is None or engine_client is None:
             return
         config = getattr(engine_client, _CONFIGS[self._engine], None)
-        presence.begin(describe(self._engine, config, args))
+        served = getattr(state, "openai_serving_models", None)
+        adapters = None if served is None else RuntimeAdapters(self._engine, served, presence.model_dir)
+        presence.begin(describe(self._engine, config, args), adapters)
 
 
 def _settings() -> Settings | None:

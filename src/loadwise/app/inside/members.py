@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from loadwise.app.inside.adapters import RuntimeAdapters
 from loadwise.app.members import LOCAL_POOL
 from loadwise.decision.facts import EngineReading, Member, Replica
 from loadwise.engines.inside.description import EngineDescription
@@ -21,8 +22,15 @@ class EngineMembers:
     """Which models of an engine are members; a catalogue of the adapters that may become one."""
 
     def __init__(
-        self, settings: Settings, description: EngineDescription, views: Views, clock: Clock
+        self,
+        settings: Settings,
+        description: EngineDescription,
+        views: Views,
+        clock: Clock,
+        adapters: RuntimeAdapters | None = None,
     ) -> None:
+        # Another process would not know an adapter that only one was given.
+        self._runtime = adapters if description.processes == 1 else None
         self._settings = settings
         self._description = description
         self._views = views
@@ -35,17 +43,21 @@ class EngineMembers:
         return [self._parts(name) for name in (self._description.model_id, *named)]
 
     async def names(self) -> Sequence[str]:
-        """The adapters that the engine was given at its start."""
-        return self._description.adapters
+        """The adapters that the engine was given at its start, and those that it may be given now."""
+        return [*self._description.adapters, *self._folders()]
 
     async def open(self, model_id: str) -> MemberParts:
         """An adapter as a member; `UnknownNameError` for what the engine does not have."""
-        if model_id not in self._description.adapters:
-            known = ", ".join(self._description.adapters) or "none"
-            raise UnknownNameError(
-                f"The engine has no adapter {model_id!r:.200}. It was started with: {known}."
-            )
+        if model_id in self._description.adapters:
+            return self._parts(model_id)
+        if self._runtime is None or model_id not in self._folders():
+            known = ", ".join(await self.names()) or "none"
+            raise UnknownNameError(f"The engine has no adapter {model_id!r:.200}. Known: {known}.")
+        await self._runtime.load(model_id)
         return self._parts(model_id)
+
+    def _folders(self) -> Collection[str]:
+        return () if self._runtime is None else self._runtime.folders()
 
     def _require_known(self) -> None:
         served = {self._description.model_id, *self._description.adapters}
@@ -91,10 +103,15 @@ class EngineMembers:
 
 
 def optimization_inside(
-    settings: Settings, description: EngineDescription, views: Views, clock: Clock, state_dir: Path
+    settings: Settings,
+    description: EngineDescription,
+    views: Views,
+    clock: Clock,
+    state_dir: Path,
+    adapters: RuntimeAdapters | None = None,
 ) -> Optimization:
     """The optimizer of an engine's server, stopped; what was applied over HTTP is kept under `state_dir`."""
-    members = EngineMembers(settings, description, views, clock)
+    members = EngineMembers(settings, description, views, clock, adapters)
     return build(
         settings.optimization,
         members.opened(),

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
+from loadwise.app.inside.adapters import RuntimeAdapters
 from loadwise.app.inside.brain import Brain
 from loadwise.app.inside.follower import Follower
 from loadwise.app.inside.place import MeetingPlace
@@ -33,19 +34,22 @@ class Presence:
 
     def __init__(self, settings: Settings, clock: Clock, process: str | None = None) -> None:
         self._settings = settings
+        # Where adapters lie that the engine may be given.
+        self.model_dir = settings.model_dir
         self.clock = clock
         self._process = process or str(os.getpid())
         self._description: EngineDescription | None = None
+        self._adapters: RuntimeAdapters | None = None
         self._names: dict[str, str] = {}
         self._role: Brain | Follower | None = None
         self._thread = OwnThread(self._live)
         self.desk = Desk(clock, EngineInside(self._unread, None))
 
-    def begin(self, description: EngineDescription) -> None:
+    def begin(self, description: EngineDescription, adapters: RuntimeAdapters | None = None) -> None:
         """The engine runs: our thread starts, and the engine's statistics are listened to."""
         self._description = description
+        self._adapters = adapters
         self._names = dict.fromkeys(description.names, description.model_id)
-        self._names |= {name: name for name in description.adapters if name in self._settings.engine_members}
         if description.version is None or not seen(description.engine, description.version):
             log.warning(
                 "engine_version_not_seen",
@@ -60,7 +64,10 @@ class Presence:
 
     def names(self) -> Mapping[str, str]:
         """The names that the engine serves, and the members that they stand for."""
-        return self._names
+        plan = self.desk.plan
+        if plan is None or len(plan.route.members) == 1:
+            return self._names
+        return {**{member.member_id: member.member_id for member in plan.route.members}, **self._names}
 
     async def close(self) -> None:
         """Our thread has ended, or was left behind after two seconds."""
@@ -115,7 +122,9 @@ class Presence:
         """Optimises for all, or follows who does, until that ends."""
         try:
             if place.take():
-                self._role = Brain(self._settings, description, self.desk, view, place, self.clock)
+                self._role = Brain(
+                    self._settings, description, self.desk, view, place, self.clock, self._adapters
+                )
             else:
                 reader, writer = await asyncio.open_unix_connection(place.socket)
                 self._role = Follower(reader, writer, self.desk, view, self.clock)
