@@ -110,14 +110,22 @@ def test_a_chat_stream_ends_with_usage_where_it_was_asked_for(rig: Any, client: 
     assert any(choice.delta.content for event in events for choice in event.choices)
 
 
-def test_a_client_that_leaves_frees_its_place_within_a_second(rig: Any, client: openai.OpenAI) -> None:
+def test_clients_that_leave_free_their_places_within_a_second(rig: Any, client: openai.OpenAI) -> None:
     holds(lambda: rig.engine_says()["running"] == 0, 30)
-    stream = client.completions.create(
-        model=rig.model, prompt="def f(", max_tokens=900, stream=True, extra_body={"ignore_eos": True}
-    )
-    next(iter(stream))
-    holds(lambda: rig.engine_says()["running"] == 1, 10)
-    stream.close()
+    # As many as run at once, so that without leaving they would take longer than a second.
+    streams = [
+        client.completions.create(
+            model=rig.model,
+            prompt=f"def f{place}(",
+            max_tokens=900,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        for place in range(24 if rig.engine == "embedded" else 8)
+    ]
+    holds(lambda: rig.engine_says()["running"] >= 4, 10)
+    for stream in streams:
+        stream.close()
     holds(lambda: rig.engine_says()["running"] == 0, 1.0)
 
 
@@ -145,7 +153,8 @@ def test_load_follows_a_burst_and_the_strategy_with_it(rig: Any) -> None:
         scores.append(metrics["overall_load_score"])
         strategies.add(rig.view("status")["current_strategy"])
 
-    asyncio.run(burst(rig, BURST, 300, seen=look))
+    # The embedded engine is faster on such small models.
+    asyncio.run(burst(rig, BURST, 900 if rig.engine == "embedded" else 200, seen=look))
     assert max(active) >= 8
     assert max(scores) > 0.5
     assert "performance" in strategies
