@@ -55,7 +55,9 @@ async def test_the_engines_server_has_every_route(engine: str) -> None:
     server = EngineServer(key="secret")
     async with attached(server, engine) as client:
         status = await ready(client)
-        for route in (route for route in CONTROL_ROUTES if route.method == "GET"):
+        # Events go on for ever; the page's other view is among the rest.
+        shown = [route for route in CONTROL_ROUTES if route.method == "GET" and route.name != "events"]
+        for route in shown:
             assert (await client.get(route.path, headers=KEY)).status_code == 200, route.path
     assert status["inside"]["engine"] == engine
     assert status["inside"]["names"] == ["stub"]

@@ -69,6 +69,8 @@ class Follower:
             for waiting in self._asked.values():
                 if not waiting.done():
                     waiting.set_exception(_gone())
+                    # Seen: who asked may have failed to send and wait no more.
+                    waiting.exception()
 
     async def read(self, view: View, options: Mapping[str, Any]) -> JsonObject:
         """A view of the whole, from the optimising process."""
