@@ -74,6 +74,17 @@ def record(presence: Presence, running: int | None, prompt: int, output: int) ->
     presence.desk.record(0, scheduler, iteration)
 
 
+async def applied(presence: Presence, command: Any) -> Any:
+    """What the command answers; on a busy machine a process may be too slow to follow at the first try."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await presence.apply(command)
+            except RequestError as refusal:
+                if refusal.code != "process_silent":
+                    raise
+
+
 async def status_where(presence: Presence, holds: Callable[[Any], bool]) -> Any:
     async with asyncio.timeout(20):
         while not holds(status := await presence.read(View.STATUS)):
@@ -105,22 +116,25 @@ async def test_all_processes_show_the_same_whole(processes) -> None:
 
 
 @pytest.mark.parametrize("asked", [0, 1])
-async def test_a_change_is_applied_by_all_processes_before_it_is_answered(processes, asked) -> None:
+async def test_a_change_is_applied_by_all_processes_before_it_is_answered(processes, asked, until) -> None:
     both = await processes("one", "two")
-    answer = await both[asked].apply(CEILING)
+    answer = await applied(both[asked], CEILING)
     assert answer["version"] == 2
     for presence in both:
-        assert presence.desk.plan.config_version == 2
+        # One that was too slow was cut off: it serves untouched until it follows, never by an older plan.
+        plan = presence.desk.plan
+        assert plan is None or plan.config_version == 2
+        await until(lambda: presence.desk.plan is not None)  # noqa: B023 - it is awaited at once
         dispatch = presence.desk.dispatch(RequestFacts(request_id="r", explicit={"max_tokens": 50}))
         assert dispatch.changes == {"max_tokens": 7}
 
 
-async def test_stop_and_start_reach_all_processes(processes) -> None:
+async def test_stop_and_start_reach_all_processes(processes, until) -> None:
     both = await processes("one", "two")
-    await both[1].apply(Stop())
-    assert [presence.desk.plan.running for presence in both] == [False, False]
-    await both[0].apply(Start())
-    assert [presence.desk.plan.running for presence in both] == [True, True]
+    await applied(both[1], Stop())
+    await until(lambda: [p.desk.plan and p.desk.plan.running for p in both] == [False, False])
+    await applied(both[0], Start())
+    await until(lambda: [p.desk.plan and p.desk.plan.running for p in both] == [True, True])
 
 
 async def test_a_change_is_refused_whole_while_a_process_is_silent(processes, until) -> None:
@@ -154,16 +168,16 @@ async def test_errors_of_a_change_arrive_in_every_process(processes) -> None:
 
 async def test_a_process_that_starts_again_adopts_the_present_version(processes, until) -> None:
     one, two = await processes("one", "two")
-    await one.apply(CEILING)
+    await applied(one, CEILING)
     await two.close()
     *_, again = await processes("three")
-    await until(lambda: again.desk.plan.config_version == 2)
+    await until(lambda: again.desk.plan is not None and again.desk.plan.config_version == 2)
     assert again.desk.plan.policy.ceilings == {"max_tokens": 7}
 
 
 async def test_another_process_takes_over_with_the_applied_version(processes, until) -> None:
     one, two = await processes("one", "two")
-    await one.apply(CEILING)
+    await applied(one, CEILING)
     await one.close()
     status = await status_where_present(two)
     assert status["inside"]["optimising_process"] == "two"

@@ -65,6 +65,8 @@ class Follower:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            # Whoever is cut off serves untouched: others may follow a newer plan by now.
+            self._desk.plan = None
             self._writer.close()
             for waiting in self._asked.values():
                 if not waiting.done():
