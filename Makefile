@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-engines coverage check lint types layers doctor format reference lock bench bench-compare bench-engines bench-compile clean
+.PHONY: help install serve test test-engines coverage check lint types layers doctor format reference lock bench bench-compare bench-engines bench-compile bench-monitoring demo clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,9 @@ $(STAMP): requirements/dev.txt pyproject.toml models/pyproject.toml
 
 serve: $(STAMP) ## serve the models that ship with loadwise on 127.0.0.1:2240
 	@exec $(BIN)/loadwise serve $(ARGS)
+
+demo: $(STAMP) ## a day in five minutes to watch, with faults, ending with the report: make demo ARGS="--minutes 1"
+	@exec $(BIN)/python -m loadwise.demo $(ARGS)
 
 test: $(STAMP) ## run the tests (with coverage)
 	@rm -f .coverage .coverage.*
@@ -88,6 +91,9 @@ bench-engines: $(STAMP) ## `balanced` as served beside a real vLLM: make bench-e
 
 bench-compile: $(STAMP) ## every form of two models, and the chosen one beside vLLM: make bench-compile VLLM=path/to/venv
 	$(BIN)/python benchmarks/compile.py $(if $(VLLM),--vllm $(VLLM)) --out benchmarks/results/compile.json $(ARGS)
+
+bench-monitoring: $(STAMP) ## CPU and memory of all monitoring, on and off in 20 pairs (about 15 minutes)
+	$(BIN)/python benchmarks/monitoring_overhead.py $(ARGS)
 
 clean: ## remove what was built here
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 import tempfile
@@ -13,11 +14,10 @@ from typing import Any
 
 from loadwise.app.logs import configure_logs
 from loadwise.bench.client import Client, Planned, Target
-from loadwise.bench.plan import plan
-from loadwise.bench.prompts import WordPrompts
 from loadwise.demo.day import EVENTS, hour_of, seconds, traffic
 from loadwise.demo.site import Site, opened
 from loadwise.errors import LoadwiseError
+from loadwise.simulation.workloads import Arrival
 
 MEAN_RATE_PER_S = 9.0
 
@@ -83,15 +83,33 @@ def _has_display() -> bool:
 
 async def _day(site: Site, rate: float, duration_s: float, seed: int) -> None:
     """Traffic and events of one day, at the same time."""
-    arrivals = list(traffic(rate, duration_s, seed))
-    requests: list[Planned] = plan("auto", arrivals, WordPrompts(1.0, seed), chat=True)
+    requests = [_asked(number, arrival) for number, arrival in enumerate(traffic(rate, duration_s, seed))]
     events = asyncio.create_task(_events(site, duration_s))
     try:
         async with Client(Target(site.url, chat=True)) as client:
-            await client.replay("auto", requests)
+            samples = await client.replay("auto", requests)
         await events
     finally:
         events.cancel()
+    failed = sum(not sample.answered for sample in samples)
+    _say(f"{len(samples)} requests were sent, {failed} got no whole answer.")
+
+
+def _asked(number: int, arrival: Arrival) -> Planned:
+    """A chat of the arrival's lengths, streamed."""
+    body = {
+        "model": "auto",
+        "messages": [{"role": "user", "content": f"{number} " + "word " * arrival.input_tokens}],
+        "max_tokens": arrival.output_tokens,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    return Planned(
+        t_s=arrival.t_s,
+        body=json.dumps(body).encode(),
+        input_tokens=arrival.input_tokens,
+        output_tokens=arrival.output_tokens,
+    )
 
 
 async def _events(site: Site, duration_s: float) -> None:

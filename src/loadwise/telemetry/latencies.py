@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from math import exp, log
 from typing import Final
 
@@ -18,19 +17,22 @@ class Latencies:
     __slots__ = ("_buckets", "count", "sum_s")
 
     def __init__(self) -> None:
-        self._buckets: Counter[int] = Counter()
+        self._buckets: dict[int, int] = {}
         self.count = 0
         self.sum_s = 0.0
 
     def add(self, seconds: float) -> None:
         """Counts one duration (s, at least 0)."""
-        self._buckets[int(log(max(seconds, LEAST_S) / LEAST_S) * _PER_LOG)] += 1
+        bucket = int(log(seconds / LEAST_S) * _PER_LOG) if seconds > LEAST_S else 0
+        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
         self.count += 1
         self.sum_s += seconds
 
     def merge(self, other: Latencies) -> None:
         """Counts all that `other` counted."""
-        self._buckets.update(other._buckets)
+        buckets = self._buckets
+        for bucket, count in other._buckets.items():
+            buckets[bucket] = buckets.get(bucket, 0) + count
         self.count += other.count
         self.sum_s += other.sum_s
 

@@ -14,10 +14,14 @@ from loadwise.telemetry.report import ABSENT, sections, shown
 STYLE: Final = files("loadwise.telemetry").joinpath("report.css").read_text(encoding="utf-8")
 
 
+# Parts that this page draws in its own way.
+DRAWN: Final = frozenset({"What to change", "Improvement"})
+
+
 def page(report: JsonObject) -> str:
     """The whole report; what was not measured says so."""
     parts = [_grade(report), _gain(report), _trends(report), _advice(report)]
-    parts += [_section(title, _content(content)) for title, content in sections(report)]
+    parts += [_section(title, _content(rows)) for title, rows in sections(report) if title not in DRAWN]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         'content="width=device-width, initial-scale=1"><title>loadwise: performance report</title>'

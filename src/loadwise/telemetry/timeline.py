@@ -11,6 +11,8 @@ from loadwise.decision.facts import Ending, Objectives, Outcome
 from loadwise.telemetry.latencies import Latencies
 from loadwise.telemetry.prometheus import time_per_output_token_s
 
+# A span is looked at in at least so many stretches.
+STRETCHES: Final = 12
 # Seconds of one stretch, and how many are kept: ten minutes, an hour, a day.
 TRACKS: Final = ((2.0, 300), (15.0, 240), (300.0, 288))
 
@@ -153,9 +155,11 @@ class Timeline:
         answers.failed += failed
         if outcome.time_to_first_token_s is not None:
             answers.first_token.add(outcome.time_to_first_token_s)
-        for judge in (stretch, answers) if within is not None else ():
-            judge.judged += 1
-            judge.within += bool(within)
+        if within is not None:
+            stretch.judged += 1
+            stretch.within += within
+            answers.judged += 1
+            answers.within += within
         tally = self._tally(stretch, outcome.route)
         tally.requests += 1
         stretch.failed += failed
@@ -207,11 +211,14 @@ class Timeline:
             if len(self._routes) >= self._route_limit:
                 route = "other"
             self._routes.add(route)
-        return stretch.routes.setdefault(route, Tally())
+        tally = stretch.routes.get(route)
+        if tally is None:
+            tally = stretch.routes[route] = Tally()
+        return tally
 
     def over(self, span_s: float, now_s: float) -> Stretch:
-        """The last `span_s` seconds as one stretch, from the finest track that reaches so far back."""
-        track = self._track(span_s)
+        """The last `span_s` seconds as one stretch, exact to a twelfth of them."""
+        track = self._coarsest(span_s)
         whole = Stretch(now_s - span_s)
         for stretch in track.stretches:
             if stretch.begin_s + track.step_s > whole.begin_s:
@@ -224,6 +231,11 @@ class Timeline:
         """The stretches' length and those of the last `span_s` seconds, oldest first."""
         track = self._track(span_s)
         return track.step_s, [s for s in track.stretches if s.begin_s + track.step_s > now_s - span_s]
+
+    def _coarsest(self, span_s: float) -> _Track:
+        """The coarsest track with at least twelve stretches in the span: fewer are merged."""
+        found = [track for track in self._coarse if span_s >= STRETCHES * track.step_s]
+        return found[-1] if found else self._fine
 
     def _track(self, span_s: float) -> _Track:
         tracks = [self._fine, *self._coarse]

@@ -73,10 +73,10 @@ function build(member) {
 export function gain(frame) {
   const found = frame.improvement;
   show(byId("gain"), found, () => {
-    const { share, seconds: block_s, strata, first_look_at_strata: first, suspended, now } = found.blocks;
+    const { share, seconds: block_s, strata, first_look_at_strata: first, suspended } = found.blocks;
     if (found.value === null) {
       const why = share > 0
-        ? `${percent(share)} of time goes without optimisation, in blocks of ${block_s} s in random order, to compare with. ${strata} of ${first} groups of blocks have ended before the first look; now: ${now ?? "waiting"}.`
+        ? `${percent(share)} of time goes without optimisation, in blocks of ${block_s} s in random order, to compare with. ${strata} of ${first} groups of blocks have ended before the first look.`
         : "No time goes without optimisation to compare with. Set the unoptimised share above 0 to measure the gain.";
       return nothing("Not enough evidence yet.", why);
     }

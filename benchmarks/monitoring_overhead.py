@@ -1,0 +1,199 @@
+"""What all monitoring costs: CPU seconds per 1,000 requests and memory, with and without, in pairs.
+
+Two servers with the models that ship with loadwise run side by side; in each pair both answer the same
+number of requests, in random order, while the other is paused. The watched one is also scraped every
+15 seconds and its page is open. The figure is the mean over pairs of (on - off) / off of engine and gateway
+together, with its 95 % interval (Student's t).
+
+    python benchmarks/monitoring_overhead.py            # 20 pairs of 2 x 1,000 requests, about 15 minutes
+    python benchmarks/monitoring_overhead.py --json     # the same as JSON, as kept in benchmarks/results/
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from time import monotonic
+from typing import Any
+
+import aiohttp
+from servers import Server, free_port, stop_servers_when_told
+
+CPU_GOAL = 0.01
+MEMORY_GOAL = 0.05
+SCRAPE_EVERY_S = 15.0
+# Two-sided 95 % quantiles of Student's t by degrees of freedom.
+T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 14: 2.145, 19: 2.093, 29: 2.045}
+
+
+@dataclass
+class Side:
+    """One of the two servers, and what it used in each pair."""
+
+    name: str
+    server: Server
+    cpu_s: list[float]
+
+
+def server(name: str, folder: Path, *flags: str) -> Server:
+    """A server of its own process, with or without monitoring."""
+    port = free_port()
+    script = str(Path(__file__).with_name("unmonitored.py"))
+    command = [sys.executable, script, "--port", str(port), "--state-dir", str(folder / name), *flags]
+    url = f"http://127.0.0.1:{port}"
+    return Server(name, command, url, folder / f"{name}.log", {}, "/health/readiness")
+
+
+async def ask(url: str, count: int, callers: int, tokens: int) -> None:
+    """So many streamed completions by a closed loop of callers; a failed one ends the benchmark."""
+    left = iter(range(count))
+    body = {"model": "auto", "prompt": "def read_lines(path):\n", "max_tokens": tokens, "stream": True}
+
+    async def caller(client: aiohttp.ClientSession) -> None:
+        for _ in left:
+            async with client.post(url + "/v1/completions", json=body) as answer:
+                if answer.status != 200:
+                    raise SystemExit(f"status {answer.status}: {(await answer.text())[:300]}")
+                async for _chunk in answer.content.iter_any():
+                    pass
+
+    async with aiohttp.ClientSession() as client, asyncio.TaskGroup() as group:
+        for _ in range(callers):
+            group.create_task(caller(client))
+
+
+async def watch(url: str, stack: AsyncExitStack) -> None:
+    """The page is open and Prometheus scrapes, until the stack closes."""
+    client = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)))
+
+    async def scrape() -> None:
+        while True:
+            async with client.get(url + "/metrics") as answer:
+                await answer.read()
+            await asyncio.sleep(SCRAPE_EVERY_S)
+
+    async def page() -> None:
+        while True:
+            async with client.get(url + "/v1/optimization/events") as answer:
+                async for _chunk in answer.content.iter_any():
+                    pass
+
+    for task in (asyncio.create_task(scrape()), asyncio.create_task(page())):
+        stack.callback(task.cancel)
+
+
+async def measured(side: Side, options: argparse.Namespace) -> float:
+    """CPU seconds that the side's processes used per 1,000 requests."""
+    before = side.server.cpu_s()
+    async with AsyncExitStack() as stack:
+        if side.name == "on":
+            await watch(side.server.url, stack)
+        await ask(side.server.url, options.requests, options.callers, options.tokens)
+    return (side.server.cpu_s() - before) * 1000.0 / options.requests
+
+
+async def compare(sides: Sequence[Side], options: argparse.Namespace) -> None:
+    """Every pair, each in an order of its own; the side that is not asked is paused."""
+    chance = Random(options.seed)
+    for side in sides:
+        await ask(side.server.url, options.requests // 4 + 1, options.callers, options.tokens)
+    for pair in range(options.pairs):
+        for side in chance.sample(list(sides), len(sides)):
+            for other in sides:
+                if other is not side:
+                    other.server.pause()
+            try:
+                side.cpu_s.append(await measured(side, options))
+            finally:
+                for other in sides:
+                    other.server.resume()
+        print(f"pair {pair + 1} of {options.pairs}", file=sys.stderr)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and the ends of its 95 % interval; no interval from one value."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return mean, float("-inf"), float("inf")
+    degrees = max(known for known in T95 if known <= len(values) - 1)
+    reach = T95[degrees] * statistics.stdev(values) / len(values) ** 0.5
+    return mean, mean - reach, mean + reach
+
+
+def result(sides: Sequence[Side], memory: dict[str, int], options: argparse.Namespace) -> dict[str, Any]:
+    """The figures, and whether they keep what was promised."""
+    on, off = sides
+    ratios = [one / other - 1.0 for one, other in zip(on.cpu_s, off.cpu_s, strict=True)]
+    mean, low, high = interval(ratios)
+    more = memory["on"] / memory["off"] - 1.0
+    return {
+        "pairs": options.pairs,
+        "requests_per_side": options.requests,
+        "callers": options.callers,
+        "tokens": options.tokens,
+        "cpu_s_per_1000_requests": {side.name: statistics.mean(side.cpu_s) for side in sides},
+        "cpu_overhead_fraction": {"mean": mean, "low": low, "high": high},
+        "memory_bytes": memory,
+        "memory_overhead_fraction": more,
+        "cpu_goal_met": high < CPU_GOAL,
+        "memory_goal_met": more < MEMORY_GOAL,
+        "cpu_s_by_pair": {side.name: side.cpu_s for side in sides},
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures in lines for people."""
+    cpu, spent = found["cpu_overhead_fraction"], found["cpu_s_per_1000_requests"]
+    memory = found["memory_bytes"]
+    return "\n".join(
+        [
+            f"CPU seconds per 1,000 requests: {spent['on']:.3f} with, {spent['off']:.3f} without",
+            f"overhead {cpu['mean']:+.2%}, 95 % interval {cpu['low']:+.2%} to {cpu['high']:+.2%} "
+            f"(goal: upper end below {CPU_GOAL:.0%})",
+            f"memory {memory['on'] / 1e6:.0f} MB with, {memory['off'] / 1e6:.0f} MB without: "
+            f"{found['memory_overhead_fraction']:+.2%} (goal: below {MEMORY_GOAL:.0%})",
+        ]
+    )
+
+
+def main() -> None:
+    """Measures and prints; 1 when a goal is missed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--requests", type=int, default=1000, help="of each side in each pair")
+    parser.add_argument("--callers", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="also keep the JSON in this file")
+    options = parser.parse_args()
+    stop_servers_when_told()
+    began = monotonic()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        sides = [
+            Side(name, stack.enter_context(server(name, Path(folder), *flags)), [])
+            for name, flags in (("on", ()), ("off", ("--silent",)))
+        ]
+        asyncio.run(compare(sides, options))
+        memory = {side.name: side.server.memory_bytes() for side in sides}
+    found = {**result(sides, memory, options), "seconds": round(monotonic() - began, 1)}
+    text = json.dumps(found, indent=1)
+    if options.out:
+        options.out.write_text(text + "\n", encoding="utf-8")
+    print(text if options.json else table(found))
+    sys.exit(not (found["cpu_goal_met"] and found["memory_goal_met"]))
+
+
+if __name__ == "__main__":
+    main()
