@@ -122,6 +122,16 @@ def test_a_story_tells_who_answered_and_why(house, written):
     assert "It succeeded after" in told
 
 
+@pytest.mark.parametrize(
+    ("exact", "bound", "told"),
+    [(20, 20, "a prompt of 20 tokens"), (None, 300, "at most 300 tokens"), (None, None, "unknown length")],
+)
+def test_a_story_claims_no_length_that_was_not_counted(house, written, exact, bound, told):
+    dispatch = house.answer(prompt_tokens=exact, prompt_tokens_bound=bound)
+    house.journal.flush()
+    assert told in run("explain", dispatch.request.request_id, "--journal", written).output
+
+
 def test_a_story_of_a_retry_has_every_attempt(house, written):
     first = house.dispatch()
     house.end(first, Ending.FAILED, status=502)

@@ -24,9 +24,8 @@ def told(story: JsonObject) -> str:
 def _attempt_told(attempt: JsonObject) -> Iterator[str]:
     facts, load, choice = attempt["facts"], attempt["load"], attempt["choice"]
     score = "unknown" if load["load_score"] is None else f"{load['load_score']:.2f}"
-    tokens = facts["prompt_tokens"] or facts["prompt_tokens_bound"]
-    length = "a prompt of unknown length" if tokens is None else f"a prompt of {tokens} tokens"
-    yield f"{attempt['time']}  {facts['tenant']} asked {facts['model']} ({facts['endpoint']}) with {length}."
+    asked = f"{facts['tenant']} asked {facts['model']} ({facts['endpoint']})"
+    yield f"{attempt['time']}  {asked} with {_prompt(facts)}."
     flying = ", ".join(f"{name} {count}" for name, count in load["in_flight"].items())
     yield f"Load {score}, strategy {load['strategy'] or 'none'}; in flight: {flying or 'not known'}."
     if choice["member"] is None:
@@ -42,6 +41,13 @@ def _attempt_told(attempt: JsonObject) -> Iterator[str]:
     if not attempt["changes"]:
         yield "Nothing of the request was changed."
     yield _ending_told(attempt["ended"], choice)
+
+
+def _prompt(facts: JsonObject) -> str:
+    exact, bound = facts["prompt_tokens"], facts["prompt_tokens_bound"]
+    if exact is not None:
+        return f"a prompt of {exact} tokens"
+    return "a prompt of unknown length" if bound is None else f"a prompt of at most {bound} tokens"
 
 
 def _ending_told(ended: JsonObject | None, choice: JsonObject) -> str:
