@@ -13,6 +13,8 @@ from loadwise.ports import Call, Engine, PromptSize
 log = get_logger(__name__)
 # Tokens that a chat template may add which the request's own bytes do not show.
 TEMPLATE_TOKENS = 256
+# A body up to this is counted in less time than a task for it would take.
+SMALL_BYTES = 8 * 1024
 
 
 async def size_of(call: Call, members: Sequence[Member], engines: Mapping[str, Engine]) -> PromptSize:
@@ -26,8 +28,8 @@ async def size_of(call: Call, members: Sequence[Member], engines: Mapping[str, E
         engine = next((engines[r.replica_id] for r in member.replicas if r.replica_id in engines), None)
         if engine is not None:
             asked.setdefault(fingerprint, engine)
-    if len(asked) == 1:
-        counts = [await _counted(next(iter(asked.values())), call)]
+    if len(asked) == 1 or len(call.body) <= SMALL_BYTES:
+        counts = [await _counted(engine, call) for engine in asked.values()]
     else:
         counts = list(await asyncio.gather(*(_counted(engine, call) for engine in asked.values())))
     known = [count for count in counts if count is not None]
