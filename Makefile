@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-engines coverage check lint types layers doctor format reference lock bench bench-compare bench-engines bench-compile bench-monitoring demo clean
+.PHONY: help install serve test test-engines coverage check lint types layers doctor format reference lock bench bench-compare bench-engines bench-compile bench-monitoring demo bench-proof clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -94,6 +94,9 @@ bench-compile: $(STAMP) ## every form of two models, and the chosen one beside v
 
 bench-monitoring: $(STAMP) ## CPU and memory of all monitoring, on and off in 20 pairs (about 15 minutes)
 	$(BIN)/python benchmarks/monitoring_overhead.py $(ARGS)
+
+bench-proof: $(STAMP) ## 1,000 simulated weeks of experiments: can the measured gain be trusted? (minutes)
+	$(BIN)/python benchmarks/proof.py --out benchmarks/results/proof.json $(ARGS)
 
 clean: ## remove what was built here
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -119,3 +119,18 @@ async def test_a_report_is_written_into_the_report_folder(site, tmp_path):
 async def test_an_unknown_model_cannot_be_added(site):
     reply = await site.ask("POST", f"{BASE}/ensemble/add_model", query="model_id=../../etc/passwd")
     assert reply.status == 404
+
+
+async def test_advisory_says_what_it_would_have_done_and_names_are_obeyed(site, client):
+    reply = await site.ask("POST", f"{BASE}/configure", {"rollout": {"mode": "advisory"}})
+    assert reply.status == 200
+    answer = await client.chat.completions.with_raw_response.create(model="auto", messages=TURNS)
+    assert answer.headers["x-loadwise-member"] == "accurate"
+    assert answer.headers["x-loadwise-reason"] == "advisory"
+    assert answer.headers["x-loadwise-tuned"] == "none"
+    assert answer.headers["x-loadwise-advised"].startswith("member=")
+    assert "max_tokens=" in answer.headers["x-loadwise-advised"]
+    shown = (await site.ask("GET", f"{BASE}/status")).json()["rollout"]
+    assert [(each["route"], each["share"]) for each in shown] == [("auto", 0.0)]
+    named = await client.chat.completions.with_raw_response.create(model="fast", messages=TURNS)
+    assert "x-loadwise-advised" not in named.headers

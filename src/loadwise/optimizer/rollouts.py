@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from loadwise.decision.improvement import Improvement
@@ -98,12 +97,6 @@ class Rollouts:
             }
             for subject, course in self._courses.items()
         ]
-
-    def taken_back(self) -> Iterator[tuple[Subject, Rollout]]:
-        """The subjects that harm took back."""
-        for subject, course in self._courses.items():
-            if course.rollout.harm is not None:
-                yield subject, course.rollout
 
     def _begun(self, subject: Subject, now_s: float) -> _Course:
         settings = self._settings
