@@ -79,9 +79,10 @@ doctor: ## say what this machine lacks
 lock: ## resolve requirements/*.in anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-strip-extras -q requirements/dev.in -o requirements/dev.txt
 
-bench: $(STAMP) ## cost of one decision; latency and requests per second that the gateway adds
+bench: $(STAMP) ## cost of one decision; what the gateway adds, and what loadwise adds inside an engine
 	$(BIN)/python benchmarks/decision.py
 	$(BIN)/python benchmarks/gateway.py
+	$(BIN)/python benchmarks/inside.py
 
 bench-compare: $(STAMP) ## each member fixed against loadwise: make bench-compare TRACE=file
 	$(BIN)/python benchmarks/compare_trace.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)

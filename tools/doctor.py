@@ -15,6 +15,8 @@ GIB = 1024**3
 OLDEST, NEWEST = (3, 11), (3, 13)
 # The environment with the CPU build of torch, and room for builds.
 DISK_BYTES = 4 * GIB
+# Two real engines for the CPU, for `make test-engines`.
+ENGINES_BYTES = 8 * GIB
 # Three models, the server and a compilation beside it.
 MEMORY_BYTES = 3 * GIB
 
@@ -89,6 +91,21 @@ def check_disk(folder="."):
     return Finding("disk", "missing", f"{text}; {DISK_BYTES / GIB:.0f} GiB are needed for .venv")
 
 
+def check_engines(folder="."):
+    """Disk for the real engines that tests build; everything else works without."""
+    kept = Path(os.environ.get("LOADWISE_ENGINES", Path(folder) / ".cache" / "engines"))
+    if all((kept / name / "bin").is_dir() for name in ("vllm", "aphrodite")):
+        return Finding("real engines", "ok", f"built in {kept}")
+    free = shutil.disk_usage(folder).free
+    if free >= ENGINES_BYTES:
+        return Finding("real engines", "ok", f"make test-engines builds them in {kept}")
+    return Finding(
+        "real engines",
+        "without",
+        f"make test-engines needs {ENGINES_BYTES / GIB:.0f} GiB of disk, {free / GIB:.1f} GiB are free",
+    )
+
+
 def check_memory():
     """Enough memory for three models and a build."""
     available = available_memory_bytes()
@@ -140,6 +157,7 @@ CHECKS = (
     check_promtool,
     check_processor,
     check_disk,
+    check_engines,
     check_memory,
 )
 
