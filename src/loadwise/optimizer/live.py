@@ -32,7 +32,7 @@ def frame(optimizer: ServerSideOptimizer) -> JsonObject:
         "time_s": wall_s,
         "system_status": views.system_status(optimizer),
         "running": optimizer.director.running,
-        "diagnosis": diagnosis_json(optimizer),
+        "diagnosis": diagnosis_json(optimizer, recent),
         "load": views.load_json(decision),
         "thresholds": {"low": config.load_threshold_low, "high": config.load_threshold_high},
         "strategy": None if strategy is None else views.strategy_json(strategy),

@@ -43,9 +43,9 @@ def text(optimizer: ServerSideOptimizer) -> str:
     )
 
 
-def diagnosis_json(optimizer: ServerSideOptimizer) -> JsonObject:
-    """The diagnosis for the page."""
-    found, target = diagnosis(optimizer), optimizer.config.alert_objective_target
+def diagnosis_json(optimizer: ServerSideOptimizer, recent: Stretch) -> JsonObject:
+    """The diagnosis for the page; `recent` are the last five minutes."""
+    found, target = diagnosis(optimizer, recent), optimizer.config.alert_objective_target
     return {
         "culprit": found.fault.culprit.value,
         "name": found.fault.name,
@@ -71,10 +71,11 @@ def diagnosis_json(optimizer: ServerSideOptimizer) -> JsonObject:
     }
 
 
-def diagnosis(optimizer: ServerSideOptimizer) -> Diagnosis:
-    """What is found at fault now."""
+def diagnosis(optimizer: ServerSideOptimizer, recent: Stretch | None = None) -> Diagnosis:
+    """What is found at fault now; `recent` are the last five minutes where they are at hand."""
     now_s, timeline = optimizer.clock.monotonic_s(), optimizer.recorder.timeline
-    short, long = timeline.over(SHORT_S, now_s), timeline.over(LONG_S, now_s)
+    short = timeline.over(SHORT_S, now_s) if recent is None else recent
+    long = timeline.over(LONG_S, now_s)
     return diagnose(
         Situation(
             burns=_burns(optimizer, short, long),
