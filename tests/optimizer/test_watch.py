@@ -186,6 +186,32 @@ async def test_a_silent_member_that_was_taken_out_is_no_page(make: Any) -> None:
     assert "silent_member_serving" not in run.fired()
 
 
+@pytest.mark.parametrize(
+    ("stream", "figures", "silent"),
+    [
+        (False, {"tokens_counted_live": False}, False),
+        (True, {"tokens_counted_live": False}, True),
+        (False, {"tokens_counted_live": True, "output_tokens_per_s": 0.0}, True),
+        (True, {"tokens_counted_live": True, "output_tokens_per_s": 40.0}, False),
+    ],
+)
+async def test_a_member_is_silent_only_where_its_tokens_could_be_seen(
+    make: Any, stream: bool, figures: dict[str, Any], silent: bool
+) -> None:
+    server = make()
+    run = Running(server)
+    engine = server.engines["fast/0"]
+
+    async def observe() -> EngineReading:
+        return EngineReading(replica_id="fast/0", read_s=server.clock.monotonic_s(), **figures)
+
+    engine.observe = observe
+    server.dispatch(0, model="fast", stream=stream)
+    for _ in range(40):
+        await run.second(traffic=False)
+    assert ("silent_member" in run.fired()) is silent
+
+
 async def test_names_that_clients_invent_become_no_series(make: Any) -> None:
     server = make()
     telemetry = server.optimizer.telemetry

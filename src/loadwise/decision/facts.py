@@ -207,6 +207,10 @@ class EngineReading:
     kv_cache_usage_fraction: float | None = None
     prompt_tokens_per_s: float | None = None
     output_tokens_per_s: float | None = None
+    # False where that counts answers as they end, not tokens as they come.
+    tokens_counted_live: bool = True
+    # When a token of ours last came, to the time between two readings; None before the first.
+    last_token_s: float | None = None
     # Recent averages (tens of seconds), None without recent requests.
     time_to_first_token_s: float | None = None
     time_per_output_token_s: float | None = None

@@ -23,11 +23,22 @@ class Accounting:
         self._prompt_tokens = Window(SPAN_S)
         self._output_tokens = Window(SPAN_S)
         self._before: tuple[float, Scrape] | None = None
+        # Our answers that are being read, by identity; their tokens and the ended ones' at the last look.
+        self._open: dict[int, Progress] = {}
+        self._ended_tokens = 0
+        self._tokens_seen = 0
+        self._last_token_s: float | None = None
+
+    def began(self, progress: Progress) -> None:
+        """Notes an answer of ours that is being read."""
+        self._open[id(progress)] = progress
 
     def ended(self, progress: Progress, began_s: float) -> None:
         """Notes an answer of ours that is over, whole or not."""
         now_s = self._clock.monotonic_s()
         tokens = progress.output_tokens or 0
+        self._open.pop(id(progress), None)
+        self._ended_tokens += tokens
         if progress.prompt_tokens:
             self._prompt_tokens.add(now_s, float(progress.prompt_tokens))
         if tokens:
@@ -36,6 +47,13 @@ class Accounting:
             self._first_token_s.add(now_s, progress.first_token_s - began_s)
             if tokens > 1:
                 self._per_token_s.add(now_s, now_s - progress.first_token_s, tokens - 1)
+
+    def _last_token(self, now_s: float) -> float | None:
+        """When our tokens last became more, as far as one look after the other can tell."""
+        seen = self._ended_tokens + sum(progress.output_tokens or 0 for progress in self._open.values())
+        if seen > self._tokens_seen:
+            self._tokens_seen, self._last_token_s = seen, now_s
+        return self._last_token_s
 
     def own(self) -> EngineReading:
         """A reading from our own requests alone, for a server that offers no metrics."""
@@ -47,6 +65,8 @@ class Accounting:
             capacity_requests=self._capacity,
             prompt_tokens_per_s=self._prompt_tokens.rate_per_s(now_s),
             output_tokens_per_s=self._output_tokens.rate_per_s(now_s),
+            tokens_counted_live=False,
+            last_token_s=self._last_token(now_s),
             time_to_first_token_s=self._first_token_s.mean(now_s),
             time_per_output_token_s=self._per_token_s.mean(now_s),
         )
@@ -67,6 +87,8 @@ class Accounting:
             kv_cache_usage_fraction=None if usage is None else min(usage, 1.0),
             prompt_tokens_per_s=_rate(before, scrape, "prompt_tokens", now_s),
             output_tokens_per_s=_rate(before, scrape, "output_tokens", now_s),
+            tokens_counted_live="output_tokens" in scrape.counters,
+            last_token_s=self._last_token(now_s),
             time_to_first_token_s=_mean(before, scrape, "first_token"),
             time_per_output_token_s=_mean(before, scrape, "per_token"),
         )

@@ -305,6 +305,7 @@ class _Ticket:
         self.progress = progress
         self._began_s = began_s
         self._end: Callable[[Progress, float], None] | None = accounting.ended
+        accounting.began(progress)
         self._accounting = accounting
 
     def end(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from loadwise.decision.facts import Member, Objectives
@@ -58,11 +59,13 @@ class InFlight:
             self.owed_tokens[pool] = max(0.0, left)
         return entry
 
-    def oldest_s(self) -> dict[str, float]:
-        """When each member's oldest request in flight was dispatched (the clock's monotonic seconds)."""
+    def oldest_s(self, of: Callable[[Dispatch], bool]) -> dict[str, float]:
+        """When each member's oldest request in flight that `of` takes was dispatched (monotonic seconds)."""
         oldest: dict[str, float] = {}
         for entry in self._open.values():
             member_id, began_s = entry.dispatch.member_id, entry.dispatch.started_s
+            if not of(entry.dispatch):
+                continue
             oldest[member_id] = min(began_s, oldest.get(member_id, began_s))
         return oldest
 

@@ -48,8 +48,10 @@ class EngineReadings:
             self._on_observed(replica_id, error)
             return
         self._latest[replica_id] = reading
-        if reading.output_tokens_per_s:
+        if reading.output_tokens_per_s and reading.tokens_counted_live:
             self._tokens_s[replica_id] = reading.read_s
+        elif reading.last_token_s is not None:
+            self._tokens_s[replica_id] = reading.last_token_s
         self._on_observed(replica_id, None)
 
     def asked(self) -> set[str]:
@@ -69,6 +71,11 @@ class EngineReadings:
     def ages_s(self, now_s: float) -> dict[str, float]:
         """Seconds since each replica that is asked was last read."""
         return {name: now_s - reading.read_s for name, reading in self._latest.items()}
+
+    def tokens_counted_live(self, replica_id: str) -> bool:
+        """Whether the replica's figures show tokens as they come; of one that was never read, no."""
+        reading = self[replica_id]
+        return reading is not None and reading.tokens_counted_live
 
     def last_token_s(self, replica_id: str) -> float | None:
         """When the replica's own figures last showed tokens; None where they never did."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 from loadwise.decision.alert_facts import Health, Silence
 from loadwise.decision.alerting import conditions
 from loadwise.decision.beliefs import Health as MemberHealth
+from loadwise.decision.facts import GENERATED
 from loadwise.decision.improvement import Improvement
 from loadwise.logs import get_logger
-from loadwise.ports import JsonObject
+from loadwise.ports import Dispatch, JsonObject
 from loadwise.telemetry import names
 from loadwise.telemetry.alerts import AlertBook
 
@@ -135,7 +136,14 @@ def silences(made: ServerSideOptimizer, now_s: float) -> list[Silence]:
     """Members that have had requests for a while, and no token since."""
     flights, ensemble = made.director.in_flight, made.ensemble_manager
     found = []
-    for member_id, began_s in flights.oldest_s().items():
+
+    def shows_tokens(dispatch: Dispatch) -> bool:
+        """Of other requests nobody can see whether tokens come before they end."""
+        if dispatch.request.endpoint not in GENERATED:
+            return False
+        return dispatch.request.stream or made.readings.tokens_counted_live(dispatch.replica_id)
+
+    for member_id, began_s in flights.oldest_s(shows_tokens).items():
         heard_s = max((s for s in (began_s, _heard_s(made, member_id)) if s is not None), default=now_s)
         out = member_id in ensemble.beliefs and ensemble.beliefs[member_id].health is MemberHealth.OUT
         isolated = out or not ensemble.fleet.is_active(member_id)
