@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from loadwise.decision.alert_rules import RULES
+from loadwise.decision.facts import Policy
 from loadwise.settings import Settings
 from loadwise.telemetry import names
 from loadwise.telemetry.metric import Metric
@@ -85,13 +87,39 @@ def metrics_page() -> str:
     )
 
 
+def alerts_page() -> str:
+    """Every alert with its severity, times and words, at default thresholds."""
+    rows = ["| alert | severity | after | gone after | within | says |", "|---|---|---|---|---|---|"]
+    sections = []
+    for rule in RULES:
+        words = {"value": _Shown(), "limit": rule.limit(Policy()), "subject": "NAME"}
+        times = " | ".join(f"{seconds:g} s" for seconds in (rule.for_s, rule.clear_s, rule.within_s))
+        rows.append(f"| `{rule.name}` | {rule.severity} | {times} | {rule.message.format(**words)} |")
+        sections.append(
+            f"## {rule.name}\n\nWhat to do: {rule.remedy.format(**words)}\n\n"
+            f"To undo: {rule.undo.format(**words)}\n"
+        )
+    return "\n".join(["# Alerts\n", NOTE, *rows, "", *sections])
+
+
+class _Shown:
+    """Stands for the figure of the moment."""
+
+    def __format__(self, spec: str) -> str:
+        return "VALUE%" if spec.endswith("%") else "VALUE"
+
+
+PAGES = {"settings.md": settings_page, "metrics.md": metrics_page, "alerts.md": alerts_page}
+
+
 def main() -> int:
     """Writes the pages, or with --check says which are out of date (exit code 1)."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     stale = []
-    for name, page in {"settings.md": settings_page(), "metrics.md": metrics_page()}.items():
+    for name, make in PAGES.items():
+        page = make()
         path = FOLDER / name
         if check:
             stale += [] if path.is_file() and path.read_text(encoding="utf-8") == page else [name]

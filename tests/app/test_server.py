@@ -9,8 +9,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from loadwise.app.server import Server, composed
+from loadwise.clock import SystemClock
 from loadwise.errors import ConfigurationError
 from loadwise.settings import load_settings
 from loadwise.testing import StubUpstream
@@ -147,3 +149,37 @@ async def test_a_default_member_that_does_not_exist_is_refused(
         assert error["param"] == "default_member"
         assert "eu" in error["message"]
         assert server.optimization.optimizer.config.default_member is None
+
+
+async def test_an_alert_of_the_server_reaches_the_webhook_of_its_settings(
+    stub: StubUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK", "Bearer of-the-operator")
+    heard: asyncio.Queue[tuple[str | None, dict[str, object]]] = asyncio.Queue()
+
+    async def take(request: web.Request) -> web.Response:
+        await heard.put((request.headers.get("authorization"), await request.json()))
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/hook", take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    hook = {"url": f"http://127.0.0.1:{runner.addresses[0][1]}/hook", "authorization_env": "HOOK"}
+    async with serving(tmp_path, upstreams={"eu": {"url": stub.url}}, alerts={"webhooks": [hook]}) as (
+        server,
+        address,
+    ):
+        recorder = server.optimization.optimizer.recorder
+        for number in range(100):
+            recorder.objective_counts.note("auto", number % 2 == 0, SystemClock().monotonic_s())
+        # The watch looks once a second by itself.
+        authorization, body = await asyncio.wait_for(heard.get(), 30)
+        assert authorization == "Bearer of-the-operator"
+        assert (body["name"], body["severity"], body["subject"]) == ("objectives_burning", "page", "auto")
+        async with aiohttp.ClientSession() as client, client.get(address + "/metrics") as answer:
+            assert (
+                'loadwise_alert_active{alert="objectives_burning",severity="page"} 1.0' in await answer.text()
+            )
+    await runner.cleanup()

@@ -208,3 +208,9 @@ def test_an_alert_tells_the_figure_of_the_moment_and_whom_it_concerns(tmp_path: 
         {"eval_time": f"{QUIET_STEPS * STEP_S + 120}s", "alertname": rule["alert"], "exp_alerts": [alert]}
     ]
     run(tmp_path, [test])
+
+
+def test_the_guide_names_every_alert_with_its_severity() -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "monitoring.md").read_text()
+    for rule in RULES:
+        assert f"| `{rule.name}` | {rule.severity.value} |" in guide

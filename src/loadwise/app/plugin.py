@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import FastAPI
 
 from loadwise.app.lifespan import close_with
+from loadwise.app.sinks import alerting
 from loadwise.gateway.auth import Guard
 from loadwise.gateway.control_plane import include_control_plane
 from loadwise.gateway.pages import include_pages
@@ -48,7 +50,9 @@ async def setup_optimization_serving(
     include_pages(app)
     if settings.metrics_dir is not None:
         optimizer.telemetry.share(settings.metrics_dir)
-    close_with(app, optimizer.close)
+    parts = AsyncExitStack()
+    await parts.enter_async_context(alerting(settings.alerts, optimizer, optimizer.clock))
+    parts.push_async_callback(optimizer.close)
+    close_with(app, parts.aclose)
     await optimizer.start_optimization()
-    await optimizer.watch.start()
     return mixin

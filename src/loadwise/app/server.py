@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from loadwise.app.logs import configure_logs
 from loadwise.app.members import Members
-from loadwise.app.sinks import all_sinks, measured, queued_sinks
+from loadwise.app.sinks import alerting
 from loadwise.clock import SystemClock
 from loadwise.compiler import ModelCompiler
 from loadwise.compiler.store import PackageStore
@@ -44,7 +44,7 @@ async def composed(settings: Settings, workshop: Workshop | None = None) -> Asyn
     `workshop` makes its builds; by default the backends that the settings name.
     """
     clock = SystemClock()
-    sinks, tracing = queued_sinks(settings.alerts, clock), open_tracing(settings.tracing)
+    tracing = open_tracing(settings.tracing)
     compiler = ModelCompiler(
         settings.optimization, workshop=workshop or _workshop(settings), clock=clock, automatic=False
     )
@@ -57,25 +57,23 @@ async def composed(settings: Settings, workshop: Workshop | None = None) -> Asyn
             routes=settings.routes,
             catalogue=members,
             model_compiler=compiler,
-            sinks=all_sinks(sinks),
             state_dir=settings.state_dir,
             report_dir=settings.report_dir or settings.state_dir / "reports",
             clock=clock,
         )
         try:
             await _remember(settings, made, clock)
-            measured(sinks, made.telemetry)
             if settings.metrics_dir is not None:
                 made.telemetry.share(settings.metrics_dir)
-            await made.optimizer.watch.start()
             listeners = build_listeners(settings, made.director, made.control, made.telemetry, clock, tracing)
-            yield Server(optimization=made, listeners=tuple(listeners))
+            async with alerting(settings.alerts, made.optimizer, clock):
+                yield Server(optimization=made, listeners=tuple(listeners))
         finally:
             await made.optimizer.close()
     finally:
         await members.close()
-        closing = [sink.close for sink in sinks] + ([] if tracing is None else [tracing.close])
-        await asyncio.gather(*(asyncio.to_thread(close) for close in closing))
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
 
 async def _remember(settings: Settings, made: Optimization, clock: Clock) -> None:

@@ -1,13 +1,15 @@
-"""Makes the alert sinks that the settings name."""
+"""Evaluates alerts beside a server and sends them where its settings say."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
-from loadwise.ports import AlertSink, Clock
+from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
+from loadwise.ports import Clock
 from loadwise.settings import AlertSettings
 from loadwise.telemetry import names
-from loadwise.telemetry.alerts import LogSink
 from loadwise.telemetry.prometheus import GaugeValue, Telemetry
 from loadwise.telemetry.sinks import REPEAT_S, QueuedSink, Target, alertmanager_body, webhook_body
 
@@ -32,12 +34,23 @@ def queued_sinks(settings: AlertSettings, clock: Clock) -> list[QueuedSink]:
     return sinks
 
 
-def all_sinks(queued: Sequence[QueuedSink]) -> list[AlertSink]:
-    """The log, and those sinks."""
-    return [LogSink(), *queued]
+@asynccontextmanager
+async def alerting(
+    settings: AlertSettings, optimizer: ServerSideOptimizer, clock: Clock
+) -> AsyncIterator[None]:
+    """Alerts are evaluated every second, also while the loop stands still, and go where the settings say."""
+    sinks = queued_sinks(settings, clock)
+    optimizer.alerts.add(sinks)
+    _measured(sinks, optimizer.telemetry)
+    await optimizer.watch.start()
+    try:
+        yield
+    finally:
+        await optimizer.watch.stop()
+        await asyncio.gather(*(asyncio.to_thread(sink.close) for sink in sinks))
 
 
-def measured(queued: Sequence[QueuedSink], telemetry: Telemetry) -> None:
+def _measured(queued: Sequence[QueuedSink], telemetry: Telemetry) -> None:
     """Metrics count what becomes of the sinks' alerts."""
 
     def heard(sink: str, result: str) -> None:

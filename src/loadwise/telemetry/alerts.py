@@ -44,6 +44,10 @@ class AlertBook:
         self._sinks = tuple(sinks)
         self._tracked: dict[tuple[str, str], _Tracked] = {}
 
+    def add(self, sinks: Sequence[AlertSink]) -> None:
+        """These hear of alerts too."""
+        self._sinks += tuple(sinks)
+
     def holding(self) -> Collection[tuple[str, str]]:
         """Name and subject of every alert that began and has not ended."""
         return {key for key, tracked in self._tracked.items() if tracked.fired}
