@@ -13,7 +13,6 @@ from loadwise.app.inside.members import optimization_inside
 from loadwise.app.inside.peers import Peers
 from loadwise.app.inside.place import MeetingPlace
 from loadwise.app.inside.wire import Note, Report, unpacked
-from loadwise.app.sinks import alerting
 from loadwise.engines.inside.description import EngineDescription
 from loadwise.engines.inside.merging import Views
 from loadwise.engines.inside.totals import View as EngineView
@@ -50,7 +49,6 @@ class Brain:
         self._clock = clock
         self._view = view
         self._bypass = settings.bypass
-        self._alerts = settings.alerts
         self.views = Views(
             clock, replica_id=f"{description.model_id}-0", capacity_requests=description.capacity_requests
         )
@@ -74,10 +72,9 @@ class Brain:
             else:
                 await self._optimizer.start_optimization()
             self.ready = True
-            async with alerting(self._alerts, self._optimizer, self._clock):
-                while self._desk.off is None:
-                    self.turn()
-                    await asyncio.sleep(TURN_S)
+            while self._desk.off is None:
+                self.turn()
+                await asyncio.sleep(TURN_S)
         finally:
             await self._peers.close()
             await self._optimizer.close()
