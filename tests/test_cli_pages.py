@@ -6,9 +6,11 @@ import asyncio
 import io
 import json
 import os
+import pty
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -71,6 +73,36 @@ async def test_status_outside_a_terminal_is_the_verdict_as_text(serving):
     assert code == 0
     assert "Nothing is at fault" in out
     assert "Where time goes" in out
+
+
+async def test_status_in_a_terminal_is_live_until_it_is_interrupted(serving):
+    master, slave = pty.openpty()
+    async with serving() as (url, _):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", "from loadwise.cli import main; main()", "status", "--url", url,
+            stdin=slave, stdout=slave, stderr=slave,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
+        )  # fmt: skip
+        os.close(slave)
+        shown = b""
+        # The second frame overwrites the first in place.
+        while shown.count(b"members, last five minutes") < 2:
+            shown += await asyncio.to_thread(os.read, master, 65536)
+        process.send_signal(signal.SIGINT)
+        # What is still on its way is read, or the command could not write its last.
+        reading = asyncio.create_task(asyncio.to_thread(_rest, master))
+        assert await process.wait() == 0
+        await reading
+    os.close(master)
+    assert b"eu" in shown
+    assert b"Traceback" not in shown
+
+
+def _rest(master: int) -> None:
+    """Reads a terminal to its end, which the system reports as an error."""
+    with suppress(OSError):
+        while os.read(master, 65536):
+            continue
 
 
 async def test_status_as_json_is_the_whole_status(serving):
