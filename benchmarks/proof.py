@@ -225,12 +225,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    began_s = time.perf_counter()
+    began_s = time.process_time()
     found = [simulate(scenario, asked.weeks, asked.seed + at) for at, scenario in enumerate(SCENARIOS)]
     made = {
         "command": f"python benchmarks/proof.py --weeks {asked.weeks} --seed {asked.seed}",
         "machine": f"{platform.processor() or platform.machine()}, Python {platform.python_version()}",
-        "seconds": round(time.perf_counter() - began_s, 1),
+        "cpu_seconds": round(time.process_time() - began_s, 1),
         "scenarios": found,
     }
     print(json.dumps(made, indent=1))
