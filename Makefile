@@ -92,6 +92,7 @@ bench-engines: $(STAMP) ## `balanced` as served beside a real vLLM: make bench-e
 
 bench-compile: $(STAMP) ## every form of two models, and the chosen one beside vLLM: make bench-compile VLLM=path/to/venv
 	$(BIN)/python benchmarks/compile.py $(if $(VLLM),--vllm $(VLLM)) --out benchmarks/results/compile.json $(ARGS)
+	$(BIN)/python benchmarks/build_life.py --out benchmarks/results/build-life.json
 
 bench-monitoring: $(STAMP) ## CPU and memory of all monitoring, on and off in 20 pairs (about 15 minutes)
 	$(BIN)/python benchmarks/monitoring_overhead.py $(ARGS)

@@ -86,3 +86,16 @@ def test_step_that_forgets_what_it_read_is_found_out(runner: Runner) -> None:
         return logits
 
     assert Forcing(runner.loaded, runner.original, 4).judge(forgetful, "float32").wrong is not None
+
+
+def test_judging_computes_as_the_engine_does_and_leaves_the_threads_as_they_were(runner: Runner) -> None:
+    seen: list[int] = []
+    before = torch.get_num_threads()
+
+    def step(*args: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return runner.original(*args)
+
+    Forcing(runner.loaded, step, 4, prepare=runner.prepare).judge(step, "float32")
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == before

@@ -279,7 +279,7 @@ def _judge_of(runner: Runner) -> Judge:
     """Compares a form of the step with the original on whole texts."""
     from loadwise.torch_engine.forcing import Forcing
 
-    forcing = Forcing(runner.loaded, runner.original, runner.cache.rows)
+    forcing = Forcing(runner.loaded, runner.original, runner.cache.rows, prepare=runner.prepare)
     return lambda step, precision: forcing.judge(step, precision).as_json()
 
 

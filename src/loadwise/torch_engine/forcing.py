@@ -25,13 +25,28 @@ class Forcing:
     Without texts of the operator's, the model writes its own, by chance from its own predictions.
     """
 
-    def __init__(self, loaded: LoadedModel, original: Step, rows: int, *, seed: int = 11) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        original: Step,
+        rows: int,
+        *,
+        prepare: Callable[[], None] = lambda: None,
+        seed: int = 11,
+    ) -> None:
         self._loaded = loaded
         self.original = original
+        # Called on the thread that computes, for what torch keeps per thread.
+        self._prepare = prepare
         self._rows = rows
         self._seed = seed
         self._texts: torch.Tensor | None = None  # [B, T]
         self._expected: torch.Tensor | None = None  # [B, T, V]
+
+    @property
+    def predictions(self) -> torch.Tensor:
+        """The original's, [B, T, V]."""
+        return self._both()[1]
 
     @property
     def texts(self) -> torch.Tensor:
@@ -77,6 +92,15 @@ class Forcing:
 
     def _read(self, step: Step, choose: Choose) -> torch.Tensor:
         """Predictions [B, T, V] after each token; `choose` gives the tokens [B] of a place."""
+        threads = torch.get_num_threads()
+        self._prepare()
+        try:
+            return self._predicted(step, choose)
+        finally:
+            # Whoever called may compile for as many threads as it had.
+            torch.set_num_threads(threads)
+
+    def _predicted(self, step: Step, choose: Choose) -> torch.Tensor:
         loaded, tokens = self._loaded, min(TOKENS, self._loaded.context_tokens)
         cache = KeyValueCache(loaded.shape, self._rows, loaded.context_tokens, loaded.device)
         logits = torch.zeros(self._batch, loaded.vocabulary)

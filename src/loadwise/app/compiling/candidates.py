@@ -85,7 +85,8 @@ class Candidates:
         engine = self._torch(None)
         forcing = await self._reference()
         await engine.start()
-        return Opened(engine, await asyncio.to_thread(forcing.judge, forcing.original, "float32"))
+        predictions = await asyncio.to_thread(lambda: forcing.predictions)
+        return Opened(engine, forcing.compare(predictions, "float32"))
 
     async def _compiled(self, mode: str) -> Opened:
         compiler = ModelCompiler(self._settings.optimization, workshop=self._workshop(), automatic=False)
@@ -136,9 +137,10 @@ class Candidates:
         import torch
 
         forcing = await self._reference()
+        texts_read = await asyncio.to_thread(lambda: forcing.texts)
         with tempfile.TemporaryDirectory(prefix="forcing-") as scratch:
             texts, logits = Path(scratch) / "texts.npy", Path(scratch) / "logits.npy"
-            np.save(texts, forcing.texts.numpy(), allow_pickle=False)
+            np.save(texts, texts_read.numpy(), allow_pickle=False)
             command = [sys.executable, "-m", "loadwise.engines.openvino.forcing"]
             command += [str(form), mode, str(texts), str(logits)]
             process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
@@ -180,7 +182,7 @@ class Candidates:
 
         loaded = load(self._folder, dtype="float32")
         runner = Runner(loaded, PLACES, loaded.context_tokens)
-        return Forcing(loaded, runner.original, PLACES)
+        return Forcing(loaded, runner.original, PLACES, prepare=runner.prepare)
 
 
 _NOT_FOR_DECODING = {

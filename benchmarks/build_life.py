@@ -1,0 +1,197 @@
+"""A build's life beside requests: time to promotion, the same when kept, and what a rebuild disturbs.
+
+    python benchmarks/build_life.py [--model FOLDER] [--seconds 30] [--out FILE.json]
+
+The torch engine serves the model in this process. First its default build is made on the idle engine; then
+the engine starts again and opens what was kept. Last, requests arrive by chance at 70 % of the capacity
+measured, first alone, then for as long as a forced `max-autotune` rebuild takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from servers import shown
+
+from loadwise.bench.report import machine
+from loadwise.clock import SystemClock, iso_utc
+from loadwise.compiler import ModelCompiler
+from loadwise.compiler.store import PackageStore
+from loadwise.compiler.workshop import Workshop
+from loadwise.engines.torch import TorchTokenEngine
+from loadwise.ports import SamplingParams
+from loadwise.settings import OptimizationConfig
+
+PLACES, PROMPT, OUTPUT, SHARE = 8, 16, 48, 0.7
+CLOCK = SystemClock()
+
+
+@dataclass
+class Seen:
+    """What requests saw: seconds per output token of each, every gap between tokens, and failures."""
+
+    per_token_s: list[float] = field(default_factory=list)
+    gaps_s: list[float] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Percentiles in milliseconds."""
+        return {
+            "requests": len(self.per_token_s),
+            "failed": len(self.failed),
+            "p50_per_token_ms": 1000 * statistics.median(self.per_token_s),
+            "p99_per_token_ms": 1000 * percentile(self.per_token_s, 0.99),
+            "p99_gap_ms": 1000 * percentile(self.gaps_s, 0.99),
+            "longest_gap_ms": 1000 * max(self.gaps_s),
+        }
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that so many do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+class Bed:
+    """An engine with its compiler, and requests for it."""
+
+    def __init__(self, model: Path, cache: Path) -> None:
+        store = PackageStore(cache / "builds")
+        workshop = Workshop.keeping(["inductor"], store, cache / "building")
+        self.compiler = ModelCompiler(OptimizationConfig(), workshop=workshop, automatic=False)
+        self.engine = TorchTokenEngine(
+            model,
+            clock=CLOCK,
+            max_running=PLACES,
+            kv_cache_bytes=2**30,
+            compile_step=self.compiler.compile_model,
+        )
+        self.compiler.busy = lambda: bool(self.engine.reading().running_requests)
+        self.name = model.name
+        self._chance = Random(5)
+
+    async def ask(self, seen: Seen) -> None:
+        """One request, from arrival to its last token."""
+        prompt = [self._chance.randrange(3, 60) for _ in range(PROMPT)]
+        params = SamplingParams(max_tokens=OUTPUT, temperature=0.0, ignore_eos=True)
+        times = []
+        try:
+            async for _ in self.engine.submit(prompt, params):
+                times.append(CLOCK.monotonic_s())
+        except Exception as error:  # noqa: BLE001 - every failure counts, whatever it is
+            seen.failed.append(str(error))
+            return
+        seen.per_token_s.append((times[-1] - times[0]) / (len(times) - 1))
+        seen.gaps_s += [b - a for a, b in itertools.pairwise(times)]
+
+    async def capacity_per_s(self) -> float:
+        """Requests per second with every place taken."""
+        started_s = CLOCK.monotonic_s()
+        await asyncio.gather(*(self.ask(Seen()) for _ in range(4 * PLACES)))
+        return 4 * PLACES / (CLOCK.monotonic_s() - started_s)
+
+    async def load(self, per_s: float, until: asyncio.Event) -> Seen:
+        """Requests arrive by chance until the event."""
+        seen, chance = Seen(), Random(7)
+        tasks = []
+        while not until.is_set():
+            tasks.append(asyncio.create_task(self.ask(seen)))
+            await asyncio.sleep(chance.expovariate(per_s))
+        await asyncio.gather(*tasks)
+        return seen
+
+    async def close(self) -> None:
+        """Nothing runs any more."""
+        await self.engine.close()
+        self.compiler.close()
+
+
+async def to_promotion_s(model: Path, cache: Path) -> tuple[Bed, float]:
+    """A started bed whose default build serves, and how long after its start that was."""
+    bed, started_s = Bed(model, cache), CLOCK.monotonic_s()
+    await bed.engine.start()
+    await asyncio.to_thread(bed.compiler.wait)
+    if bed.compiler.compilation_stats[bed.name]["mode"] is None:
+        bed.compiler.build(bed.name, "default")
+        await asyncio.to_thread(bed.compiler.wait)
+    found = bed.compiler.compilation_stats[bed.name]
+    if found["state"] != "promoted":
+        raise SystemExit(f"The default build of {bed.name} was not promoted: {found['cause']}")
+    return bed, CLOCK.monotonic_s() - started_s
+
+
+async def disturbance(bed: Bed, seconds: float) -> dict[str, Any]:
+    """Requests at 70 % of capacity, alone and beside a forced rebuild."""
+    capacity = await bed.capacity_per_s()
+    alone_ends, rebuild_ends = asyncio.Event(), asyncio.Event()
+    asyncio.get_running_loop().call_later(seconds, alone_ends.set)
+    alone = await bed.load(SHARE * capacity, alone_ends)
+    started_s = CLOCK.monotonic_s()
+    bed.compiler.build(bed.name, "max-autotune", forced=True)
+
+    async def watch() -> None:
+        await asyncio.to_thread(bed.compiler.wait)
+        rebuild_ends.set()
+
+    _, beside = await asyncio.gather(watch(), bed.load(SHARE * capacity, rebuild_ends))
+    build = bed.compiler.compilation_stats[bed.name]["builds"]["max-autotune"]
+    return {
+        "capacity_requests_per_s": capacity,
+        "alone": alone.as_json(),
+        "beside_rebuild": beside.as_json(),
+        "rebuild_s": CLOCK.monotonic_s() - started_s,
+        "rebuild": {name: build[name] for name in ("state", "cause", "build_time_s", "speedup")},
+    }
+
+
+async def measured(model: Path, seconds: float) -> dict[str, Any]:
+    """The three parts."""
+    with tempfile.TemporaryDirectory(prefix="build-life-") as cache:
+        bed, first_s = await to_promotion_s(model, Path(cache))
+        await bed.close()
+        bed, again_s = await to_promotion_s(model, Path(cache))
+        try:
+            kept = bed.compiler.compilation_stats[bed.name]["kept"]
+            start = {"first_s": first_s, "again_s": again_s, "share": again_s / first_s, "kept": kept}
+            return {"to_promotion": start, "at_70_percent": await disturbance(bed, seconds)}
+        finally:
+            await bed.close()
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs, prints, saves."""
+    from loadwise_models import family
+
+    parser = argparse.ArgumentParser(description="A build's life beside requests.")
+    parser.add_argument("--model", type=Path, default=family()["accurate"])
+    parser.add_argument("--seconds", type=float, default=30.0, help="of requests without a rebuild")
+    parser.add_argument("--out", type=Path, help="save the results as JSON")
+    arguments = parser.parse_args(argv)
+    before = machine()
+    document = {
+        "kind": "build-life",
+        "command": shown(["python", "benchmarks/build_life.py", *argv]),
+        "model": arguments.model.name,
+        "machine": before,
+        **asyncio.run(measured(arguments.model, arguments.seconds)),
+        "finished": iso_utc(CLOCK.wall_s()),
+    }
+    print(json.dumps(document, indent=1))
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
