@@ -30,7 +30,10 @@ ROWS = (
     ("Load and strategy", ("load_", "pool_", "strategy", "queue_", "kv_", "host_")),
     ("Members", ("member_", "decision")),
     ("What it gains", ("improvement", "unoptimised")),
-    ("Builds and configuration", ("builds", "failed_builds", "config", "rollbacks", "optimization")),
+    (
+        "Builds and configuration",
+        ("builds", "failed_builds", "config", "rollbacks", "rollouts", "optimization"),
+    ),
     ("Alerts and the loop", ("alert", "sink", "control_", "engine_", "monitoring_")),
 )
 

@@ -22,6 +22,7 @@ PAGES = {
     "loop_stale",
     "sensors_stale",
     "configuration_rolled_back",
+    "rollout_taken_back",
 }
 
 
@@ -79,6 +80,7 @@ def rolled_back(seconds_ago: float) -> Health:
         (silent(31.0, isolated=True), ["silent_member"]),
         (rolled_back(30.0), ["configuration_rolled_back"]),
         (rolled_back(1000.0), []),
+        (Health(rollouts_back_s={"auto": 30.0, "other": 1000.0}), ["rollout_taken_back"]),
         (Health(monitoring_age_s=1.0), ["monitoring_failed"]),
     ],
 )
@@ -100,6 +102,7 @@ EVERYTHING = Health(
     loop_age_s=90.0,
     silences=[Silence(member_id="a", seconds=90.0, isolated=False)],
     rollback=Rollback(from_version=4, to_version=3, seconds_ago=1.0),
+    rollouts_back_s={"auto": 1.0},
     monitoring_age_s=12.0,
 )
 

@@ -125,6 +125,16 @@ async def a_configuration_regresses(run: Running) -> None:
     await configurations.judge()
 
 
+async def a_rollout_does_harm(run: Running) -> None:
+    rollouts = run.server.optimizer.recorder.experiments.rollouts
+    began_s = run.server.clock.monotonic_s()
+
+    def as_json(now_s: float) -> list[dict[str, Any]]:
+        return [{"route": "auto", "key": None, "harm": "more_errors", "seconds": now_s - began_s}]
+
+    rollouts.as_json = as_json
+
+
 FAULTS: dict[str, Callable[[Running], Awaitable[None]]] = {
     "high_error_rate": errors,
     "excessive_latency": slow,
@@ -138,6 +148,7 @@ FAULTS: dict[str, Callable[[Running], Awaitable[None]]] = {
     "low_optimization_effectiveness": gains_nothing,
     "compilation_failure": a_build_fails,
     "configuration_rolled_back": a_configuration_regresses,
+    "rollout_taken_back": a_rollout_does_harm,
 }
 
 

@@ -101,6 +101,9 @@ FAULTS: dict[str, Fault] = {
         {'loadwise_member_silent_seconds{member="fast"}': GROWING}, 'member="fast"'
     ),
     "configuration_rolled_back": Fault({"loadwise_rollbacks_total": level(0, 1)}),
+    "rollout_taken_back": Fault(
+        {'loadwise_rollouts_taken_back{rollout="auto"}': level("_", 1)}, 'rollout="auto"'
+    ),
     "monitoring_failed": Fault({"loadwise_monitoring_age_seconds": level("_", 5)}),
 }
 

@@ -61,6 +61,8 @@ class Health:
     loop_age_s: float | None = None
     silences: Sequence[Silence] = ()
     rollback: Rollback | None = None
+    # Rollouts that were taken back, by route (and key), since when, in seconds.
+    rollouts_back_s: Mapping[str, float] = field(default_factory=dict)
     # Since a monitoring system that is read was last read well; None without one, or while it is well.
     monitoring_age_s: float | None = None
 

@@ -174,6 +174,17 @@ RULES: Final = (
         keeps=1.0,
     ),
     Rule(
+        name="rollout_taken_back",
+        severity=Severity.PAGE,
+        find=findings.rollouts_back,
+        limit=lambda policy: policy.rollback_shown_s,
+        message="The rollout of optimisation on {subject} was taken back: it did harm.",
+        remedy="rollouts in /v1/optimization/status name the harm; see the members' errors there.",
+        undo="Nothing is optimised there now. Change any setting of rollout to begin it anew.",
+        within_s=60.0,
+        keeps=1.0,
+    ),
+    Rule(
         name="monitoring_failed",
         severity=Severity.TICKET,
         find=findings.monitoring,

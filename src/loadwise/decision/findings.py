@@ -133,6 +133,13 @@ def rolled_back(_: Policy, health: Health, limit: float) -> Iterator[Finding]:
         )
 
 
+def rollouts_back(_: Policy, health: Health, limit: float) -> Iterator[Finding]:
+    """Each rollout that was taken back less than the limit ago (s)."""
+    for subject, seconds in health.rollouts_back_s.items():
+        if seconds < limit:
+            yield Finding(value=seconds, subject=subject)
+
+
 def monitoring(_: Policy, health: Health, limit: float) -> Iterator[Finding]:
     """The monitoring system was not read for longer than the limit (s)."""
     return _above(health.monitoring_age_s, limit)

@@ -88,6 +88,7 @@ class Watch:
             loop_age_s=_loop_age(made, now_s),
             silences=silences(made, now_s),
             rollback=made.configurations.rollback(now_s),
+            rollouts_back_s=_rollouts_back(made, now_s),
             monitoring_age_s=None if recorder.monitoring is None else recorder.monitoring.age_s(),
         )
 
@@ -158,6 +159,20 @@ def _heard_s(made: ServerSideOptimizer, member_id: str) -> float | None:
         for replica_id in made.ensemble_manager.fleet.parts(member_id).engines:
             heard.append(made.readings.last_token_s(replica_id))
     return max((second for second in heard if second is not None), default=None)
+
+
+def _rollouts_back(made: ServerSideOptimizer, now_s: float) -> dict[str, float]:
+    """Since when rollouts are taken back, by route, and key where they are of one."""
+    return {
+        _named(rollout): rollout["seconds"]
+        for rollout in made.recorder.experiments.rollouts.as_json(now_s)
+        if rollout["harm"] is not None
+    }
+
+
+def _named(rollout: JsonObject) -> str:
+    route, key = str(rollout["route"]), rollout["key"]
+    return route if key is None else f"{route} for {key}"
 
 
 def failed_builds(stats: Mapping[str, JsonObject]) -> dict[str, str]:

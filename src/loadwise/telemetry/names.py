@@ -119,6 +119,12 @@ ROLLBACKS = Metric(
     kind=Kind.COUNTER,
     help="Configurations that were taken back because fewer requests met their objectives under them.",
 )
+ROLLOUTS_BACK = Metric(
+    name="loadwise_rollouts_taken_back",
+    kind=Kind.GAUGE,
+    help="1 for a quarter of an hour after a rollout (a route, or a key on one) was taken back.",
+    labels=("rollout",),
+)
 SINK_ALERTS = Metric(
     name="loadwise_sink_alerts_total",
     kind=Kind.COUNTER,

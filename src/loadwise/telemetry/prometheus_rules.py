@@ -113,6 +113,7 @@ EXPRESSIONS: Final[Mapping[str, Expression]] = {
     "silent_member": Expression(_above(names.MEMBER_SILENT.name), "member"),
     "silent_member_serving": Expression(_silent_and_serving, "member"),
     "configuration_rolled_back": Expression(_rolled_back),
+    "rollout_taken_back": Expression(lambda *_: f"{names.ROLLOUTS_BACK.name} > 0", "rollout"),
     "monitoring_failed": Expression(_above(names.MONITORING_AGE.name)),
 }
 
