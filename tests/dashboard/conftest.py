@@ -7,15 +7,12 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-
-playwright_api = pytest.importorskip(
-    "playwright.async_api", reason="playwright is not installed: pip install playwright"
-)
 
 from loadwise.app.server import Server, composed
 from loadwise.settings import load_settings
@@ -30,10 +27,20 @@ PATIENCE_S = 20.0
 CHECKS = Path(__file__).with_name("checks.js").read_text(encoding="utf-8")
 
 
+def _lacking() -> str | None:
+    """What these tests need and this machine lacks; None for nothing."""
+    if CHROMIUM is None:
+        return "no chromium here: sudo apt-get install chromium"
+    if find_spec("playwright") is None:
+        return "playwright is not installed: pip install playwright"
+    return None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if CHROMIUM is not None:
+    reason = _lacking()
+    if reason is None:
         return
-    skip = pytest.mark.skip(reason="no chromium here: sudo apt-get install chromium")
+    skip = pytest.mark.skip(reason=reason)
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(skip)
@@ -113,7 +120,9 @@ def serving(tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Any]:
-    async with playwright_api.async_playwright() as driver:
+    from playwright.async_api import async_playwright
+
+    async with async_playwright() as driver:
         opened = await driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         try:
             yield opened
