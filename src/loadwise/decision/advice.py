@@ -34,7 +34,6 @@ class Figures:
 
     requests: int = 0
     within_fraction: float | None = None
-    load: float | None = None
     high_load: float = 0.8
     time_high_fraction: float | None = None
     members: Sequence[MemberFigures] = ()

@@ -70,13 +70,11 @@ def advice(optimizer: ServerSideOptimizer, day: Stretch) -> Sequence[Advice]:
     """What the figures of a day speak for."""
     ensemble, config = optimizer.ensemble_manager, optimizer.config
     gain = optimizer.recorder.improvement()
-    decision = optimizer.cycle.decision
     route = ensemble.fleet.routes.get("auto")
     return advise(
         Figures(
             requests=day.judged,
             within_fraction=day.within / day.judged if day.judged else None,
-            load=None if decision is None else decision.worst.score.value,
             high_load=config.load_threshold_high,
             time_high_fraction=_time_high(optimizer),
             members=[_member(optimizer, name, day) for name in ensemble.fleet.active()],
