@@ -89,13 +89,13 @@ def test_step_that_forgets_what_it_read_is_found_out(runner: Runner) -> None:
 
 
 def test_judging_computes_as_the_engine_does_and_leaves_the_threads_as_they_were(runner: Runner) -> None:
-    seen: list[int] = []
+    seen: list[tuple[int, bool]] = []
     before = torch.get_num_threads()
 
     def step(*args: Any) -> Any:
-        seen.append(torch.get_num_threads())
+        seen.append((torch.get_num_threads(), args[0].is_contiguous()))
         return runner.original(*args)
 
     Forcing(runner.loaded, step, 4, prepare=runner.prepare).judge(step, "float32")
-    assert set(seen) == {1}
+    assert set(seen) == {(1, True)}
     assert torch.get_num_threads() == before

@@ -107,7 +107,8 @@ class Forcing:
         found = []
         with torch.no_grad():
             for place in range(tokens):
-                chosen = choose(place, logits).to(loaded.device)
+                # Compiled steps take contiguous tensors only, and do not look whether they are.
+                chosen = choose(place, logits).to(loaded.device).contiguous()
                 columns = torch.full((self._batch, 1), place + 1, device=loaded.device)
                 mask = attention_mask(columns, columns_for(place + 1), loaded.shape.dtype)
                 logits = step(chosen.unsqueeze(1), columns - 1, mask, cache.keys, cache.values, columns)
