@@ -32,9 +32,11 @@ from loadwise.bench.plan import Source, Workload
 from loadwise.bench.runner import Run, Runner
 from loadwise.bench.session import Options, open_runner, probe
 from loadwise.bench.summary import Summary
+from loadwise.decision.beliefs import MEASURED_OUTCOMES
 from loadwise.errors import ConfigurationError
 
 HELD_SHARE = 0.95
+WARM_UPS = MEASURED_OUTCOMES
 # Wide enough for the tables where the output is a file.
 CONSOLE = Console(width=None if sys.stdout.isatty() else 160)
 
@@ -103,7 +105,9 @@ async def measure(arguments: argparse.Namespace, options: Options) -> dict[str, 
         members = list(runner.qualities)
         if arguments.member not in members:
             raise ConfigurationError(f"--member {arguments.member!r} is none of {', '.join(members)}.")
-        await runner.warm_up(["auto", *members])
+        # So often that speeds are known: a member that nobody measured is neither trusted nor protected.
+        for _ in range(WARM_UPS):
+            await runner.warm_up(["auto", *members])
         capacity = await sustained(runner, options, arguments)
         CONSOLE.print(report.capacity_table(arguments.member, capacity))
         if capacity.sustained_per_s <= 0:

@@ -178,7 +178,7 @@ def initial(
 
     `full_work` is the work at which its device is full; by default its own places, all taken.
     """
-    prior = prior_of(objectives, full_work or (_places(member) + BATCH_START) * cost)
+    prior = prior_of(objectives, full_work or (places_of(member) + BATCH_START) * cost)
     return Belief(
         member_id=member.member_id,
         prior=prior,
@@ -215,7 +215,7 @@ def initial_beliefs(route: Route, now_s: float) -> dict[str, Belief]:
     costs = {m.member_id: (m.relative_cost or 1.0) / unit if unit else 1.0 for m in route.members}
     full: dict[str, float] = {}
     for member in route.members:
-        work = (_places(member) + BATCH_START) * costs[member.member_id]
+        work = (places_of(member) + BATCH_START) * costs[member.member_id]
         full[pool_of(member)] = max(work, full.get(pool_of(member), 0.0))
     return {
         member.member_id: initial(
@@ -230,5 +230,6 @@ def pool_of(member: Member) -> str:
     return member.replicas[0].pool_id if member.replicas else member.member_id
 
 
-def _places(member: Member) -> int:
+def places_of(member: Member) -> int:
+    """Requests that its replicas run at once, or a guess where they do not say."""
     return sum(replica.capacity_requests or UNKNOWN_PLACES for replica in member.replicas) or UNKNOWN_PLACES

@@ -280,7 +280,7 @@ def _ranked(scene: Scene, merits: Sequence[float]) -> list[int]:
     if len(set(merits)) == len(merits):
         return sorted(range(len(merits)), key=merits.__getitem__, reverse=True)
     ids, default = scene.lineup.ids, scene.whole.route.default_member
-    keys = [(-merit, ids[at] != default, scene.known[at].cost, at) for at, merit in enumerate(merits)]
+    keys = [(-merit, ids[at] != default, scene.busy_s(at), at) for at, merit in enumerate(merits)]
     return [at for _, _, _, at in sorted(keys)]
 
 
@@ -301,7 +301,7 @@ def _by_harm(scene: Scene, places: Sequence[int]) -> list[int]:
     """Places by what a request does where there is no room: on a shared device everyone pays its cost."""
     keys, reliable = [], scene.reliabilities()
     for at in places:
-        squared = scene.known[at].cost ** 2 if scene.lineup.pools[at] in scene.whole.shared else 1.0
+        squared = scene.busy_s(at) ** 2 if scene.lineup.pools[at] in scene.whole.shared else 1.0
         keys.append((scene.fill(at) / reliable[at] * squared, at))
     keys.sort()
     return [at for _, at in keys]

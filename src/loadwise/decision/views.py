@@ -13,9 +13,11 @@ from loadwise.decision.beliefs import (
     BATCH_START,
     FIRST_TOKEN_OVERHEAD_TOKENS,
     MEASURED_OUTCOMES,
+    UNKNOWN_PLACES,
     Belief,
     Health,
 )
+from loadwise.decision.capacity import busy_s
 from loadwise.decision.expected import Latencies
 from loadwise.decision.facts import MemberPressure, RequestFacts, StrategyName
 from loadwise.decision.lineup import Lineup
@@ -263,6 +265,12 @@ class Scene:
     def measured(self, at: int) -> bool:
         """Whether enough was heard of a member to trust it with more than a small share."""
         return self.known[at].outcomes >= MEASURED_OUTCOMES
+
+    def busy_s(self, at: int) -> float:
+        """Seconds of its device that the request would take of the member at full load: what it costs."""
+        pressure = self.pressed[at]
+        places = None if pressure is None else pressure.capacity_requests
+        return busy_s(self.known[at], places or UNKNOWN_PLACES, self.tokens - FIRST_TOKEN_OVERHEAD_TOKENS)
 
     def stale(self, at: int) -> bool:
         """Whether a member was not measured lately."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from loadwise.decision.facts import RequestFacts, Route
+from loadwise.decision.facts import EnsembleStrategy, RequestFacts, Route
 from loadwise.decision.lead import Asked, Crew
 from loadwise.decision.lineup import lineup_of
 
@@ -30,7 +30,7 @@ class Demand:
         members[member_id] = members.get(member_id, 0) + 1
 
     def crews(self, routes: Iterable[Route], places: Mapping[str, int | None]) -> tuple[Crew, ...]:
-        """The members of each route that share a device, with what was asked of the route so far."""
+        """Per adaptive route the members that share a device, with what was asked of the route so far."""
         return tuple(
             Crew(
                 route=route.name,
@@ -40,6 +40,7 @@ class Demand:
                 asked=self._asked(route.name),
             )
             for route in routes
+            if route.strategy is EnsembleStrategy.ADAPTIVE
             for lineup in (lineup_of(route),)
             for pool_id in sorted(lineup.shared)
         )

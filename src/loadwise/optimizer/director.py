@@ -8,7 +8,7 @@ from typing import Final
 
 from loadwise.clock import SystemClock
 from loadwise.decision import parameters
-from loadwise.decision.admission import Admission, AdmissionReason, Entry, enter
+from loadwise.decision.admission import Admission, Entry, enter
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice, ChoiceReason, Remembered
 from loadwise.decision.ensemble import pick_replica
@@ -230,7 +230,8 @@ class EnsembleDirector:
                 return choice
             if request.model != route.name or choice.reason in UNTOUCHED:
                 break
-            exclude = exclude | _without_room(route, member, admission)
+            led = strategy is not None and choice.member_id in strategy.leads.get(route.name, ())
+            exclude = exclude | _without_room(route, member, shared=led)
             if all(r.replica_id in exclude for m in route.members for r in m.replicas):
                 break
         self.demand.trouble(request, member.member_id)
@@ -365,9 +366,12 @@ def _free_of(remembered: Remembered | None, route: Route) -> bool:
     return remembered is None or remembered.member_id == route.default_member
 
 
-def _without_room(route: Route, member: Member, admission: Admission) -> frozenset[str]:
-    """The replicas that need no second look: what would be late on a device is late on all that share it."""
-    if admission.reason is AdmissionReason.QUEUE_FULL:
+def _without_room(route: Route, member: Member, *, shared: bool) -> frozenset[str]:
+    """The replicas that need no second look; with `shared` also those of others on the member's device.
+
+    A lead that refuses has its device full: another engine beside it would only slow down both.
+    """
+    if not shared:
         return frozenset([replica.replica_id for replica in member.replicas])
     pools = {replica.pool_id for replica in member.replicas}
     return frozenset([r.replica_id for m in route.members for r in m.replicas if r.pool_id in pools])

@@ -10,8 +10,9 @@ from typing import Any, Final
 from loadwise.clock import SystemClock
 from loadwise.decision import ensemble, outcome
 from loadwise.decision import strategy as strategies
-from loadwise.decision.beliefs import Belief, Health, initial_beliefs
+from loadwise.decision.beliefs import Belief, Health, initial_beliefs, places_of
 from loadwise.decision.candidates import Refusal
+from loadwise.decision.capacity import busy_s
 from loadwise.decision.choices import Choice, Remembered
 from loadwise.decision.facts import Ending, MemberPressure, Outcome, RequestFacts, Route
 from loadwise.decision.outcome import HealthChange
@@ -27,6 +28,8 @@ from loadwise.settings import OptimizationConfig
 from loadwise.telemetry.journal.events import Chose, Event, Learned, Reviewed, Witness, new
 
 log = get_logger(__name__)
+# The prompt by which members' costs are compared.
+COMPARED_PROMPT_TOKENS: Final = 256.0
 # Conversations that are remembered.
 CONVERSATIONS: Final = 10_000
 
@@ -295,6 +298,16 @@ class ModelEnsembleManager:
             "selection_distribution": self.selection_distribution(),
         }
 
+    def _relative_cost(self, model_id: str, route: Route | None) -> float | None:
+        """Measured device time per request over the cheapest member's; None before it is measured."""
+        members = () if route is None else route.members
+        busy = {
+            m.member_id: busy_s(self.beliefs[m.member_id], places_of(m), COMPARED_PROMPT_TOKENS)
+            for m in members
+            if self.beliefs[m.member_id].measured
+        }
+        return busy[model_id] / min(busy.values()) if model_id in busy else None
+
     def _shown(self, model_id: str, route: Route | None) -> JsonObject:
         parts, belief = self.fleet.parts(model_id), self.beliefs[model_id]
         member = parts.member
@@ -311,6 +324,7 @@ class ModelEnsembleManager:
             if model_id in self._counted
             else None,
             "within_objectives_fraction": belief.within_fraction,
+            "relative_cost": self._relative_cost(model_id, route),
             "trend": belief.trend,
             "health": belief.health.value,
             "default": route is not None and route.default_member == model_id,

@@ -19,6 +19,7 @@ from loadwise.decision.choices import Choice
 from loadwise.decision.facts import (
     Ending,
     EngineReading,
+    EnsembleStrategy,
     MemberPressure,
     Outcome,
     Policy,
@@ -137,6 +138,9 @@ class _Run:
         self.asked += 1
         self.prompt_tokens += arrival.input_tokens
         chosen = self._choose(arrival)
+        if isinstance(chosen, Choice) and not self._admitted(chosen) and not self._leads(chosen.member_id):
+            other = self._choose(arrival, frozenset({chosen.member_id}))
+            chosen = other if isinstance(other, Choice) else chosen
         if isinstance(chosen, Refusal):
             result.refused += 1
             return
@@ -154,7 +158,12 @@ class _Run:
         self.choices[job.job_id] = chosen, pool_in_flight
         self.device.submit(job)
 
-    def _choose(self, arrival: Arrival) -> Choice | Refusal:
+    def _leads(self, member_id: str) -> bool:
+        """Whether a refusal by the member is one by its device."""
+        leads = self.decision.worst.strategy.leads if self.decision else {}
+        return bool(self.scenario.fixed) or member_id in leads.get(self.scenario.route.name, ())
+
+    def _choose(self, arrival: Arrival, excluded: frozenset[str] = frozenset()) -> Choice | Refusal:
         scenario = self.scenario
         request = RequestFacts(
             request_id=str(self.asked),
@@ -170,6 +179,7 @@ class _Run:
             self.decision.worst.strategy if self.decision else None,
             self.random.random(),
             arrival.t_s,
+            excluded=excluded,
         )
 
     def _admitted(self, chosen: Choice) -> bool:
@@ -281,8 +291,12 @@ class _Run:
             engines={"local": readings},
             services={"local": service},
             beliefs={self.scenario.route.name: self.beliefs},
-            crews=() if self.scenario.fixed else (self._crew(),),
+            crews=(self._crew(),) if self._led else (),
         )
+
+    @property
+    def _led(self) -> bool:
+        return not self.scenario.fixed and self.scenario.route.strategy is EnsembleStrategy.ADAPTIVE
 
     def _crew(self) -> Crew:
         return Crew(
