@@ -135,7 +135,7 @@ def test_constant_demand_changes_the_lead_at_most_once(share: float) -> None:
 def test_a_lead_that_is_seen_to_carry_less_gives_way_and_is_tried_again_later() -> None:
     loop, rate = Loop(), 0.6 * carried("accurate")
     assert loop.run(rate, 20)[-1] == "accurate"
-    assert loop.run(rate, 10, troubled=0.3)[-1] != "accurate"
+    assert loop.run(rate, 10, troubled=0.5)[-1] != "accurate"
     assert "accurate" not in loop.run(rate, 20)
     assert loop.run(rate, int(2 * CAP_FADES_S))[-1] == "accurate"
 

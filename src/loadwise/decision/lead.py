@@ -7,9 +7,9 @@ carries everything goes to one cheaper member, and back when demand falls.
    by more than chance explains (one standard error of a Poisson count).
 2. A member leads while demand stays below `STAYS` of its capacity; one ranked above it takes over below
    `RISES` of its own, `REST_S` after the last change at the soonest.
-3. What is carried is also seen: where the lead refused or was late with more than `TROUBLE` of the requests,
-   it carries less than was computed. It is capped at that demand, and the cap fades. Far below what was
-   computed something else is the likelier cause, and more is needed (`FAR_TROUBLE`).
+3. What is carried is also seen: where the lead refused, was late with or had no room for more than `TROUBLE`
+   of the requests, it carries less than was computed. It is capped at that demand, and the cap fades. Far
+   below what was computed something else is the likelier cause, and more is needed (`FAR_TROUBLE`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Final
 
 from loadwise.decision.beliefs import Belief, Health
 from loadwise.decision.capacity import capacity_per_s
+from loadwise.decision.choices import Choice, ChoiceReason
+from loadwise.decision.strategy import Strategy
 
 MEMORY_S: Final = 3.0
 MEMORY_REQUESTS: Final = 40.0
@@ -30,16 +32,17 @@ RISES: Final = 0.85
 REST_S: Final = 5.0
 TROUBLE: Final = 0.05
 FAR_TROUBLE: Final = 0.25
-FAR: Final = 0.5
+FAR: Final = 0.75
 TROUBLES_NEEDED: Final = 3.0
 # A cap grows by e in this time.
 CAP_FADES_S: Final = 300.0
 UNKNOWN_PROMPT_TOKENS: Final = 256.0
+_BY_LOAD: Final = frozenset({ChoiceReason.ADAPTIVE_LOW_LOAD, ChoiceReason.ADAPTIVE_HIGH_LOAD})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """Requests for a route since its start, their prompt tokens, and by member those refused or late."""
+    """Requests for a route since its start, their prompt tokens, and by member those that troubled it."""
 
     requests: int = 0
     prompt_tokens: float = 0.0
@@ -68,6 +71,8 @@ class LeadState:
     seconds: float = 0.0
     requests: float = 0.0
     prompt_tokens: float = 0.0
+    # Requests per second since the time before: what troubles a lead right after a step.
+    latest_per_s: float = 0.0
     # Of the requests that the lead had.
     troubled: float = 0.0
     # Per member: the demand at which it was seen to carry no more, and when.
@@ -105,6 +110,13 @@ def lead(state: LeadState, crew: Crew, beliefs: Mapping[str, Belief], now_s: flo
     return _led(seen, risen, now_s)
 
 
+def overflowed(choice: Choice, strategy: Strategy | None, route: str) -> frozenset[str]:
+    """The leads that had no room for a request which adaptive gave to another member."""
+    leads = frozenset[str]() if strategy is None else strategy.leads.get(route, frozenset())
+    overflow = choice.reason in _BY_LOAD and choice.member_id not in leads
+    return leads if overflow else frozenset()
+
+
 def _observed(state: LeadState, asked: Asked, now_s: float) -> LeadState:
     """The sums with what was asked for since the last time, and the past faded."""
     if state.seen_s is None:
@@ -119,6 +131,7 @@ def _observed(state: LeadState, asked: Asked, now_s: float) -> LeadState:
         asked=asked,
         seconds=state.seconds * kept + elapsed,
         requests=state.requests * kept + asked.requests - before.requests,
+        latest_per_s=(asked.requests - before.requests) / elapsed if elapsed > 0.0 else state.latest_per_s,
         prompt_tokens=state.prompt_tokens * kept + asked.prompt_tokens - before.prompt_tokens,
         troubled=state.troubled * kept + _troubles(asked, state) - _troubles(before, state),
     )
@@ -158,7 +171,8 @@ def _troubles(asked: Asked, state: LeadState) -> int:
 
 
 def _troubled(state: LeadState, carried_per_s: float) -> bool:
-    borne = TROUBLE if state.demand_per_s > FAR * carried_per_s else FAR_TROUBLE
+    near = max(state.demand_per_s, state.latest_per_s) > FAR * carried_per_s
+    borne = TROUBLE if near else FAR_TROUBLE
     return state.troubled >= TROUBLES_NEEDED and state.troubled > borne * state.requests
 
 
@@ -166,7 +180,7 @@ def _relieved(
     state: LeadState, held: str, ranked: Sequence[str], carried: Mapping[str, float], now_s: float
 ) -> LeadState:
     """The lead is capped at the demand that troubles it, and given up where another carries more."""
-    capped = min(carried[held], state.demand_per_s)
+    capped = min(carried[held], max(state.demand_per_s, state.latest_per_s))
     other = _best(ranked, {**carried, held: capped}, state.demand_per_s)
     if carried[other] <= capped or other == held:
         return state

@@ -21,6 +21,7 @@ from loadwise.decision.facts import (
     Route,
     StrategyName,
 )
+from loadwise.decision.lead import overflowed
 from loadwise.decision.question import UNTOUCHED
 from loadwise.decision.strategy import Strategy, for_route
 from loadwise.errors import RequestError
@@ -227,10 +228,12 @@ class EnsembleDirector:
             member = _member(route, choice.member_id)
             admission = self._admission(route, request, member, choice)
             if admission.admitted:
+                for passed in overflowed(choice, strategy, route.name):
+                    self.demand.trouble(request, passed)
                 return choice
             if request.model != route.name or choice.reason in UNTOUCHED:
                 break
-            led = strategy is not None and choice.member_id in strategy.leads.get(route.name, ())
+            led = strategy is not None and bool(strategy.leads.get(route.name))
             exclude = exclude | _without_room(route, member, shared=led)
             if all(r.replica_id in exclude for m in route.members for r in m.replicas):
                 break
@@ -369,7 +372,7 @@ def _free_of(remembered: Remembered | None, route: Route) -> bool:
 def _without_room(route: Route, member: Member, *, shared: bool) -> frozenset[str]:
     """The replicas that need no second look; with `shared` also those of others on the member's device.
 
-    A lead that refuses has its device full: another engine beside it would only slow down both.
+    A device that has a lead and refuses is full: another engine beside it would only slow down both.
     """
     if not shared:
         return frozenset([replica.replica_id for replica in member.replicas])

@@ -28,7 +28,7 @@ from loadwise.decision.facts import (
     ServiceReading,
     StrategyName,
 )
-from loadwise.decision.lead import Asked, Crew
+from loadwise.decision.lead import Asked, Crew, overflowed
 from loadwise.decision.outcome import HealthChange
 from loadwise.decision.step import Decision, Observation, State, step
 from loadwise.simulation.queueing import Device, Job, MemberModel, Sharing
@@ -138,7 +138,7 @@ class _Run:
         self.asked += 1
         self.prompt_tokens += arrival.input_tokens
         chosen = self._choose(arrival)
-        if isinstance(chosen, Choice) and not self._admitted(chosen) and not self._leads(chosen.member_id):
+        if isinstance(chosen, Choice) and not self._admitted(chosen) and not self._led_or_fixed():
             other = self._choose(arrival, frozenset({chosen.member_id}))
             chosen = other if isinstance(other, Choice) else chosen
         if isinstance(chosen, Refusal):
@@ -148,6 +148,8 @@ class _Run:
             result.shed += 1
             self.troubled[chosen.member_id] += 1
             return
+        strategy = self.decision.worst.strategy if self.decision else None
+        self.troubled.update(overflowed(chosen, strategy, scenario.route.name))
         result.by_member[chosen.member_id] += 1
         result.by_reason[chosen.reason] += 1
         pool_in_flight = sum(self.device.in_flight(name) for name in scenario.members) + 1
@@ -158,10 +160,10 @@ class _Run:
         self.choices[job.job_id] = chosen, pool_in_flight
         self.device.submit(job)
 
-    def _leads(self, member_id: str) -> bool:
-        """Whether a refusal by the member is one by its device."""
+    def _led_or_fixed(self) -> bool:
+        """Whether a refusal by one member is one by all."""
         leads = self.decision.worst.strategy.leads if self.decision else {}
-        return bool(self.scenario.fixed) or member_id in leads.get(self.scenario.route.name, ())
+        return bool(self.scenario.fixed or leads.get(self.scenario.route.name))
 
     def _choose(self, arrival: Arrival, excluded: frozenset[str] = frozenset()) -> Choice | Refusal:
         scenario = self.scenario
