@@ -8,7 +8,7 @@ carries everything goes to one cheaper member, and back when demand falls.
 2. A member leads while demand stays below `STAYS` of its capacity; one ranked above it takes over below
    `RISES` of its own, `REST_S` after the last change at the soonest.
 3. What is carried is also seen: where the lead refused, was late with or had no room for more than `TROUBLE`
-   of the requests, it carries less than was computed. It is capped at that demand, and the cap fades. Far
+   of the requests, it carries less than was computed. It is capped at the rest, and the cap fades. Far
    below what was computed something else is the likelier cause, and more is needed (`FAR_TROUBLE`).
 """
 
@@ -75,7 +75,7 @@ class LeadState:
     latest_per_s: float = 0.0
     # Of the requests that the lead had.
     troubled: float = 0.0
-    # Per member: the demand at which it was seen to carry no more, and when.
+    # Per member: the demand that it was seen to carry and no more, and when.
     caps: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
@@ -180,9 +180,12 @@ def _relieved(
     state: LeadState, held: str, ranked: Sequence[str], carried: Mapping[str, float], now_s: float
 ) -> LeadState:
     """The lead is capped at the demand that troubles it, and given up where another carries more."""
-    capped = min(carried[held], max(state.demand_per_s, state.latest_per_s))
-    other = _best(ranked, {**carried, held: capped}, state.demand_per_s)
-    if carried[other] <= capped or other == held:
+    asked_per_s = max(state.demand_per_s, state.latest_per_s)
+    untroubled = max(0.0, 1.0 - state.troubled / max(1.0, state.requests))
+    capped = min(carried[held], asked_per_s * untroubled)
+    others = [name for name in ranked if name != held]
+    other = _best(others, carried, asked_per_s) if others else held
+    if other == held or carried[other] <= capped:
         return state
     return _led(replace(state, caps={**state.caps, held: (capped, now_s)}), other, now_s)
 
