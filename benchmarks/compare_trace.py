@@ -30,7 +30,7 @@ from loadwise.bench.compare import Comparison, compare
 from loadwise.bench.picture import draw_comparison, draw_run
 from loadwise.bench.plan import Source, Workload
 from loadwise.bench.runner import Run, Runner
-from loadwise.bench.session import Options, open_runner, probe
+from loadwise.bench.session import Options, open_runner
 from loadwise.bench.summary import Summary
 from loadwise.decision.beliefs import MEASURED_OUTCOMES
 from loadwise.errors import ConfigurationError
@@ -79,8 +79,13 @@ async def sustained(runner: Runner, options: Options, arguments: argparse.Namesp
     source = Source(options.workload.changed_rate(1.0), options.offsets)
 
     async def at_rate(rate_per_s: float) -> list[Summary]:
-        summaries = await probe(runner, source, fixed, rate_per_s)
-        await asyncio.sleep(options.settle_s)
+        # All windows: lengths differ from one to another, and with them what is sustained.
+        summaries = []
+        for offset in range(options.offsets):
+            arrivals = source.arrivals(offset, rate_per_s).arrivals
+            run = await runner.run(fixed.model, arrivals, options.workload.duration_s)
+            summaries.append(run.summary)
+            await asyncio.sleep(options.settle_s)
         return summaries
 
     return await find_capacity(at_rate, start_per_s=arguments.start_rate, wanted_fraction=HELD_SHARE)
