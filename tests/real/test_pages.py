@@ -73,7 +73,8 @@ def _complaints(venv: Path) -> list[str]:
 
 
 def _ours(venv: Path) -> list[Path]:
-    """Files and folders of ours in the environment."""
+    """Files of ours in the environment; pip leaves an empty folder inside a package that stays."""
     (site,) = venv.glob("lib/python3*/site-packages")
-    origin = [*site.glob("aphrodite/engine/server_side_optimizer*"), *site.glob("aphrodite/endpoints")]
-    return [*site.glob("loadwise*"), *origin, *(venv / "bin").glob("loadwise*")]
+    origin = [*site.glob("aphrodite/engine/server_side_optimizer*"), *site.glob("aphrodite/endpoints/**/*")]
+    found = [*site.glob("loadwise*/**/*"), *origin, *(venv / "bin").glob("loadwise*")]
+    return [path for path in found if path.is_file()]
