@@ -6,10 +6,13 @@ result there. A crash of compiled code happens here, not in the server.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import threading
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +26,12 @@ from loadwise.compiler.verify import verify
 from loadwise.errors import BuildDeclinedError, BuildError
 
 _NICENESS = 10
+_PR_SET_PDEATHSIG = 1
 
 
 def main(folder: Path) -> None:
     """FOLDER holds the package, and a result that says what went wrong or that nothing did."""
+    _be_killed_with_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(_NICENESS)
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
@@ -75,6 +80,12 @@ def _program(folder: Path, job: dict[str, Any], prepare: Prepare) -> tuple[Any, 
     example: Arguments = (made.examples[0], {})
     program = traced(made.module, example, made.dynamic_shapes, job["dynamic"], prepare)
     return program, parameters_digest(made.module)
+
+
+def _be_killed_with_parent() -> None:
+    """On Linux: a process that is stopped when its parent dies cannot see its input end."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end_with_parent() -> None:
