@@ -7,13 +7,31 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.decision.build import POLICY, at_load, fresh, pressures, request, route, succeeded, taught
+from tests.decision.build import (
+    POLICY,
+    at_load,
+    fresh,
+    member,
+    pressures,
+    request,
+    route,
+    succeeded,
+    taught,
+)
 
-from loadwise.decision.admission import LATE_ALONE, LATE_FROM, AdmissionReason, PoolLimit, admit, in_time
+from loadwise.decision.admission import (
+    LATE_ALONE,
+    LATE_FROM,
+    Admission,
+    AdmissionReason,
+    PoolLimit,
+    admit,
+    in_time,
+)
 from loadwise.decision.choices import Choice
 from loadwise.decision.ensemble import select
 from loadwise.decision.expected import Latencies
-from loadwise.decision.facts import Objectives
+from loadwise.decision.facts import Capabilities, MemberPressure, Objectives, Replica
 from loadwise.decision.outcome import learn
 
 OBJECTIVES = Objectives()
@@ -125,6 +143,53 @@ def test_without_news_waits_are_believed_as_computed_again() -> None:
     belief = taught(route(), {"accurate": 0.02})["accurate"]._replace(wait_trend=3.0)
     after = learn(POLICY, belief, succeeded(at_s=300.0, total_s=2.05, time_to_first_token_s=0.05))
     assert after.wait_trend == pytest.approx(1.0, abs=0.01)
+
+
+# --- what was not measured ---------------------------------------------------------------------------
+
+
+def judged(answers: list[tuple[int, float]], in_flight: int, prompt_tokens: int = 100) -> Admission:
+    """What a server without known places, seen at these (requests at once, seconds per token), says."""
+    replica = Replica(replica_id="up-0", pool_id="up")
+    one = route(
+        members=(member("up", replicas=(replica,), capabilities=Capabilities()),), default_member="up"
+    )
+    known = fresh(one)
+    for at, (concurrency, each_s) in enumerate(answers):
+        ended = succeeded(
+            "up",
+            10.0 * at / len(answers),
+            concurrency=concurrency,
+            time_to_first_token_s=2 * each_s,
+            total_s=102 * each_s,
+            prompt_tokens=prompt_tokens,
+        )
+        known["up"] = learn(POLICY, known["up"], ended)
+    before = {"up": MemberPressure(member_id="up", in_flight=in_flight, pool_in_flight=in_flight)}
+    asked = request(prompt_tokens=prompt_tokens)
+    choice = select(POLICY, one, asked, known, before, at_load(0.3), 0.5, 10.0)
+    assert isinstance(choice, Choice)
+    assert choice.expected is not None
+    return in_time(OBJECTIVES, choice.expected)
+
+
+@pytest.mark.parametrize("each_s", [0.005, 0.015, 0.03, 0.04, 0.2])
+@pytest.mark.parametrize("prompt_tokens", [100, 4000])
+def test_a_server_seen_with_one_request_at_a_time_refuses_no_burst(each_s: float, prompt_tokens: int) -> None:
+    assert judged([(1, each_s)] * 40, 200, prompt_tokens).admitted
+
+
+@given(st.lists(st.integers(1, 64), min_size=20, max_size=60), st.floats(0.001, 0.2), st.integers(1, 1000))
+def test_a_server_that_never_slowed_down_refuses_nobody(
+    seen: list[int], each_s: float, in_flight: int
+) -> None:
+    assert judged([(concurrency, each_s) for concurrency in seen], in_flight).admitted
+
+
+def test_a_server_that_slowed_down_is_not_filled_beyond_that() -> None:
+    seen = [(concurrency, 0.01 + 0.001 * concurrency) for concurrency in range(1, 41)]
+    assert judged(seen, 20).admitted
+    assert judged(seen, 50).reason is AdmissionReason.TOO_SLOW
 
 
 # --- room --------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ Two bounds, of which the tighter holds:
   too much, helps nobody. It is refused while its client can still go elsewhere, and those behind it stay
   in time. Only a queue is a reason: an idle member refuses nobody, however slow it is.
 
-What is unknown refuses nobody: a member without `MEASURED_OUTCOMES` has no speed to predict from.
+What is unknown refuses nobody: a member without `MEASURED_OUTCOMES` has no speed to predict from, and at more
+work than was measured a member counts as no slower than it was seen.
 """
 
 from __future__ import annotations

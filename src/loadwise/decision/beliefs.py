@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from math import inf
+from math import inf, sqrt
 from typing import Final, NamedTuple
 
 from loadwise.decision.facts import Member, Objectives, Route
@@ -21,6 +21,8 @@ from loadwise.decision.lengths import LengthSketch
 FIRST_TOKEN_OVERHEAD_TOKENS: Final = 64.0
 # Weight of a prior's far point; one outcome has 1.
 FAR_WEIGHT: Final = 0.02
+# How far points tell of a slope, in roots of their summed squared distances: as sure as four of them.
+SURE: Final = 0.5
 # Outcomes before a member counts as measured.
 MEASURED_OUTCOMES: Final = 20
 # What running at all costs a member's batch, in requests: weights are read once for the whole batch.
@@ -68,6 +70,22 @@ class Line(NamedTuple):
             xxs * kept + wx * x,
             xys * kept + wx * y,
         )
+
+    def seen(self, x: float, start: float) -> float:
+        """The value at `x` by the points alone, no further from their middle than they tell; else `start`.
+
+        So far a line through them is as sure as a value from a few of them: points that lie close together
+        tell of no slope.
+        """
+        weight, xs, ys, xxs, xys = self
+        if weight <= 0.0:
+            return start
+        spread = xxs - xs * xs / weight
+        if spread <= 1e-9 * xxs:
+            return ys / weight
+        slope = max(0.0, (xys - xs * ys / weight) / spread)
+        reach = SURE * sqrt(spread)
+        return max(0.0, ys / weight + slope * min(reach, max(-reach, x - xs / weight)))
 
     def fit(self, start: float, end_x: float, end: float) -> Fit:
         """The line through these points and the prior's two: (0, `start`) and, lightly, (`end_x`, `end`)."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Latencies(NamedTuple):
-    """Seconds that a request would see on a member now, and if it were the member's only one."""
+    """Seconds that a request would see at least on a member now, and if it were the member's only one."""
 
     # To the first token, the wait for a place included.
     first_s: float

@@ -215,15 +215,32 @@ class Scene:
     # --- one member ---
 
     def expected(self, at: int) -> Latencies:
-        """What the request would see there now, and would see if it were the member's only one."""
-        belief, trend = self.known[at], self.known[at].trend
-        alone = self.works[at] - self._own_work(at)
-        first_alone_s = self.tokens * belief.first_fit.at(alone) * trend
-        each_alone_s = belief.output_fit.at(alone) * trend
-        beside = alone - belief.cost * STARTING
+        """What the request would see there now, and would see if it were the member's only one.
+
+        Only what was measured tells: at more work it would see at least that.
+        """
+        belief, trend, work = self.known[at], self.known[at].trend, self.works[at]
+        alone, tokens = work - self._own_work(at), self.tokens * trend
+        first, each = belief.first_line, belief.output_line
+        first_idle_s, each_idle_s = belief.prior.first_idle_s, belief.prior.output_idle_s
+        each_s = each.seen(work, each_idle_s) * trend
         return Latencies(
-            self.first_s[at], self.each_s[at], self.wait_s[at], first_alone_s, each_alone_s, beside
+            tokens * first.seen(work, first_idle_s) + self._waiting_s(at, each_s),
+            each_s,
+            self.wait_s[at],
+            tokens * first.seen(alone, first_idle_s),
+            each.seen(alone, each_idle_s) * trend,
+            alone - belief.cost * STARTING,
         )
+
+    def _waiting_s(self, at: int, each_s: float) -> float:
+        """The wait for a place, were those before it answered at `each_s` per token."""
+        if not self.wait_s[at]:
+            return 0.0
+        belief = self.known[at]
+        read_s = self.tokens * belief.first_fit.base * belief.trend
+        held_s = read_s + belief.answer_tokens * self.each_s[at]
+        return self.wait_s[at] * (read_s + belief.answer_tokens * each_s) / held_s if held_s > 0.0 else 0.0
 
     def in_flight(self, at: int) -> int:
         """Requests in flight on a member; 0 where its queue is not known."""
