@@ -153,6 +153,22 @@ async def test_chunks_and_trailers_are_read():
     assert server.accepted == 1
 
 
+async def test_trailers_are_no_headers():
+    chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-late: 1\r\n\r\n"
+    async with asked(chunked) as (client, _):
+        answer = await client.request("GET", "/a", {})
+        assert [part async for part in pieces(answer)] == [b"ok"]
+        assert answer.headers == [("transfer-encoding", "chunked")]
+
+
+@pytest.mark.parametrize("trailer", [b"a: %b\r\n" % (b"x" * 1000), b"x" * 1000])
+async def test_trailers_have_an_end(trailer):
+    began = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nb: "
+    async with asked(began + trailer * (3 * HEAD_LIMIT_BYTES // 1000)) as (client, _):
+        with pytest.raises(OSError, match="no end"):
+            await whole(client)
+
+
 async def test_a_body_without_length_ends_with_its_connection():
     async with asked(Last(b"HTTP/1.1 200 OK\r\n\r\nto the end"), OK) as (client, server):
         assert await whole(client) == (200, b"to the end")

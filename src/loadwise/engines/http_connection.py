@@ -10,7 +10,7 @@ from typing import Final, Protocol, cast
 
 import httptools
 
-# Of an answer's line and headers.
+# Of an answer's line and headers, and of its trailers.
 HEAD_LIMIT_BYTES: Final = 256 * 1024
 # Of a body that nobody has taken yet: beyond it the server has to wait.
 BUFFER_BYTES: Final = 256 * 1024
@@ -122,7 +122,8 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._response: Response | None = None
         self._headers: list[tuple[str, str]] = []
-        self._head_bytes = 0
+        # What came since the last part of a body.
+        self._bare_bytes = 0
         self._paused = False
         self.transport: asyncio.Transport
         # Whether any byte of the present answer came.
@@ -132,7 +133,7 @@ class Connection(asyncio.Protocol):
     async def ask(self, data: bytes) -> Response:
         """The answer to a request once its head is there; without one the connection is given up."""
         self._response = response = Response(self)
-        self._head_bytes, self.heard = 0, False
+        self._bare_bytes, self.heard = 0, False
         self.transport.write(data)
         try:
             await response.head()
@@ -160,17 +161,15 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
-        response = self._response
         self.heard = True
+        self._bare_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._broken(f"what came is no answer: {error}")
             return
-        if response is not None and not response.status:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_LIMIT_BYTES:
-                self._broken("its headers have no end")
+        if self._response is not None and self._bare_bytes > HEAD_LIMIT_BYTES:
+            self._broken("its headers have no end")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed; an answer that is not whole broke off, unless the closing is its end."""
@@ -200,7 +199,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header came, or a trailer, which nobody reads."""
-        self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+        if self._response is not None and not self._response.status:
+            self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -211,6 +211,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """A part of the body came."""
+        self._bare_bytes = 0
         response = self._response
         if response is not None and not response.add(data) and not self._paused:
             self._paused = True
