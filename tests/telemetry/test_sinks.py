@@ -16,6 +16,8 @@ from loadwise.ports import Alert
 from loadwise.telemetry.sinks import QueuedSink, Target, alertmanager_body, webhook_body
 
 PATIENCE_S = 30.0
+# Instead of a status: what is answered is no HTTP.
+NONSENSE = 0
 
 
 def alert(number: int = 0, **changes: Any) -> Alert:
@@ -62,6 +64,10 @@ class Receiver:
         if self.hold is not None:
             self.hold.wait(PATIENCE_S)
         status = self.statuses.pop(0) if self.statuses else 200
+        if status == NONSENSE:
+            request.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n")
+            request.close_connection = True
+            return
         if status == 200:
             self.bodies.append(json.loads(content))
             self.headers.append(dict(request.headers))
@@ -202,3 +208,22 @@ def test_an_environment_proxy_is_not_asked(receiver: Receiver, monkeypatch: pyte
         sink.deliver(alert())
         assert sink.flush(PATIENCE_S)
     assert results == {"delivered": 1}
+
+
+def test_a_receiver_that_talks_no_http_is_asked_again(receiver: Receiver) -> None:
+    receiver.statuses = [NONSENSE]
+    with sink_to(receiver.start()) as (sink, results):
+        sink.deliver(alert())
+        assert sink.flush(PATIENCE_S)
+        assert results == {"delivered": 1}
+
+
+def test_an_alert_that_cannot_be_written_costs_itself_alone(receiver: Receiver) -> None:
+    def shape(given: Alert) -> object:
+        return object() if given.name == "rule_0" else webhook_body(given)
+
+    with sink_to(receiver.start(), shape=shape) as (sink, results):
+        sink.deliver(alert(0))
+        sink.deliver(alert(1))
+        assert sink.flush(PATIENCE_S)
+        assert results == {"refused": 1, "delivered": 1}

@@ -6,6 +6,7 @@ configuration alone, and no redirect is followed to another one.
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 import urllib.error
@@ -65,6 +66,8 @@ def post(target: Target, value: Any) -> None:
         if 300 <= error.code < 500 and error.code not in AGAIN:
             raise _Refused(f"status {error.code}") from None
         raise OSError(f"status {error.code}") from None
+    except http.client.HTTPException as error:
+        raise OSError(f"its answer is no HTTP ({type(error).__name__})") from None
 
 
 class QueuedSink:
@@ -141,6 +144,10 @@ class QueuedSink:
                     return
                 pause_s = min(LONGEST_PAUSE_S, 2.0 * pause_s)
                 continue
+            except Exception as error:  # noqa: BLE001 - one alert must not silence those behind it
+                # Its message may hold the operator's header.
+                log.error("alert_not_written", sink=self.target.name, reason=type(error).__name__)
+                self._done(alert, "refused")
             else:
                 self._done(alert, "delivered")
             pause_s = FIRST_PAUSE_S
