@@ -14,7 +14,7 @@ from loadwise.telemetry.journal.events import Refused, Stepped
 from loadwise.telemetry.journal.journal import Journal, JournalError, Limits
 from loadwise.telemetry.journal.reader import Reader
 from loadwise.telemetry.journal.replay import replay
-from loadwise.telemetry.journal.store import Store
+from loadwise.telemetry.journal.store import Scored, Store
 from loadwise.testing import FakeClock
 
 
@@ -62,6 +62,28 @@ async def test_the_cap_holds_and_the_newest_stays(make):
     with Reader(house.folder) as reader:
         assert reader.rows_of(last.request.request_id)
         assert not reader.rows_of("r1")
+
+
+async def test_feedback_without_end_takes_no_room_from_decisions(make):
+    cap = 1024**2
+    house = await make(limits=Limits(max_bytes=cap))
+    dispatch = house.answer()
+    request_id = dispatch.request.request_id
+    began_s = house.clock.wall_s()
+    said = [
+        Scored(request_id=request_id, source=f"{n:064d}", member="m", tenant="t", score=0.5, at_s=began_s + n)
+        for n in range(12_000)
+    ]
+    house.journal.ask(lambda store: [store.score(scored) for scored in said])
+    house.journal.flush()
+    # Room that was made is given back to the disk.
+    assert size_of(house.folder) < cap
+    with Reader(house.folder) as reader:
+        assert reader.rows_of(request_id)
+        kept = reader.feedback()
+    # The newest stay.
+    assert 1000 < len(kept) < len(said)
+    assert kept == said[-len(kept) :]
 
 
 async def test_what_is_too_old_is_gone(make):

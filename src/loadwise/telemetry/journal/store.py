@@ -30,6 +30,10 @@ FILE: Final = "journal.sqlite3"
 KEPT_SHARE: Final = 0.85
 # A segment ends at this share of the cap, so that the oldest can go and most of the history stays.
 SEGMENT_SHARE: Final = 1 / 16
+# Feedback takes at most this share of the cap: who gives it must not drive out what was decided.
+FEEDBACK_SHARE: Final = 1 / 4
+# What a row of it takes beside its names, and these twice: in the table and around it.
+_FEEDBACK_ROW: Final = "2 * length(request_id || source || member || tenant) + 64"
 # A feedback row outlives its request's time for feedback; older ones no longer count.
 FEEDBACK_KEPT_S: Final = 40 * 86_400.0
 _RAW: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
@@ -189,11 +193,23 @@ class Store:
             run.execute("DELETE FROM feedback WHERE at_s < ?", (oldest_s - FEEDBACK_KEPT_S,))
         if self.size_bytes() > self.max_bytes:
             self._fold()
+        if self._used_bytes() > self.max_bytes * KEPT_SHARE:
+            self._limit_feedback()
         while self._used_bytes() > self.max_bytes * KEPT_SHARE and self._forget_oldest():
             pass
         if scalar(self.connection, "PRAGMA freelist_count"):
-            self.connection.execute("PRAGMA incremental_vacuum").fetchall()
+            # As a script, for it takes a step per page, and `execute` only the first.
+            self.connection.executescript("PRAGMA incremental_vacuum")
             self._fold()
+
+    def _limit_feedback(self) -> None:
+        """The oldest feedback beyond its share is gone."""
+        self.connection.execute(
+            "DELETE FROM feedback WHERE at_s <= (SELECT max(at_s) FROM"  # noqa: S608 - a constant
+            f" (SELECT at_s, sum({_FEEDBACK_ROW}) OVER (ORDER BY at_s DESC) AS held FROM feedback)"
+            " WHERE held > ?)",
+            (self.max_bytes * FEEDBACK_SHARE,),
+        )
 
     def _fold(self) -> None:
         self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
