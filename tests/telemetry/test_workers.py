@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from loadwise.errors import ConfigurationError
-from loadwise.telemetry import names
+from loadwise.telemetry import names, workers
 from loadwise.telemetry.prometheus import Telemetry
 
 WORKER = """
@@ -105,3 +107,24 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="metrics_dir"):
         Telemetry().share(tmp_path / "file" / "metrics")
+
+
+def test_a_figure_that_cannot_be_read_once_does_not_silence_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "EVERY_S", 0.01)
+    calls, again = itertools.count(), threading.Event()
+
+    def gauges() -> list[tuple[str, tuple[str, ...], float]]:
+        call = next(calls)
+        if call == 1:
+            raise RuntimeError("dictionary changed size during iteration")
+        if call == 2:
+            again.set()
+        return []
+
+    shared = workers.Workers(tmp_path / "metrics", dict, gauges)
+    try:
+        assert again.wait(30.0)
+    finally:
+        shared.close()

@@ -127,8 +127,8 @@ class Workers:
         while not self._stop.wait(EVERY_S):
             try:
                 self.publish()
-            except OSError as error:
-                log.warning("worker_metrics_not_written", error=str(error))
+            except Exception as error:  # noqa: BLE001 - what changed while it was read is read the next time
+                log.warning("worker_metrics_not_written", error=repr(error))
 
     def close(self) -> None:
         """What was counted to the end is in the folder, and stays in the sum."""
