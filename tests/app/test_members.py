@@ -106,8 +106,24 @@ async def test_a_key_that_is_not_in_the_environment_is_named(monkeypatch: pytest
     await opened.close()
 
 
-async def test_an_upstreams_key_is_sent_to_it(stub: StubUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EU_KEY", "open-sesame")
+@pytest.mark.parametrize("key", ["two\nlines", "ключ", " \n"])
+async def test_a_key_that_no_header_can_carry_is_refused_unseen(
+    stub: StubUpstream, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("EU_KEY", key)
+    opened = members(upstreams={"eu": {"url": stub.url, "api_key_env": "EU_KEY"}})
+    with pytest.raises(ConfigurationError, match="EU_KEY") as refusal:
+        await opened.open_all()
+    await opened.close()
+    assert refusal.value.field == "upstreams.eu.api_key_env"
+    assert key not in str(refusal.value)
+
+
+@pytest.mark.parametrize("key", ["open-sesame", "open-sesame\n"])
+async def test_an_upstreams_key_is_sent_to_it(
+    stub: StubUpstream, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("EU_KEY", key)
     opened = members(upstreams={"eu": {"url": stub.url, "api_key_env": "EU_KEY"}})
     await opened.open_all()
     await opened.close()

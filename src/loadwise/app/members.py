@@ -195,10 +195,17 @@ def _named_members(settings: Settings) -> Iterator[tuple[str, str]]:
 def _upstream_key(name: str, upstream: UpstreamSettings) -> str | None:
     if upstream.api_key_env is None:
         return None
-    key = os.environ.get(upstream.api_key_env)
+    # Keys that come from files end in a line break.
+    key = os.environ.get(upstream.api_key_env, "").strip()
     if not key:
         raise ConfigurationError(
             f"upstreams.{name}.api_key_env names {upstream.api_key_env}, which is not set.",
+            field=f"upstreams.{name}.api_key_env",
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigurationError(
+            f"upstreams.{name}.api_key_env names {upstream.api_key_env}, whose value no header can carry: "
+            "a key is one line of ASCII.",
             field=f"upstreams.{name}.api_key_env",
         )
     return key
