@@ -59,6 +59,16 @@ def test_command_line_wins_over_environment_over_file(
     assert load_settings(path, port=1003).port == 1003
 
 
+@pytest.mark.parametrize("where", ["url", "replicas"])
+def test_an_upstreams_address_holds_no_password(where: str) -> None:
+    secret = "http://me:hunter2@127.0.0.1:1"
+    upstream = {"url": secret} if where == "url" else {"url": "http://127.0.0.1:1", "replicas": [secret]}
+    with pytest.raises(ConfigurationError, match="api_key_env") as refusal:
+        load_settings(upstreams={"a": upstream})
+    assert refusal.value.field == f"upstreams.a.{where}"
+    assert "hunter2" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_a_preset_sets_what_the_origin_recommends(name: str) -> None:
     optimization = load_settings(preset=name).optimization

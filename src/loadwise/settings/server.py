@@ -61,6 +61,16 @@ class UpstreamSettings(Checked):
     weight: Positive = 1.0
     standby: bool = False
 
+    @model_validator(mode="after")
+    def _addresses_hold_no_password(self) -> UpstreamSettings:
+        """Addresses are shown and logged, and nothing of theirs but the path is sent."""
+        for field, urls in (("url", (self.url,)), ("replicas", self.replicas)):
+            if any(url.username or url.password for url in urls):
+                raise ConfigurationError(
+                    f"{field} must hold no user name or password; name its key by api_key_env.", field=field
+                )
+        return self
+
 
 class EngineMemberSettings(Checked):
     """A model of the engine that loadwise runs inside: its own, or an adapter it was started with."""
