@@ -211,6 +211,9 @@ FOREIGN = [
     ([("origin", "https://evil.example")], 403),
     ([("origin", "null")], 403),
     ([("origin", "http://127.0.0.1:8080")], 403),
+    # Pages load images and frames without an Origin.
+    ([("sec-fetch-site", "cross-site")], 403),
+    ([("sec-fetch-site", "same-site")], 403),
     ([("host", "a/#@b")], 400),
     ([("host", "user@localhost")], 400),
     ([("host", "localhost"), ("host", "evil.example")], 400),
@@ -230,6 +233,8 @@ async def test_without_keys_foreign_pages_and_names_are_refused(site_of, path, h
         [("host", "localhost:2240")],
         [("host", "[::1]:2240"), ("origin", "http://[::1]:2240")],
         [("origin", "http://127.0.0.1:2240")],
+        [("sec-fetch-site", "same-origin")],
+        [("sec-fetch-site", "none")],
         [bearer("placeholder")],
     ],
 )

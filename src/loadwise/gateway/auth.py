@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,6 +20,8 @@ DATA_SCOPES = frozenset({INFER, METRICS, ADMIN_READ})
 ALL_SCOPES = frozenset({INFER, METRICS, FEEDBACK, ADMIN_READ, ADMIN_WRITE})
 PLUGIN_SCOPES = ALL_SCOPES - {ADMIN_WRITE, FEEDBACK}
 ADMIN_HEADER = b"x-loadwise-admin-key"
+# What browsers say of requests that this server's own pages, or the user's own hand, caused.
+_OWN_SITES = frozenset({b"same-origin", b"none"})
 _AUTHORITY = re.compile(rb"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 
 _NO_ADMIN_KEY = (
@@ -108,7 +110,7 @@ class Guard:
                 return principal
         if needed in self._anonymous.scopes:
             if self._local_only:
-                _require_local(sent.get(b"origin"), sent.get(b"host"))
+                _require_local(sent)
             return self._anonymous
         raise self._refusal(needed, identified=bool(principals))
 
@@ -154,11 +156,14 @@ def _wrong_key(message: str) -> RequestError:
     return RequestError(message, status=401, kind="authentication_error", code="invalid_api_key")
 
 
+_READ = frozenset({b"authorization", ADMIN_HEADER, b"origin", b"host", b"sec-fetch-site"})
+
+
 def _collect(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Keys, Origin and Host. Two of one kind are refused: which one counts would be a guess."""
+    """Keys, and where from. Two of one kind are refused: which one counts would be a guess."""
     sent: dict[bytes, bytes] = {}
     for name, value in headers:
-        if name in (b"authorization", ADMIN_HEADER, b"origin", b"host"):
+        if name in _READ:
             if name in sent:
                 raise RequestError(f"The header {name.decode()} was sent twice.", code="repeated_header")
             sent[name] = value
@@ -167,13 +172,17 @@ def _collect(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return sent
 
 
-def _require_local(origin: bytes | None, host: bytes | None) -> None:
+def _require_local(sent: Mapping[bytes, bytes]) -> None:
     """Passes requests to this machine's own names that no foreign page sent."""
+    origin, host, site = sent.get(b"origin"), sent.get(b"host"), sent.get(b"sec-fetch-site")
     authority = None if host is None else _AUTHORITY.fullmatch(host)
     if authority is not None and not is_loopback(authority["name"].decode("ascii")):
         raise _foreign("Host", host)
     if origin is not None and origin.partition(b"://")[2].lower() != (host or b"").lower():
         raise _foreign("Origin", origin)
+    # A page's images, frames and links come without an Origin.
+    if site is not None and site not in _OWN_SITES:
+        raise _foreign("Sec-Fetch-Site", site)
 
 
 def _foreign(what: str, value: bytes | None) -> RequestError:

@@ -98,5 +98,7 @@ class BoundedHeads(HttpToolsProtocol):
 
     def _refuse(self, answer: bytes) -> None:
         self._stop_waiting()
-        self.transport.write(answer)
+        # In the middle of the answer before it, it would be taken for a part of that one.
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(answer)
         self.transport.close()
