@@ -53,16 +53,21 @@ def changes_of(event: Event, offset_s: float) -> Iterator[Change]:
     """What an event changed; `offset_s` leads from its clock to the wall's."""
     match event:
         case Stepped():
-            at_s = event.decision.decided_s + offset_s
+            at_s = _wall_s(event.decision.decided_s, offset_s)
             yield from _strategies(event, at_s)
             for found in event.decision.health.values():
                 yield from _members(found, at_s)
             if event.decision.builds.make is not None:
                 yield _build(event, at_s)
         case Reviewed():
-            yield from _members(event.changes, event.now_s + offset_s)
+            yield from _members(event.changes, _wall_s(event.now_s, offset_s))
         case Configured():
-            yield _configuration(event, event.now_s + offset_s)
+            yield _configuration(event, _wall_s(event.now_s, offset_s))
+
+
+def _wall_s(now_s: float, offset_s: float) -> float:
+    # A change read from the journal is the change that was heard, to the last digit.
+    return round(now_s + offset_s, 3)
 
 
 def _strategies(event: Stepped, at_s: float) -> Iterator[Change]:
