@@ -124,6 +124,8 @@ def test_build_answers_as_the_model_in_its_precision(name: str, mode: str, kind:
 @pytest.mark.parametrize(("name", "mode"), QUANTISED)
 def test_variant_is_near_the_model_and_its_distance_is_measured(name: str, mode: str, tmp_path: Path) -> None:
     backend, request = usable(name, tmp_path), request_of("causal", mode)
+    if name == "openvino":
+        pytest.importorskip("nncf", reason="nncf makes its small weights")
     with torch.no_grad():
         built = backend.build(request)
         assert 0.0 < distance(request.model, built.call, request.examples) < 0.2

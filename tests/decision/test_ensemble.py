@@ -318,11 +318,11 @@ def test_adaptive_is_accurate_when_quiet_and_fast_when_queues_grow() -> None:
 
 def test_a_member_of_unknown_quality_ranks_as_the_mean_of_the_known() -> None:
     of = route(members=(*ADAPTIVE.members, member("new", quality=None)))
-    each_s = {**SPEEDS, "new": 0.002}
-    known = taught(of, each_s)
-    assert choose(of, None, known).member_id == "accurate"
-    # As good as `balanced` then, and cheaper.
-    assert choose(of, None, known, flights=pressures(of, accurate=26)).member_id == "new"
+    # The mean is the quality of `balanced`: of equals the one that costs less leads.
+    for each_s, leader in ((0.004, "balanced"), (0.002, "new")):
+        known = taught(of, {**SPEEDS, "new": each_s})
+        assert choose(of, None, known).member_id == "accurate"
+        assert choose(of, None, known, flights=pressures(of, accurate=26)).member_id == leader
 
 
 def test_where_no_quality_is_known_the_default_member_leads_while_there_is_room() -> None:

@@ -81,6 +81,8 @@ def compile_options(mode: str) -> dict[str, Any]:
     return {
         **options,
         "aot_inductor.package_constants_in_so": False,
+        # Templates for processors repack weights as constants of their own, which such a package lacks.
+        "max_autotune_gemm_backends": "ATEN" if not torch.cuda.is_available() else "ATEN,TRITON",
         # The number of threads is compiled in; the child has another.
         "cpp.threads": torch.get_num_threads(),
     }
