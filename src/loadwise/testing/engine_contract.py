@@ -244,7 +244,8 @@ class SamplingContract:
 
     async def test_a_seed_repeats_and_another_differs(self, engine: Engine) -> None:
         options: dict[str, Any] = {"temperature": 1.5, "max_tokens": 16}
-        bodies = await asyncio.gather(*[ask(engine, seed=seed, **options) for seed in (7, 7, *range(8, 12))])
+        # One after the other: in half precision a token's logits also depend on what else is in its batch.
+        bodies = [await ask(engine, seed=seed, **options) for seed in (7, 7, *range(8, 12))]
         texts = [text_of(body["choices"][0]) for body in bodies]
         assert texts[0] == texts[1]
         assert len(set(texts)) > 1
