@@ -301,8 +301,9 @@ class TestErrorConditions:
             model = await optimizer.optimize_model_for_request("original", context)
             optimizer.record_request_performance(context["selected_model"], 50.0, model != "broken")
             served.append(model)
-        for _ in range(2):
-            await optimizer.cycle.tune()
+        for _ in range(30):
+            clock.advance(1.0)
+            optimizer.watch.evaluate()
         await optimizer.close()
         assert served[-50:].count("sound") >= 48
         assert optimizer.ensemble_manager.members_out() == ["broken"]
