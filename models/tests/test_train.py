@@ -11,7 +11,7 @@ np = pytest.importorskip("numpy")
 torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from train import card, corpus, grow, muon, network, tokenizer, train  # noqa: E402  # the scripts are no package on the path
+from train import card, corpus, muon, network, tokenizer, train  # noqa: E402  # the scripts are no package on the path
 
 TINY = network.Size(hidden=32, layers=2, heads=2, feed_forward=48)
 
@@ -131,12 +131,3 @@ def test_the_picture_has_a_line_for_each_member():
     drawn = card.picture([("fast", [(0, 5.0), (1e6, 4.0)]), ("accurate", [(0, 5.0), (1e6, 3.5)])])
     assert drawn.count('stroke-width="2"') == 2
     assert ">fast</text>" in drawn
-
-
-def test_a_grown_model_begins_as_good_as_its_parent():
-    torch.manual_seed(0)
-    parent = network.Llama(TINY)
-    child = network.Llama(network.Size(hidden=32, layers=4, heads=2, feed_forward=48))
-    child.load_state_dict(grow.deeper(parent.state_dict(), times=2))
-    tokens = torch.randint(0, network.VOCABULARY, (1, 16))
-    torch.testing.assert_close(child(tokens), parent(tokens))

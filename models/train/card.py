@@ -18,8 +18,6 @@ Curve = list[tuple[float, float]]
 NAMES = ("fast", "balanced", "accurate")
 # Readable on white and on dark, and apart for eyes that confuse red and green (Okabe and Ito).
 COLOURS = ("#e69f00", "#56b4e9", "#009e73")
-# The member that began as another, deeper.
-GROWN = "accurate"
 WIDTH, HEIGHT, MARGIN = 720, 400, 56
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -155,9 +153,7 @@ def _command(run: Run, training_tokens: int) -> str:
     asked = {"rate": "rate", "batch_tokens": "batch-tokens", "short_share": "short-share"}
     options = " ".join(f"--{option} {run.plan[key]}" for key, option in asked.items())
     options += f" --epochs {epochs:.2f}"
-    command = f"python -m train.train --size {run.name} --out build/{run.name} {options}"
-    grown = f"python -m train.grow --run build/balanced --size {run.name} --out build/{run.name}\n"
-    return grown + command if run.name == GROWN else command
+    return f"python -m train.train --size {run.name} --out build/{run.name} {options} --bfloat16"
 
 
 def main() -> None:

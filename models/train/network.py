@@ -29,8 +29,8 @@ class Size:
 
 SIZES = {
     "fast": Size(hidden=96, layers=2, heads=3, feed_forward=256),
-    "balanced": Size(hidden=128, layers=2, heads=4, feed_forward=384),
-    "accurate": Size(hidden=128, layers=4, heads=4, feed_forward=384),
+    "balanced": Size(hidden=128, layers=4, heads=4, feed_forward=384),
+    "accurate": Size(hidden=192, layers=6, heads=6, feed_forward=512),
 }
 
 
