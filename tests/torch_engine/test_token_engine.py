@@ -63,7 +63,8 @@ async def read(stream: TokenStream) -> list[TokenEvent]:
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not holds():
-            await asyncio.sleep(0)
+            # Not 0: a spinning loop would keep the interpreter's lock from the engine's own thread.
+            await asyncio.sleep(0.001)
 
 
 async def test_events_carry_tokens_and_end_with_a_reason(engine: TorchTokenEngine) -> None:

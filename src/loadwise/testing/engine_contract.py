@@ -75,7 +75,8 @@ async def until(engine: Engine, holds: Callable[[EngineReading], bool]) -> Engin
             reading = await engine.observe()
             if holds(reading):
                 return reading
-            await asyncio.sleep(0)
+            # Not 0: a spinning loop would keep the interpreter's lock from the engine's own thread.
+            await asyncio.sleep(0.001)
 
 
 async def until_idle(engine: Engine) -> None:
