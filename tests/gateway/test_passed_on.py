@@ -112,6 +112,16 @@ async def test_a_typed_stream_that_breaks_ends_with_an_error_event_of_its_own(be
     assert outcome(site).ending is Ending.FAILED
 
 
+async def test_a_forms_content_type_may_be_written_in_any_case(behind):
+    site, stub, _ = behind
+    path = "/v1/audio/transcriptions"
+    stub.behaviour.canned[path] = ("application/json", b'{"text":"hi"}')
+    kind = "Multipart/Form-Data; boundary=line"
+    reply = await site.ask("POST", path, form("auto"), headers=[("content-type", kind)])
+    assert reply.status == 200
+    assert stub.received[-1].body == form("stub")
+
+
 async def test_an_embeddings_time_says_nothing_of_a_members_speed(behind):
     site, stub, _ = behind
     stub.behaviour.canned["/v1/embeddings"] = ("application/json", json.dumps(EMBEDDED).encode())

@@ -334,7 +334,7 @@ class _ModelList(msgspec.Struct):
 
 def _named(call: Call, model: str | None) -> bytes:
     """The call's body under the server's own name of the model."""
-    if call.content_type.startswith(forms.CONTENT_TYPE):
+    if call.content_type.lower().startswith(forms.CONTENT_TYPE):
         return call.body if model is None else forms.with_field(call.body, call.content_type, "model", model)
     return with_model(call.body, model)
 
