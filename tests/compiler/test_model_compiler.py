@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 from loadwise.compiler import ModelCompiler, ServedModel
 from loadwise.decision.builds import BuildStatus
 from loadwise.errors import BuildDeclinedError, BuildError, ConfigurationError, UnknownNameError
+from loadwise.ports import BuildRequest
 from loadwise.settings import OptimizationConfig
 from loadwise.testing import FakeClock
 
@@ -340,6 +341,26 @@ def test_builds_that_were_stopped_say_so_and_may_be_asked_for_again(
     compiler.build("m", "max-autotune")
     assert compiler.wait(30)
     assert served.builds["max-autotune"].state == "promoted"
+
+
+def test_stopped_build_does_not_hide_why_another_was_declined(
+    compiler: ModelCompiler, backend: FakeBackend, model: Doubler
+) -> None:
+    def decline(_request: BuildRequest) -> Build:
+        raise BuildDeclinedError("The build is not faster.")
+
+    recipe, backend.recipe = backend.recipe, decline
+    served = compiler.compile_model(model, "m")
+    call(served)
+    assert compiler.wait(30)
+    backend.recipe = recipe
+    backend.hold.clear()
+    compiler.build("m", "max-autotune")
+    compiler.stop_builds()
+    backend.hold.set()
+    assert compiler.wait(30)
+    stats = compiler.compilation_stats["m"]
+    assert (stats["state"], stats["cause"]) == ("declined", "The build is not faster.")
 
 
 def test_planner_hears_of_builds_and_their_failures(

@@ -23,9 +23,7 @@ def model_stats(served: ServedModel) -> dict[str, Any]:
     active = served.active
     if active is not None and active.stale:
         active = None
-    shown = active or max(builds.values(), key=lambda build: build.changed_s, default=None)
-    if shown is None:
-        shown = Build(mode="", state=BuildState.ORIGINAL)
+    shown = active or max(builds.values(), key=_recency, default=Build(mode="", state=BuildState.ORIGINAL))
     stats = shown.stats()
     if not stats["cause"]:
         stats |= {"cause": served.cause, "remedy": served.remedy}
@@ -75,6 +73,11 @@ def build_facts(served: ServedModel, modes: Sequence[str], now_s: float, *, bloc
 def declined_facts(names: Sequence[str], modes: Sequence[str], now_s: float) -> list[BuildFact]:
     """Models that are not modules at all."""
     return [_resting(name, mode, now_s) for name in names for mode in modes]
+
+
+def _recency(build: Build) -> tuple[bool, float]:
+    """A build that was stopped tells nothing, so any other one is told before it."""
+    return build.state is not BuildState.ORIGINAL, build.changed_s
 
 
 def _fact(model_id: str, build: Build) -> BuildFact:
