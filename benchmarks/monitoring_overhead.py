@@ -1,9 +1,10 @@
 """What all monitoring costs: CPU seconds per 1,000 requests and memory, with and without, in pairs.
 
-Two servers with the models that ship with loadwise run side by side; in each pair both answer the same
-number of requests, in random order, while the other is paused. The watched one is also scraped every
-15 seconds and its page is open. The figure is the mean over pairs of (on - off) / off of engine and gateway
-together, with its 95 % interval (Student's t).
+Two servers with the models that ship with loadwise run side by side, and `auto` answers from the same member
+in both, so that they do the same work. In each pair both answer the same number of requests, in short slices
+of random order while the other is paused: what the machine does meanwhile falls on both alike. The watched
+one is also scraped every 15 seconds and its page is open. The figure is the mean over pairs of
+(on - off) / off of engine and gateway together, with its 95 % interval (Student's t).
 
     python benchmarks/monitoring_overhead.py            # 20 pairs of 2 x 1,000 requests, about 15 minutes
     python benchmarks/monitoring_overhead.py --json     # the same as JSON, as kept in benchmarks/results/
@@ -54,9 +55,16 @@ def server(name: str, folder: Path, *flags: str) -> Server:
 
 
 async def ask(url: str, count: int, callers: int, tokens: int) -> None:
-    """So many streamed completions by a closed loop of callers; a failed one ends the benchmark."""
+    """So many streamed completions of equal length by a closed loop of callers; a failed one ends it all."""
     left = iter(range(count))
-    body = {"model": "auto", "prompt": "def read_lines(path):\n", "max_tokens": tokens, "stream": True}
+    body = {
+        "model": "auto",
+        "prompt": "def read_lines(path):\n",
+        "max_tokens": tokens,
+        "min_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
+    }
 
     async def caller(client: aiohttp.ClientSession) -> None:
         for _ in left:
@@ -72,7 +80,7 @@ async def ask(url: str, count: int, callers: int, tokens: int) -> None:
 
 
 async def watch(url: str, stack: AsyncExitStack) -> None:
-    """The page is open and Prometheus scrapes, until the stack closes."""
+    """The page is open and Prometheus scrapes, until the stack closes; a paused server answers later."""
     client = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)))
 
     async def scrape() -> None:
@@ -91,32 +99,38 @@ async def watch(url: str, stack: AsyncExitStack) -> None:
         stack.callback(task.cancel)
 
 
-async def measured(side: Side, options: argparse.Namespace) -> float:
-    """CPU seconds that the side's processes used per 1,000 requests."""
-    before = side.server.cpu_s()
-    async with AsyncExitStack() as stack:
-        if side.name == "on":
-            await watch(side.server.url, stack)
-        await ask(side.server.url, options.requests, options.callers, options.tokens)
-    return (side.server.cpu_s() - before) * 1000.0 / options.requests
+async def slices(sides: Sequence[Side], options: argparse.Namespace, chance: Random) -> dict[str, float]:
+    """CPU seconds of each side for one pair's requests; one side is asked at a time, the other is paused."""
+    spent = {side.name: 0.0 for side in sides}
+    for _ in range(options.slices):
+        for side in chance.sample(list(sides), len(sides)):
+            paused = [other.server for other in sides if other is not side]
+            for server in paused:
+                server.pause()
+            try:
+                before = side.server.cpu_s()
+                count = options.requests // options.slices
+                await ask(side.server.url, count, options.callers, options.tokens)
+                spent[side.name] += side.server.cpu_s() - before
+            finally:
+                for server in paused:
+                    server.resume()
+    return spent
 
 
 async def compare(sides: Sequence[Side], options: argparse.Namespace) -> None:
-    """Every pair, each in an order of its own; the side that is not asked is paused."""
+    """Every pair, each of slices in an order of their own."""
     chance = Random(options.seed)
     for side in sides:
         await ask(side.server.url, options.requests // 4 + 1, options.callers, options.tokens)
-    for pair in range(options.pairs):
-        for side in chance.sample(list(sides), len(sides)):
-            for other in sides:
-                if other is not side:
-                    other.server.pause()
-            try:
-                side.cpu_s.append(await measured(side, options))
-            finally:
-                for other in sides:
-                    other.server.resume()
-        print(f"pair {pair + 1} of {options.pairs}", file=sys.stderr)
+    async with AsyncExitStack() as stack:
+        await watch(next(side.server.url for side in sides if side.name == "on"), stack)
+        for pair in range(options.pairs):
+            spent = await slices(sides, options, chance)
+            asked = options.requests // options.slices * options.slices
+            for side in sides:
+                side.cpu_s.append(spent[side.name] * 1000.0 / asked)
+            print(f"pair {pair + 1} of {options.pairs}", file=sys.stderr)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -138,6 +152,7 @@ def result(sides: Sequence[Side], memory: dict[str, int], options: argparse.Name
     return {
         "pairs": options.pairs,
         "requests_per_side": options.requests,
+        "slices": options.slices,
         "callers": options.callers,
         "tokens": options.tokens,
         "cpu_s_per_1000_requests": {side.name: statistics.mean(side.cpu_s) for side in sides},
@@ -172,6 +187,7 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--requests", type=int, default=1000, help="of each side in each pair")
+    parser.add_argument("--slices", type=int, default=20, help="of each side in each pair")
     parser.add_argument("--callers", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)

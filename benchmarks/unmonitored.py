@@ -43,7 +43,12 @@ async def serve_until_told(options: argparse.Namespace) -> None:
         port=options.port,
         state_dir=options.state_dir,
         journal={"enabled": watched},
-        optimization={"enable_performance_tracking": watched, "enable_torch_compile": False},
+        # One member answers `auto`, so that both servers do the same work.
+        optimization={
+            "enable_performance_tracking": watched,
+            "enable_torch_compile": False,
+            "allow_degrade": False,
+        },
     )
     async with composed(settings) as server:
         optimizer = server.optimization.optimizer
