@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from loadwise.decision.facts import Capabilities, Endpoint, Feature, Policy, Principal, Range
 from loadwise.decision.lengths import LengthSketch
-from loadwise.decision.parameters import INTEGERS, TuningReason, tune
+from loadwise.decision.numbers import INTEGERS
+from loadwise.decision.parameters import TuningReason, tune
 
 from .build import ABLE, POLICY, at_load, member, request
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 
 from loadwise.decision.facts import ANONYMOUS, Endpoint, Feature, Principal, RequestFacts
+from loadwise.decision.numbers import CHOSEN
 from loadwise.errors import RequestError
 from loadwise.gateway.asgi import Exchange
-from loadwise.gateway.fields import EXPLICIT, decode
+from loadwise.gateway.fields import ChatFields, CompletionFields, PassedFields, decode
 from loadwise.gateway.preferences import preference
 from loadwise.gateway.reading import read_facts
 from loadwise.ports import PromptSize
-from loadwise.settings import CappedParameter
 
 SIZE = PromptSize(exact=3, bound=9)
 
@@ -178,5 +176,8 @@ def test_off_is_said_in_a_header(value, off):
     assert chat("", headers=[("x-loadwise", value)]).off is off
 
 
-def test_every_number_of_a_request_can_have_a_ceiling() -> None:
-    assert set(get_args(CappedParameter)) == set(EXPLICIT)
+def test_every_number_that_a_ceiling_may_bind_is_read_of_requests() -> None:
+    read = {
+        name for fields in (ChatFields, CompletionFields, PassedFields) for name in fields.__struct_fields__
+    }
+    assert set(CHOSEN) <= read

@@ -13,27 +13,11 @@ from typing import Final, NamedTuple
 
 from loadwise.decision.facts import COMPLETIONS, Endpoint, Feature, Member, Number, Policy, RequestFacts
 from loadwise.decision.lengths import LengthSketch
+from loadwise.decision.numbers import INTEGERS, LIMITS, THINKING_BUDGETS
 from loadwise.decision.strategy import Strategy
 
 # Answers that ended by themselves before their p99 says anything.
 ANSWERS_NEEDED: Final = 200
-INTEGERS: Final = frozenset(
-    {
-        "max_tokens",
-        "max_completion_tokens",
-        "max_output_tokens",
-        "min_tokens",
-        "top_k",
-        "n",
-        "best_of",
-        "seed",
-        "logprobs",
-        "top_logprobs",
-    }
-)
-# Names of one limit; a ceiling of either binds all.
-LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-THINKING_BUDGETS: Final = ("thinking_token_budget", "thinking_budget", "max_thinking_tokens")
 SHAPED: Final = frozenset({Feature.TOOLS, Feature.RESPONSE_FORMAT})
 
 

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from loadwise.decision.facts import Endpoint, Number
+from loadwise.decision.numbers import CHOSEN
 from loadwise.errors import RequestError
 
 Flag = bool | None
@@ -19,26 +20,6 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)] | None | UnsetType
 Share = Annotated[float, Meta(ge=0, le=1)] | None | UnsetType
 
 ABSENT = Raw()
-# Numbers that the client chose itself: a decision may clamp them to a ceiling, never replace them.
-EXPLICIT = (
-    "max_tokens",
-    "max_completion_tokens",
-    "max_output_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "seed",
-    "min_tokens",
-    "n",
-    "best_of",
-    "thinking_token_budget",
-    "thinking_budget",
-    "max_thinking_tokens",
-)
 # How grammars are asked for outside OpenAI's `response_format`.
 GRAMMARS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
@@ -147,7 +128,7 @@ _DECODERS: Mapping[Endpoint, msgspec.json.Decoder[Fields]] = {
     Endpoint.COMPLETION: msgspec.json.Decoder(CompletionFields),
 }
 _NUMBERS = {
-    kind: tuple(name for name in EXPLICIT if name in kind.__struct_fields__)
+    kind: tuple(name for name in CHOSEN if name in kind.__struct_fields__)
     for kind in (ChatFields, CompletionFields, PassedFields)
 }
 _WHERE = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`$", re.DOTALL)

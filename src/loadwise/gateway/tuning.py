@@ -7,8 +7,8 @@ from typing import Any
 
 from loadwise.decision.facts import Capabilities, Endpoint, Feature, Member, Number, Policy, RequestFacts
 from loadwise.decision.lengths import LengthSketch
+from loadwise.decision.numbers import CHOSEN
 from loadwise.decision.parameters import tune
-from loadwise.gateway.fields import EXPLICIT
 
 # The library's caller knows its model's context; prompts are never cut here.
 _LIBRARY = Member(
@@ -39,7 +39,7 @@ def tuned(request: Any, strategy: Any, policy: Policy | None, *, left_alone: boo
 
 
 def _explicit(request: Mapping[str, Any]) -> dict[str, Number]:
-    values = ((name, request.get(name)) for name in EXPLICIT)
+    values = ((name, request.get(name)) for name in CHOSEN)
     return {name: value for name, value in values if isinstance(value, int | float)}
 
 

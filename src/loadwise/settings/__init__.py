@@ -7,7 +7,6 @@ Unknown keys are refused; every refusal names the field, its value and the range
 from loadwise.settings.checked import Checked, describe
 from loadwise.settings.optimization import (
     PRESETS,
-    CappedParameter,
     LoadWeightSettings,
     ObjectiveSettings,
     OptimizationConfig,
@@ -32,7 +31,6 @@ from loadwise.settings.server import (
 __all__ = [
     "PRESETS",
     "AlertSettings",
-    "CappedParameter",
     "Checked",
     "EngineMemberSettings",
     "KeySettings",

@@ -8,34 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from loadwise.decision.facts import EnsembleStrategy, LoadWeights, Objectives, Policy, Range
+from loadwise.decision.numbers import ChosenParameter, TunableParameter
 from loadwise.errors import ConfigurationError
 from loadwise.settings.checked import Checked, Fraction, Positive
 from loadwise.settings.experiments import ExperimentSettings, RolloutSettings
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 BuildBackendName = Literal["inductor", "openvino", "onnxruntime", "tensorrt", "torchao"]
-TunableParameter = Literal["max_tokens", "temperature", "top_k"]
-# Numbers of a request that an operator may hold down.
-CappedParameter = Literal[
-    "max_tokens",
-    "max_completion_tokens",
-    "max_output_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "seed",
-    "min_tokens",
-    "n",
-    "best_of",
-    "thinking_token_budget",
-    "thinking_budget",
-    "max_thinking_tokens",
-]
-Ceilings = Mapping[CappedParameter, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+Ceilings = Mapping[ChosenParameter, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
 
 class ObjectiveSettings(Checked):
