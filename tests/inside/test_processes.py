@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -157,6 +158,31 @@ async def test_a_change_is_refused_whole_while_a_process_is_silent(processes, un
     assert refusal.value.status == 503
     assert (await one.read(View.STATUS))["config_version"] == 1
     assert two.desk.plan.config_version == 1
+
+
+async def test_a_process_that_hangs_longer_holds_no_change_up_and_adopts_it_when_it_returns(
+    processes, until
+) -> None:
+    one, two = await processes("one", "two")
+    goes_on = threading.Event()
+
+    async def hang() -> None:
+        # Blocks the other process's thread, as a bug of ours might.
+        goes_on.wait(30)
+
+    held = asyncio.create_task(two._thread.ask(hang))
+    answer = await applied(one, CEILING)
+    assert answer["version"] == 2
+    # Its desk does not decide by a plan that nobody renews.
+    assert two.desk.followed is None
+    assert (await one.read(View.STATUS))["inside"]["processes"] == ["one"]
+    served(one)
+    goes_on.set()
+    await asyncio.gather(held, return_exceptions=True)
+    await until(lambda: two.desk.plan is not None and two.desk.plan.config_version == 2)
+    served(two)
+    status = await status_where(one, lambda s: s["ensemble"]["models"][0]["outcomes"] == 2)
+    assert status["inside"]["processes"] == ["one", "two"]
 
 
 async def test_errors_of_a_change_arrive_in_every_process(processes) -> None:

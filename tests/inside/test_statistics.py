@@ -110,6 +110,24 @@ def test_what_a_process_counted_stays_counted_when_it_leaves(views: Views) -> No
     assert views.totals() == Totals(prompt_tokens=11, output_tokens=4)
 
 
+def test_a_process_that_comes_back_counts_once(views: Views) -> None:
+    made = view("a", (None, iteration(prompt=10, output=3)))
+    views.renew(made)
+    views.leave("a")
+    made.note(0, None, iteration(prompt=5, output=1), 0.0)
+    views.renew(made)
+    assert views.totals() == Totals(prompt_tokens=15, output_tokens=4)
+
+
+def test_another_process_of_the_same_name_counts_anew(views: Views) -> None:
+    for _ in range(3):
+        views.renew(view("a", (None, iteration(prompt=10, output=3))))
+        views.leave("a")
+        views.renew(view("a"))
+        views.leave("a")
+    assert views.totals() == Totals(prompt_tokens=30, output_tokens=9)
+
+
 def test_speeds_and_times_are_those_of_the_last_seconds(views: Views, clock: FakeClock) -> None:
     made = view("a")
     views.renew(made)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from loadwise.app.journaling import remember
 from loadwise.app.logs import configure_logs
 from loadwise.app.members import Members
 from loadwise.app.sinks import alerting
@@ -21,9 +22,7 @@ from loadwise.gateway.build import build_listeners
 from loadwise.gateway.server import Listener, run, serve
 from loadwise.logs import get_logger
 from loadwise.optimizer.factory import Optimization, build
-from loadwise.ports import Clock
 from loadwise.settings import Settings
-from loadwise.telemetry.journal.journal import Journal, Limits
 from loadwise.telemetry.tracing import open_tracing
 
 log = get_logger(__name__)
@@ -62,7 +61,8 @@ async def composed(settings: Settings, workshop: Workshop | None = None) -> Asyn
             clock=clock,
         )
         try:
-            await _remember(settings, made, clock)
+            journal = settings.journal.directory or settings.state_dir / "journal"
+            await remember(settings.journal, journal, made.optimizer)
             if settings.metrics_dir is not None:
                 made.telemetry.share(settings.metrics_dir)
             listeners = build_listeners(settings, made.director, made.control, made.telemetry, clock, tracing)
@@ -74,16 +74,6 @@ async def composed(settings: Settings, workshop: Workshop | None = None) -> Asyn
         await members.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
-
-
-async def _remember(settings: Settings, made: Optimization, clock: Clock) -> None:
-    """Decisions are journaled from now on, and earlier history is there, unless the settings say no."""
-    wanted = settings.journal
-    if not wanted.enabled:
-        return
-    limits = Limits(max_bytes=wanted.max_bytes, max_age_s=wanted.max_age_sec, queue_size=wanted.queue_size)
-    folder = wanted.directory or settings.state_dir / "journal"
-    await made.optimizer.chronicle.open(Journal(folder, clock, limits))
 
 
 async def serve_forever(settings: Settings) -> None:

@@ -13,10 +13,11 @@ from hashlib import blake2b
 from random import Random
 from typing import Any, Final
 
-from loadwise.decision import ensemble, parameters
+from loadwise.decision import ensemble
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice
 from loadwise.decision.facts import Member, Outcome, RequestFacts, StrategyName
+from loadwise.decision.parameters import Tuning, tune
 from loadwise.decision.question import UNTOUCHED
 from loadwise.logs import get_logger
 from loadwise.optimizer.plan import Plan, unloaded
@@ -32,12 +33,24 @@ KEPT: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True)
+class Grounds:
+    """What a request was decided by: a plan and chance; and what that came to."""
+
+    # `Plan.known_by`.
+    plan: tuple[int, float]
+    draw: float
+    choice: Choice
+    tuning: Tuning
+
+
+@dataclass(frozen=True, slots=True)
 class Began:
     """A request was decided, in so many seconds."""
 
     number: int
     dispatch: Dispatch
     decision_s: float
+    grounds: Grounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +115,17 @@ class Desk:
         if plan is None:
             return None
         began_s = self._clock.monotonic_s()
-        choice = self._choice(plan, request, began_s)
+        draw = 0.0 if len(plan.route.members) == 1 else self._draw(request)
+        choice = self._choice(plan, request, draw, began_s)
         if isinstance(choice, Refusal):
             # The engine says itself what it cannot do.
             return None
-        dispatch = self._decided(plan, request, choice, began_s)
+        tuning = _tuned(plan, request, choice)
+        dispatch = self._decided(plan, request, choice, tuning, began_s)
         self._numbers = number = self._numbers + 1
         self._open[id(dispatch)] = number
-        self._note(Began(number, dispatch, self._clock.monotonic_s() - began_s))
+        grounds = Grounds(plan.known_by, draw, choice, tuning)
+        self._note(Began(number, dispatch, self._clock.monotonic_s() - began_s, grounds))
         return dispatch
 
     def finish(self, dispatch: Dispatch, outcome: Callable[[], Outcome]) -> None:
@@ -162,8 +178,7 @@ class Desk:
             self.dropped += 1
         self.notes.append(note)
 
-    def _choice(self, plan: Plan, request: RequestFacts, now_s: float) -> Choice | Refusal:
-        single = len(plan.route.members) == 1
+    def _choice(self, plan: Plan, request: RequestFacts, draw: float, now_s: float) -> Choice | Refusal:
         return ensemble.select(
             plan.policy,
             plan.route,
@@ -172,7 +187,7 @@ class Desk:
             # Members of one engine share its queue: pressure says nothing for or against any of them.
             {},
             unloaded(plan),
-            0.0 if single else self._draw(request),
+            draw,
             now_s,
             control=plan.control,
         )
@@ -184,11 +199,10 @@ class Desk:
         digest = blake2b(request.conversation_id.encode(), digest_size=7).digest()
         return int.from_bytes(digest) / 2**56
 
-    def _decided(self, plan: Plan, request: RequestFacts, choice: Choice, now_s: float) -> Dispatch:
+    def _decided(
+        self, plan: Plan, request: RequestFacts, choice: Choice, tuning: Tuning, now_s: float
+    ) -> Dispatch:
         member = _member(plan, choice.member_id)
-        untouched = choice.reason in UNTOUCHED or plan.strategy is None
-        answers = plan.beliefs[member.member_id].answers
-        tuning = parameters.tune(plan.policy, None if untouched else plan.strategy, request, member, answers)
         in_force = plan.in_force
         return Dispatch(
             request=request,
@@ -204,8 +218,18 @@ class Desk:
             concurrency=len(self._open) + 1,
             work=choice.work,
             load_score=None if in_force is None else in_force.load_score,
-            control=untouched,
+            control=_untouched(plan, choice),
         )
+
+
+def _tuned(plan: Plan, request: RequestFacts, choice: Choice) -> Tuning:
+    member = _member(plan, choice.member_id)
+    strategy = None if _untouched(plan, choice) else plan.strategy
+    return tune(plan.policy, strategy, request, member, plan.beliefs[member.member_id].answers)
+
+
+def _untouched(plan: Plan, choice: Choice) -> bool:
+    return choice.reason in UNTOUCHED or plan.strategy is None
 
 
 def _member(plan: Plan, member_id: str) -> Member:

@@ -35,6 +35,11 @@ class Plan:
     control: bool = False
 
     @property
+    def known_by(self) -> tuple[int, float]:
+        """What no other plan has, whichever process made it."""
+        return self.serial, self.made_s
+
+    @property
     def strategy(self) -> Strategy | None:
         """The strategy that requests are tuned by; None while stopped."""
         return self.in_force if self.running else None

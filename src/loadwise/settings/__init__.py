@@ -15,6 +15,7 @@ from loadwise.settings.optimization import (
 from loadwise.settings.server import (
     AlertSettings,
     EngineMemberSettings,
+    JournalSettings,
     KeySettings,
     ModelSettings,
     RouteSettings,
@@ -33,6 +34,7 @@ __all__ = [
     "AlertSettings",
     "Checked",
     "EngineMemberSettings",
+    "JournalSettings",
     "KeySettings",
     "LoadWeightSettings",
     "ModelSettings",

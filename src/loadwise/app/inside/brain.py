@@ -13,6 +13,8 @@ from loadwise.app.inside.members import optimization_inside
 from loadwise.app.inside.peers import Peers
 from loadwise.app.inside.place import MeetingPlace
 from loadwise.app.inside.wire import Note, Report, unpacked
+from loadwise.app.journaling import remember
+from loadwise.app.sinks import alerting
 from loadwise.engines.inside.description import EngineDescription
 from loadwise.engines.inside.merging import Views
 from loadwise.engines.inside.totals import View as EngineView
@@ -48,7 +50,8 @@ class Brain:
         self._desk = desk
         self._clock = clock
         self._view = view
-        self._bypass = settings.bypass
+        self._settings = settings
+        self._folder = place.folder
         self.views = Views(
             clock, replica_id=f"{description.model_id}-0", capacity_requests=description.capacity_requests
         )
@@ -65,19 +68,34 @@ class Brain:
 
     async def run(self) -> None:
         """Optimises until cancelled."""
-        await self._peers.open()
-        try:
-            if self._bypass:
-                self._optimizer.bypass()
-            else:
-                await self._optimizer.start_optimization()
-            self.ready = True
-            while self._desk.off is None:
-                self.turn()
-                await asyncio.sleep(TURN_S)
-        finally:
-            await self._peers.close()
-            await self._optimizer.close()
+        # Sinks end last: a receiver that is down holds up neither the journal's end nor the other processes.
+        async with alerting(self._settings.alerts, self._optimizer, self._clock):
+            try:
+                await self._peers.open()
+                await self._remember()
+                await self._turn_on()
+                while self._desk.off is None:
+                    self.turn()
+                    await asyncio.sleep(TURN_S)
+            finally:
+                await self._peers.close()
+                await self._optimizer.close()
+
+    async def _remember(self) -> None:
+        """Decisions are journaled where the settings name a folder for what is kept."""
+        settings, folder = self._settings, self._folder
+        if settings.journal.directory is not None:
+            # Engines of one machine may share their settings, but not a journal.
+            await remember(settings.journal, settings.journal.directory / folder.name, self._optimizer)
+        elif "state_dir" in settings.model_fields_set:
+            await remember(settings.journal, folder / "journal", self._optimizer)
+
+    async def _turn_on(self) -> None:
+        if self._settings.bypass:
+            self._optimizer.bypass()
+        else:
+            await self._optimizer.start_optimization()
+        self.ready = True
 
     def turn(self) -> None:
         """Notes and statistics that waited are taken in; a new plan is published where one is due."""
@@ -86,6 +104,7 @@ class Brain:
         for note in self._desk.take_notes():
             self._beside.take(self._view.process, note)
         now_s = self._clock.monotonic_s()
+        self._peers.cut_off_absent(now_s)
         due = now_s - self._renewed_s >= RENEW_S
         if due:
             self._renewed_s = now_s
@@ -132,7 +151,9 @@ class Brain:
     def _publish(self) -> Plan:
         self._serial += 1
         self._published = self._state()
-        plan = self._desk.plan = plan_of(self._optimizer, self._serial)
+        plan = plan_of(self._optimizer, self._serial)
+        self._beside.published(plan)
+        self._desk.plan = plan
         self._peers.tell(plan)
         return plan
 
@@ -147,10 +168,10 @@ class Brain:
         engine = next(iter(self._optimizer.ensemble_manager.fleet.engines().values()))
         self._beside.take(process, unpacked(note, engine))
 
-    def _left(self, process: str) -> None:
-        log.warning("api_process_left", process=process)
+    def _left(self, process: str, hangs: bool) -> None:
+        log.warning("api_process_left", process=process, hangs=hangs)
         self.views.leave(process)
-        self._beside.left(process)
+        self._beside.left(process, hangs=hangs)
 
     def _shown(self) -> JsonObject:
         """What the status says of the engine and its processes."""
@@ -162,6 +183,7 @@ class Brain:
             "totals": asdict(self.views.totals()),
             "records": {view.process: view.records for view in views},
             "dropped": sum(view.dropped for view in views),
+            "unexplained": self._beside.unexplained,
             "errors": self._desk.errors + self._peers.errors(),
             "switched_off": self._peers.switched_off(),
         }

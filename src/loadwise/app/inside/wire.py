@@ -14,7 +14,7 @@ from loadwise.decision.facts import Number, Outcome, RequestFacts, StrategyName
 from loadwise.engines.inside.totals import View as EngineView
 from loadwise.errors import EngineError, RequestError
 from loadwise.gateway.control_plane import error_of
-from loadwise.optimizer.desk import Began, Ended
+from loadwise.optimizer.desk import Began, Ended, Grounds
 from loadwise.optimizer.plan import Plan
 from loadwise.ports import Command, Dispatch, Engine, JsonObject, View
 
@@ -53,6 +53,7 @@ class Note(Struct, kw_only=True):
     number: int
     decision_s: float = 0.0
     decided: Decided | None = None
+    grounds: Grounds | None = None
     outcome: Outcome | None = None
 
 
@@ -121,9 +122,14 @@ _down = msgspec.msgpack.Decoder(Down)
 
 async def send(writer: asyncio.StreamWriter, frame: Up | Down) -> None:
     """The frame is on its way."""
-    data = _encode(frame)
-    writer.write(len(data).to_bytes(4, "big") + data)
+    writer.write(packed(frame))
     await writer.drain()
+
+
+def packed(frame: Up | Down) -> bytes:
+    """The frame as it lies on the wire: its length, then itself."""
+    data = _encode(frame)
+    return len(data).to_bytes(4, "big") + data
 
 
 async def receive_up(reader: asyncio.StreamReader) -> Up:
@@ -165,17 +171,17 @@ def noted(note: Began | Ended) -> Note:
     dispatch = note.dispatch
     values = {name: getattr(dispatch, name) for name in _DECIDED}
     decided = Decided(**{**values, "changes": dict(dispatch.changes)})
-    return Note(number=note.number, decision_s=note.decision_s, decided=decided)
+    return Note(number=note.number, decision_s=note.decision_s, decided=decided, grounds=note.grounds)
 
 
 def unpacked(note: Note, engine: Engine) -> Began | Ended:
     """A note as its desk made it."""
     if note.outcome is not None:
         return Ended(note.number, lambda: note.outcome)  # type: ignore[arg-type,return-value]  # it is not None
-    if note.decided is None:
+    if note.decided is None or note.grounds is None:
         raise EngineError("Another process sent a note that says nothing.")
     values = {name: getattr(note.decided, name) for name in _DECIDED}
-    return Began(note.number, Dispatch(engine=engine, **values), note.decision_s)
+    return Began(note.number, Dispatch(engine=engine, **values), note.decision_s, note.grounds)
 
 
 _DECIDED: Final = tuple(field.name for field in fields(Dispatch) if field.name in Decided.__struct_fields__)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from loadwise.decision.facts import EngineReading
-from loadwise.engines.inside.totals import Scheduler, Totals, View, merged_schedulers, merged_totals
+from loadwise.engines.inside.totals import Scheduler, Totals, View, merged_schedulers, summed
 from loadwise.ports import Clock
 
 # A view that was not renewed for so long counts as absent.
@@ -15,6 +15,8 @@ ABSENT_AFTER_S: Final = 3.0
 # Spans over which speeds and times are averaged.
 RATE_SPAN_S: Final = 10.0
 TIME_SPAN_S: Final = 30.0
+# Stands for processes whose name another one has now.
+EARLIER: Final = ""
 
 
 class Views:
@@ -25,13 +27,15 @@ class Views:
         self._replica_id = replica_id
         self._capacity = capacity_requests
         self._views: dict[str, tuple[float, View]] = {}
-        self._gone = Totals()
+        # Of processes that left, one that may come back by its name.
+        self._left: dict[str, Totals] = {}
         # Sums at past moments, oldest first.
         self._past: deque[tuple[float, Totals]] = deque()
 
     def renew(self, view: View) -> None:
         """The process says how it sees the engine now."""
         now_s = self._clock.monotonic_s()
+        self._back(view)
         self._views[view.process] = (now_s, view)
         self._remember(now_s)
 
@@ -39,7 +43,7 @@ class Views:
         """The process is no more; what it counted stays counted."""
         found = self._views.pop(process, None)
         if found is not None:
-            self._gone = self._gone + found[1].totals
+            self._left[process] = found[1].totals
 
     def present(self) -> list[View]:
         """Views that were renewed lately."""
@@ -48,7 +52,7 @@ class Views:
 
     def totals(self) -> Totals:
         """All that was ever counted; absent processes with their last sums."""
-        return merged_totals([view for _, view in self._views.values()]) + self._gone
+        return summed([*(view.totals for _, view in self._views.values()), *self._left.values()])
 
     def reading(self) -> EngineReading:
         """The engine as all present processes see it together; None where nobody says."""
@@ -69,6 +73,12 @@ class Views:
             time_to_first_token_s=_mean(timed, now, "first_token_s", "first_tokens"),
             time_per_output_token_s=_mean(timed, now, "per_token_s", "tokens_after_first"),
         )
+
+    def _back(self, view: View) -> None:
+        """A process that comes back brings what it counted before; another one of its name does not."""
+        counted = self._left.pop(view.process, None)
+        if counted is not None and not view.totals.continues(counted):
+            self._left[EARLIER] = summed([self._left.get(EARLIER, Totals()), counted])
 
     def _remember(self, now_s: float) -> None:
         if not self._past or now_s - self._past[-1][0] >= 0.5:

@@ -23,6 +23,10 @@ class Totals:
     def __add__(self, other: Totals) -> Totals:
         return Totals(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
+    def continues(self, earlier: Totals) -> bool:
+        """Whether these may be the same process's sums, later."""
+        return all(getattr(self, f.name) >= getattr(earlier, f.name) for f in fields(self))
+
     def note(self, iteration: Any) -> None:
         """Adds one iteration's statistics."""
         self.prompt_tokens += int(number(iteration, COUNTS["prompt_tokens"]) or 0)
@@ -77,12 +81,9 @@ def _scheduler(record: Any, heard_s: float) -> Scheduler:
     )
 
 
-def merged_totals(views: Iterable[View]) -> Totals:
-    """The sums of all processes."""
-    total = Totals()
-    for view in views:
-        total = total + view.totals
-    return total
+def summed(totals: Iterable[Totals]) -> Totals:
+    """All of them together."""
+    return sum(totals, Totals())
 
 
 def merged_schedulers(views: Iterable[View]) -> Mapping[int, Scheduler]:

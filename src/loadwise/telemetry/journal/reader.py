@@ -41,10 +41,18 @@ class Batch:
 
 
 def journal_file(path: Path) -> Path:
-    """The journal's file, given itself, its folder or the state folder of a server."""
+    """The journal's file, given itself, its folder or the state folder of a server or of one engine."""
     for found in (path, path / FILE, path / "journal" / FILE):
         if found.is_file():
             return found
+    # An engine that loadwise runs in has one of its own, named after where it listens.
+    inside = sorted([*path.glob(f"inside/*/journal/{FILE}"), *path.glob(f"*/{FILE}")])
+    if len(inside) == 1:
+        return inside[0]
+    if inside:
+        raise UnreadableError(
+            f"There are journals of several engines under {path}. Name one: {', '.join(map(str, inside))}."
+        )
     raise UnreadableError(
         f"There is no journal at {path}. Name the file {FILE}, its folder, or a server's state_dir."
     )
