@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed
 NATIVE := tests/compiler tests/torch_engine tests/app/test_compiling.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-engines coverage check lint types layers doctor format reference lock bench bench-compare bench-engines bench-compile bench-monitoring demo bench-proof clean
+.PHONY: help install serve test test-engines coverage check lint types layers doctor format reference lock bench bench-compare bench-inside bench-engines bench-compile bench-monitoring demo bench-proof clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -93,6 +93,9 @@ bench: $(STAMP) ## cost of one decision; what the gateway adds, and what loadwis
 
 bench-compare: $(STAMP) ## each member fixed against loadwise: make bench-compare TRACE=file
 	$(BIN)/python benchmarks/compare_trace.py $(if $(TRACE),--trace $(TRACE)) $(ARGS)
+
+bench-inside: $(STAMP) ## a real engine's start and time per token with and without loadwise: ARGS="--engine vllm"
+	$(BIN)/python benchmarks/inside_engine.py --engines $(ENGINES) $(ARGS)
 
 bench-engines: $(STAMP) ## `balanced` as served beside a real vLLM: make bench-engines VLLM=path/to/venv
 	$(BIN)/python benchmarks/engine_throughput.py $(if $(VLLM),--vllm $(VLLM)) $(ARGS)

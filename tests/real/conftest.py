@@ -147,6 +147,11 @@ def venv_of(engine: str) -> Path:
 
 
 @pytest.fixture(scope="session")
+def engine_venv() -> Callable[[str], Path]:
+    return venv_of
+
+
+@pytest.fixture(scope="session")
 def start(servers: Any, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Makes the server of an engine, by its page's command, with (inside) or without loadwise."""
 
