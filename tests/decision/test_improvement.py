@@ -159,16 +159,54 @@ class TestSuspension:
         assert (found.control_blocks, found.suspended_blocks, found.strata) == (40, 10, 40)
 
 
+class TestLost:
+    """Requests that were open when the process died; nobody saw how they ended."""
+
+    def blocks(self, lost: int = 20, *, control: bool = False) -> list[Block]:
+        return [
+            replace(b, lost=lost) if b.control is control and b.stratum % 4 == 0 else b
+            for b in weeks(0.9, 0.9)
+        ]
+
+    def test_they_count_as_missed_on_their_side_and_the_interval_spans_both_extremes(self) -> None:
+        plain = measured(weeks(0.9, 0.9))
+        for control in (False, True):
+            found = measured(self.blocks(control=control))
+            assert (found.value > plain.value) is control
+            assert found.low < plain.low or control
+            assert found.high > plain.high or not control
+            assert found.low <= plain.value <= found.high
+            assert found.requests == plain.requests + 20 * 10 * (1 if control else 4)
+        assert gains(self.blocks()).lost_requests == 800
+
+    def test_deaths_prove_no_gain_of_equal_policies(self) -> None:
+        """The process dies more often under load, and takes with it the rest of the block."""
+        wrong = 0
+        for seed in range(40):
+            chance, cut = Random(seed), []
+            for block in weeks(0.9, 0.9, seed=seed):
+                share = chance.random() if chance.random() < 0.2 else 1.0
+                seen = int(200 * share)
+                within = sum(chance.random() < 0.9 for _ in range(seen))
+                lost = 5 if share < 1.0 else 0
+                cut.append(replace(block, within=Amount(seen, within), lost=lost))
+            looks = [measured(cut[: 5 * strata]) for strata in range(FIRST_LOOK, 41)]
+            wrong += any(look.low > 0.0 or look.high < 0.0 for look in looks)
+        assert wrong <= 2
+
+
 AMOUNTS = st.builds(
     lambda requests, share: Amount(requests, int(requests * share)), st.integers(0, 500), st.floats(0.0, 1.0)
 )
-BLOCKS = st.lists(st.tuples(AMOUNTS, AMOUNTS, st.integers(0, 50)), min_size=FIRST_LOOK, max_size=40).map(
+BLOCKS = st.lists(
+    st.tuples(AMOUNTS, AMOUNTS, st.integers(0, 50), st.integers(0, 20)), min_size=FIRST_LOOK, max_size=40
+).map(
     lambda strata: [
         block
-        for number, (on, off, suspended) in enumerate(strata)
+        for number, (on, off, suspended, lost) in enumerate(strata)
         for block in (
-            Block(stratum=number, control=False, within=on),
-            Block(stratum=number, control=True, within=off, suspended=suspended),
+            Block(stratum=number, control=False, within=on, lost=lost),
+            Block(stratum=number, control=True, within=off, suspended=suspended, lost=lost // 2),
         )
     ]
 )
@@ -178,7 +216,7 @@ BLOCKS = st.lists(st.tuples(AMOUNTS, AMOUNTS, st.integers(0, 50)), min_size=FIRS
 def test_figures_stay_in_range_and_in_order(blocks: list[Block]) -> None:
     found = improvement(blocks)
     if found is None:
-        assert len(differences(blocks, lambda b: b.within.plus(Amount(b.suspended)))) < FIRST_LOOK
+        assert len(differences(blocks, lambda b: b.within.plus(Amount(b.suspended + b.lost)))) < FIRST_LOOK
         return
     assert -1.0 <= found.low <= found.if_suspended_within <= found.high <= 1.0
     assert found.low <= found.value <= found.high

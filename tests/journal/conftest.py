@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,7 @@ class House:
     open: list[Dispatch] = field(default_factory=list)
     random: Random = field(default_factory=lambda: Random(5))
     sent: int = 0
+    deaths: int = 0
 
     @property
     def chronicle(self) -> Any:
@@ -122,6 +124,13 @@ class House:
         with Reader(self.folder) as reader:
             return replay(reader.batches())
 
+    def left_behind(self) -> Path:
+        """The state folder as a kill at this moment leaves it to the next start."""
+        self.journal.flush()
+        self.deaths += 1
+        state = self.folder.parent
+        return Path(shutil.copytree(state, state.with_name(f"{state.name}-{self.deaths}")))
+
     async def close(self) -> None:
         await self.made.optimizer.close()
 
@@ -169,6 +178,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
         replicas: int = 1,
         limits: Limits | None = None,
         clock: FakeClock | None = None,
+        folder: Path = tmp_path,
         **config: object,
     ) -> House:
         clock = clock or FakeClock()
@@ -183,12 +193,12 @@ async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
             [member_parts(name, q, clock, replicas) for name, q in (qualities or QUALITIES).items()],
             host=host,
             sinks=[],
-            state_dir=tmp_path,
+            state_dir=folder,
             random=Random(7),
             clock=clock,
         )
         limits = limits or Limits()
-        house = House(optimization, clock, tmp_path / "journal", limits, host)
+        house = House(optimization, clock, folder / "journal", limits, host)
         await house.chronicle.open(Journal(house.folder, clock, limits))
         optimization.director.running = True
         await optimization.optimizer.cycle.tune()

@@ -25,4 +25,5 @@ def test_two_hundred_kills_lose_at_most_a_second_and_never_stop_a_start(tmp_path
         assert found["kills"] == KILLS
         assert found["lost_s"] <= 1.0
         assert 0 < found["kept"] < found["told"]
+        assert 0 < found["proved"] < found["told"]
     assert not list(tmp_path.rglob("*.corrupt-*"))

@@ -7,7 +7,8 @@ of Mantel and Haenszel (1959): under equal policies every placing of the unoptim
 the sum of weighted differences is 0 on average, however load and queues hang together in time.
 
 An unoptimised block that was suspended stays one (intention to treat). The rest of its requests count as
-missed; the interval reaches from the one extreme, all of them within objectives, to the other.
+missed; the interval reaches from the one extreme, all of them within objectives, to the other. So it is with
+requests of either kind that were open when the process died, for nobody saw how they ended.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class Block:
     whole: Amount = NOTHING
     # Requests of an unoptimised block after it was suspended; they are in no other figure.
     suspended: int = 0
+    # Requests that were open when the process died, in no other figure either.
+    lost: int = 0
 
 
 class Difference(NamedTuple):
@@ -71,8 +74,8 @@ class Difference(NamedTuple):
 class Improvement:
     """Optimised minus unoptimised share within objectives (-1..1), its 95 % interval and its parts.
 
-    Suspended requests count as missed in `value` and in `unoptimised_fraction`, and as within objectives
-    in `if_suspended_within`; `low` and `high` hold for whatever they would have been.
+    Suspended and lost requests count as missed in `value` and in the fractions, and suspended ones as within
+    objectives in `if_suspended_within`; `low` and `high` hold for whatever either would have been.
     """
 
     value: float
@@ -100,6 +103,8 @@ class Gains:
     strata: int
     control_blocks: int
     suspended_blocks: int
+    # Requests of all blocks that were open when the process died.
+    lost_requests: int = 0
 
 
 def gains(blocks: Sequence[Block]) -> Gains:
@@ -112,26 +117,35 @@ def gains(blocks: Sequence[Block]) -> Gains:
         strata=len(differences(blocks, _missed)),
         control_blocks=sum(block.control for block in blocks),
         suspended_blocks=sum(block.suspended > 0 for block in blocks),
+        lost_requests=sum(block.lost for block in blocks),
     )
 
 
 def improvement(blocks: Sequence[Block]) -> Improvement | None:
     """The gain in goodput over the blocks so far; None before the first look."""
-    return joined(differences(blocks, _missed), differences(blocks, _met), requests_of(blocks))
+    lost = any(block.lost for block in blocks)
+    ends = [differences(blocks, end) for end in (_LOST_ENDS if lost else ())]
+    return joined(differences(blocks, _missed), differences(blocks, _met), requests_of(blocks), ends)
 
 
-def joined(missed: Sequence[Difference], met: Sequence[Difference], requests: int) -> Improvement | None:
-    """The gain from the strata's differences at both extremes of what was suspended."""
+def joined(
+    missed: Sequence[Difference],
+    met: Sequence[Difference],
+    requests: int,
+    ends: Sequence[Sequence[Difference]] = (),
+) -> Improvement | None:
+    """The gain from the strata's differences at both extremes of what was suspended, and at further `ends`."""
     if len(missed) < FIRST_LOOK:
         return None
     weight = sum(each.weight for each in missed)
     optimised = sum(each.weight * each.optimised for each in missed) / weight
-    ends = [estimate(found, _binomial_error(optimised, weight)) for found in (missed, met)]
-    most, least = (end.clipped(-1.0, 1.0) for end in ends if end is not None)
+    error = _binomial_error(optimised, weight)
+    found = [estimate(each, error) for each in (missed, met, *ends)]
+    most, least, *further = (end.clipped(-1.0, 1.0) for end in found if end is not None)
     return Improvement(
         value=most.value,
-        low=min(least.low, most.low),
-        high=max(least.high, most.high),
+        low=min(end.low for end in (most, least, *further)),
+        high=max(end.high for end in (most, least, *further)),
         optimised_fraction=optimised,
         unoptimised_fraction=min(1.0, max(0.0, optimised - most.value)),
         if_suspended_within=least.value,
@@ -227,16 +241,31 @@ def estimate(found: Sequence[Difference], least_error: float = 0.0) -> Interval 
 
 
 def requests_of(blocks: Iterable[Block]) -> int:
-    """Requests of all blocks, suspended ones with them."""
-    return int(sum(block.within.requests + block.suspended for block in blocks))
+    """Requests of all blocks, suspended and lost ones with them."""
+    return int(sum(block.within.requests + block.suspended + block.lost for block in blocks))
 
 
 def _missed(block: Block) -> Amount:
-    return block.within.plus(Amount(block.suspended, 0.0))
+    return block.within.plus(Amount(block.suspended + block.lost, 0.0))
 
 
 def _met(block: Block) -> Amount:
-    return block.within.plus(Amount(block.suspended, block.suspended))
+    return block.within.plus(Amount(block.suspended + block.lost, block.suspended))
+
+
+def _least(block: Block) -> Amount:
+    """Every unseen request without optimisation was within its objectives, none with it."""
+    unseen = block.suspended + block.lost
+    return block.within.plus(Amount(unseen, float(unseen) if block.control else 0.0))
+
+
+def _most(block: Block) -> Amount:
+    """Every unseen request with optimisation was within its objectives, none without it."""
+    unseen = block.suspended + block.lost
+    return block.within.plus(Amount(unseen, 0.0 if block.control else float(unseen)))
+
+
+_LOST_ENDS: Final = (_least, _most)
 
 
 def _filled(amount: Callable[[Block], Amount], mean: float) -> Callable[[Block], Amount]:

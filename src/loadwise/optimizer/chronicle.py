@@ -11,6 +11,7 @@ import msgspec
 from loadwise.decision import lastgood
 from loadwise.errors import ConfigurationError
 from loadwise.logs import get_logger
+from loadwise.optimizer.continuity import PREFIX, Continuity
 from loadwise.optimizer.recorder import Entry
 from loadwise.optimizer.trust import Trust
 from loadwise.ports import Feedback, JsonObject
@@ -49,6 +50,7 @@ class Chronicle:
         # What was kept last of the applied configurations.
         self._measured: lastgood.History | None = None
         self._version: int | None = None
+        self._continuity = Continuity(optimizer.recorder.experiments)
         optimizer.ensemble_manager.listener = self._heard
         optimizer.configurations.on_applied(self._configured)
 
@@ -73,6 +75,7 @@ class Chronicle:
     def _restore(self, journal: Journal) -> None:
         try:
             with Reader(journal.folder) as reader:
+                journal.keep(self._continuity.take_up(reader.kept_under(PREFIX), self._clock.monotonic_s()))
                 entries = _entries(reader, self._optimizer.config.metrics_history_size)
                 changes, said = reader.changes()[-KEPT:], reader.feedback()
                 checkpoints = _checkpoints(reader)
@@ -92,16 +95,29 @@ class Chronicle:
         self.trust.restore(said)
 
     def _checkpoint(self) -> None:
-        """Applied configurations are kept, with what was measured under each, where that changed."""
-        journal, configurations = self.journal, self._optimizer.configurations
+        """Experiments, rollouts and applied configurations are kept, each where it changed."""
+        if self.journal is not None:
+            self.keep()
+            self.journal.keep(self._applied())
+
+    def keep(self) -> None:
+        """What experiments and rollouts know now outlives the process."""
+        if self.journal is not None:
+            opened = self._optimizer.director.in_flight.by_block()
+            self.journal.keep(self._continuity.news(opened, self._clock.monotonic_s()))
+
+    def _applied(self) -> dict[str, bytes]:
+        """Applied configurations, with what was measured under each."""
+        configurations = self._optimizer.configurations
         history = configurations.history
-        if journal is None or history is self._measured:
-            return
+        if history is self._measured:
+            return {}
         self._measured = history
-        journal.keep(MEASURED, msgspec.msgpack.encode(history))
+        found = {MEASURED: msgspec.msgpack.encode(history)}
         if configurations.version != self._version:
             self._version = configurations.version
-            journal.keep(VERSIONS, msgspec.json.encode(configurations.payloads()))
+            found[VERSIONS] = msgspec.json.encode(configurations.payloads())
+        return found
 
     # --- what happens ---
 
@@ -147,7 +163,9 @@ class Chronicle:
 
     def as_json(self) -> JsonObject | None:
         """The journal's own state; None where none is kept."""
-        return None if self.journal is None else self.journal.as_json()
+        if self.journal is None:
+            return None
+        return {**self.journal.as_json(), "begun_anew": dict(self._continuity.set_aside)}
 
 
 def _entries(reader: Reader, most: int) -> list[Entry]:

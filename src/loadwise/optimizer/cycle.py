@@ -68,8 +68,8 @@ class Cycle:
         self.faults: dict[str, Fault] = {}
         self.errors: Counter[str] = Counter()
         self.turns = 0
-        # Told after each look at the load.
-        self.on_probed: list[Callable[[], None]] = []
+        # Told after each look at the load, by the part that each is.
+        self.on_probed: dict[str, Callable[[], None]] = {}
 
     async def probe(self) -> None:
         """Load is read and strategy, places and health follow; whatever fails, serving goes on."""
@@ -82,8 +82,8 @@ class Cycle:
         if not await self._part("decision", self._decide):
             await self._part("safe_strategy", self._fall_back)
         await self._part("experiments", self._experiment)
-        for listener in self.on_probed:
-            await self._part("watch", listener)
+        for part, listener in self.on_probed.items():
+            await self._part(part, listener)
 
     async def measured(self) -> PoolDecision:
         """The worst pool as it is now, without deciding anything."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Final
+
+import msgspec
 
 from loadwise.decision.facts import Ending, Outcome, RequestFacts
 from loadwise.decision.fault import Fault, fault_of
@@ -13,7 +16,7 @@ from loadwise.decision.suspension import SuspendReason, suspension
 from loadwise.logs import get_logger
 from loadwise.optimizer.assignment import UNASSIGNED, Assignment, Held
 from loadwise.optimizer.rollouts import Rollouts
-from loadwise.optimizer.switchback import Switchback
+from loadwise.optimizer.switchback import Switchback, Tally
 from loadwise.optimizer.tallies import Measure, Tallies
 from loadwise.ports import Clock, JsonObject
 from loadwise.settings import OptimizationConfig
@@ -42,10 +45,13 @@ class Experiments:
     def configure(self, config: OptimizationConfig) -> None:
         """Another experiment begins anew; the same one goes on, also under other settings."""
         same = config.experiment == self._config.experiment
+        moved = config.rollout != self._config.rollout
         self._config = config
         self.rollouts.configure(config)
         if same:
             self.switchback.resize(config.metrics_history_size)
+            if moved:
+                self.switchback.restart(self._clock.monotonic_s() + self._epoch_s)
             return
         self.switchback = self._blocks(config)
         self._by_route.clear()
@@ -166,6 +172,20 @@ class Experiments:
         now_s = self._clock.monotonic_s()
         if not self.rollouts.idle and self.rollouts.turn(self.improvement(), now_s):
             self.switchback.restart(now_s + self._epoch_s)
+
+    # --- what outlives the process ---
+
+    @property
+    def settings(self) -> str:
+        """Equal for equal experiments and rollouts: what is compared is the same."""
+        config = self._config
+        values = [part.model_dump(mode="json") for part in (config.experiment, config.rollout)]
+        return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()
+
+    def take_up(self, tallies: Mapping[int, Tally], first_stratum: int, routes: Mapping[str, Tallies]) -> None:
+        """The comparisons of an earlier process go on."""
+        self.switchback.take_up(tallies, first_stratum, self._clock.monotonic_s() + self._epoch_s)
+        self._by_route = dict(routes)
 
     # --- what was found ---
 

@@ -80,5 +80,7 @@ def _blocks(found: Gains, experiments: Experiments, settings: ExperimentSettings
         "stratum_seconds": schedule.block_s * schedule.stratum.denominator,
         "unoptimised": found.control_blocks,
         "suspended": found.suspended_blocks,
+        # Requests that were open when the process died.
+        "lost_requests": found.lost_requests,
         "now": experiments.now() if settings.block_share else None,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -68,6 +69,11 @@ class InFlight:
                 continue
             oldest[member_id] = min(began_s, oldest.get(member_id, began_s))
         return oldest
+
+    def by_block(self) -> Counter[int]:
+        """Open requests by the block of time that they will count in."""
+        found = (entry.assignment for entry in self._open.values())
+        return Counter(each.block for each in found if each.block is not None and not each.suspended)
 
     def of_replicas(self, member: Member) -> dict[str, int]:
         """Requests in flight on each of a member's replicas."""

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import NamedTuple
 
+import msgspec
+
 from loadwise.decision.improvement import Improvement
-from loadwise.decision.rollout import HARMS, Evidence, Mode, Plan, Rollout, advanced, begun
+from loadwise.decision.rollout import HARMS, Evidence, Mode, Plan, Rollout, RolloutReason, advanced, begun
 from loadwise.decision.schedule import drawn
 from loadwise.logs import get_logger
 from loadwise.optimizer.assignment import Held, Subject
-from loadwise.optimizer.tallies import Measure, Tallies
+from loadwise.optimizer.tallies import Measure, Row, Tallies
 from loadwise.ports import JsonObject
 from loadwise.settings import OptimizationConfig
 
 log = get_logger(__name__)
+
+
+class Kept(msgspec.Struct, frozen=True, array_like=True):
+    """A subject's rollout as it is kept; the time that no process ran does not count towards a step."""
+
+    subject: Subject
+    share: float
+    seconds: float
+    reason: RolloutReason
+    harm: RolloutReason | None
+    rows: list[Row]
 
 
 class _Course:
@@ -83,6 +97,42 @@ class Rollouts:
                 _tell(subject, course.rollout)
         return moved
 
+    # --- what outlives the process ---
+
+    def kept(self, now_s: float) -> list[Kept]:
+        """Every subject's state, and what was seen since its step began."""
+        return [
+            Kept(
+                subject,
+                course.rollout.share,
+                # Whole seconds, so that what stands still is not written again and again.
+                float(int(now_s - course.rollout.since_s)) if course.plan.mode is Mode.RAMP else 0.0,
+                course.rollout.reason,
+                course.rollout.harm,
+                course.tallies.rows(),
+            )
+            for subject, course in self._courses.items()
+        ]
+
+    def take_up(self, kept: list[Kept], now_s: float) -> None:
+        """The rollouts of an earlier process go on under the same settings; `ValueError` for no state of one."""
+        courses = {}
+        for found in kept:
+            if not (0.0 <= found.share <= 1.0 and isfinite(found.seconds) and found.seconds >= 0.0):
+                raise ValueError(f"no state of a rollout: {found!r}")
+            course = courses[found.subject] = self._begun(found.subject, now_s)
+            if course.plan.mode is Mode.RAMP:
+                course.rollout = Rollout(
+                    share=found.share,
+                    since_s=now_s - found.seconds,
+                    reason=found.reason,
+                    harm=found.harm,
+                )
+                course.tallies = Tallies.of(found.rows)
+        self._courses.update(courses)
+
+    # --- what is shown ---
+
     def as_json(self, now_s: float) -> list[JsonObject]:
         """Every subject that had a request, with its share, why, and for how long."""
         return [
@@ -102,7 +152,7 @@ class Rollouts:
         settings = self._settings
         mode = settings.routes.get(subject.route, settings.mode)
         if subject.key is not None:
-            mode = settings.keys[subject.key]
+            mode = settings.keys.get(subject.key, mode)
         return _Course(settings.plan(mode, self._budget), now_s)
 
 

@@ -167,7 +167,7 @@ class ServerSideOptimizer:
         # Starting and stopping take turns: the later one counts.
         self._switching = asyncio.Lock()
         self.lookout = Lookout(self)
-        self.cycle.on_probed.append(self.lookout.sample)
+        self.cycle.on_probed |= {"watch": self.lookout.sample, "experiments_kept": self.chronicle.keep}
 
     # --- the origin's methods ---
 

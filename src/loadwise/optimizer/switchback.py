@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import log
 
@@ -18,7 +18,7 @@ SHORTEST_S = 1e-6
 
 
 @dataclass(slots=True)
-class _Tally:
+class Tally:
     """A block while its requests end; one that was dispatched in time counts whenever it ends."""
 
     control: bool
@@ -30,6 +30,8 @@ class _Tally:
     answers: int = 0
     errors: int = 0
     reason: SuspendReason | None = field(default=None)
+    # Requests that were open when the process died.
+    lost: int = 0
 
     def block(self, stratum: int) -> Block:
         return Block(
@@ -40,6 +42,7 @@ class _Tally:
             output_token=self.output_token,
             whole=self.whole,
             suspended=self.suspended,
+            lost=self.lost,
         )
 
 
@@ -52,8 +55,12 @@ class Switchback:
     def __init__(self, schedule: Schedule, *, size: int, now_s: float) -> None:
         self.schedule = schedule
         self._size = size
-        self._tallies: dict[int, _Tally] = {}
-        self._first_stratum = 0
+        self._tallies: dict[int, Tally] = {}
+        # Blocks that changed since they were last asked for.
+        self._changed: set[int] = set()
+        self.first_stratum = 0
+        # Nothing is counted before this moment.
+        self._counts_from_s = float("-inf")
         self._block, self._control = -1, False
         self._measured: tuple[int, Gains] | None = None
         self.restart(now_s)
@@ -62,7 +69,36 @@ class Switchback:
         """What is compared is another thing from now on: earlier blocks say nothing of it."""
         self._tallies.clear()
         self._measured, self._block = None, -1
-        self._first_stratum = self.schedule.stratum_of(self.schedule.block_of(now_s)) + 1
+        self.first_stratum = self.schedule.stratum_of(self.schedule.block_of(now_s)) + 1
+
+    def take_up(self, tallies: Mapping[int, Tally], first_stratum: int, now_s: float) -> None:
+        """The comparison of an earlier process goes on, in the block that it is.
+
+        After a start engines are cold and queues empty, so a burn-in passes before anything counts.
+        """
+        self._tallies = dict(tallies)
+        self._changed.update(tallies)
+        self.first_stratum = first_stratum
+        self._measured, self._block = None, -1
+        self._counts_from_s = now_s + self.schedule.burn_in_s
+        self._trim()
+
+    # --- what outlives the process ---
+
+    def blocks(self) -> set[int]:
+        """The blocks that are kept."""
+        return set(self._tallies)
+
+    def take_changed(self) -> set[int]:
+        """The blocks that changed since the last call."""
+        changed, self._changed = self._changed, set()
+        return changed
+
+    def kept(self, block: int) -> Tally:
+        """What is known of a block so far."""
+        return self._tallies.get(block) or Tally(self.schedule.control(block))
+
+    # --- the blocks ---
 
     def resize(self, size: int) -> None:
         """Keeps at most `size` blocks, the newest."""
@@ -73,7 +109,7 @@ class Switchback:
         """Whether this is an unoptimised block, suspended or not; none is before the first whole stratum."""
         block = self.schedule.block_of(now_s)
         if block != self._block:
-            begun = self.schedule.stratum_of(block) >= self._first_stratum
+            begun = self.schedule.stratum_of(block) >= self.first_stratum
             self._block, self._control = block, begun and self.schedule.control(block)
         return self._control
 
@@ -89,8 +125,9 @@ class Switchback:
             tally.reason = reason
 
     def counted(self, now_s: float) -> int | None:
-        """The block that a request dispatched now counts in; None during the burn-in."""
-        return self.schedule.block_of(now_s) if self.schedule.settled(now_s) else None
+        """The block that a request dispatched now counts in; None during the burn-in, and one after a start."""
+        counts = now_s >= self._counts_from_s and self.schedule.settled(now_s)
+        return self.schedule.block_of(now_s) if counts else None
 
     def cut(self, block: int) -> None:
         """A request came after its unoptimised block was suspended."""
@@ -142,14 +179,15 @@ class Switchback:
         return [
             self._tallies[number].block(strata(number))
             for number in sorted(self._tallies)
-            if self._first_stratum <= strata(number) < stratum
+            if self.first_stratum <= strata(number) < stratum
         ]
 
-    def _tally(self, block: int) -> _Tally:
+    def _tally(self, block: int) -> Tally:
         tally = self._tallies.get(block)
         if tally is None:
-            tally = self._tallies[block] = _Tally(self.schedule.control(block))
+            tally = self._tallies[block] = Tally(self.schedule.control(block))
             self._trim()
+        self._changed.add(block)
         return tally
 
     def _trim(self) -> None:

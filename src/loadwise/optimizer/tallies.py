@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
+from math import isfinite
+from typing import NamedTuple
 
 from loadwise.decision.comparison import GROUPS, Compared, compared
 from loadwise.decision.improvement import NOTHING, Amount
@@ -19,6 +22,15 @@ class Measure(StrEnum):
     SCORES = "scores"
 
 
+class Row(NamedTuple):
+    """One group's sum, as it is kept."""
+
+    measure: Measure
+    optimised: bool
+    group: int
+    amount: Amount
+
+
 class Tallies:
     """Sums per measure and group, with optimisation and without; as large after a year as after a day."""
 
@@ -32,6 +44,26 @@ class Tallies:
         group = int(drawn("group", unit) * GROUPS)
         amounts = self._amounts[measure, optimised]
         amounts[group] = amounts[group].plus(Amount(1.0, value))
+
+    def rows(self) -> list[Row]:
+        """All sums that are not empty."""
+        return [
+            Row(measure, optimised, group, amount)
+            for (measure, optimised), amounts in self._amounts.items()
+            for group, amount in enumerate(amounts)
+            if amount.requests
+        ]
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> Tallies:
+        """The sums that were kept; `ValueError` for what no sum can be."""
+        found = cls()
+        for row in rows:
+            requests, total = row.amount
+            if not (0 <= row.group < GROUPS and isfinite(requests) and 0.0 <= total <= requests):
+                raise ValueError(f"no sum of a group: {row!r}")
+            found._amounts[row.measure, row.optimised][row.group] = row.amount
+        return found
 
     def compared(self, measure: Measure) -> Compared:
         """Optimised against not."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from loadwise.telemetry.journal.changes import changes_of
 from loadwise.telemetry.journal.events import Event, Witness
 from loadwise.telemetry.journal.schema import CorruptError, is_corrupt
 from loadwise.telemetry.journal.scribe import Scribe
+from loadwise.telemetry.journal.states import States
 from loadwise.telemetry.journal.store import FILE, Store
 
 log = get_logger(__name__)
@@ -65,8 +66,7 @@ class Journal:
         self._queue: deque[Event] = deque()
         # What a request pays for: takes an event, or counts it as dropped.
         self.take: Final[Witness] = self._taker()
-        # The latest state of what is kept by name, until it is written.
-        self._kept: dict[str, bytes] = {}
+        self._states = States()
         self._asked: SimpleQueue[tuple[Callable[[Store], Any], Future[Any]]] = SimpleQueue()
         self._wake = threading.Event()
         self._ending = False
@@ -94,9 +94,9 @@ class Journal:
 
         return take
 
-    def keep(self, name: str, body: bytes) -> None:
-        """The latest state of something is kept by name; a start finds it again."""
-        self._kept[name] = body
+    def keep(self, states: Mapping[str, bytes | None]) -> None:
+        """States are kept by name, all of them or none, for a start to find; None: no longer."""
+        self._states.keep(states)
 
     def open(self) -> None:
         """The file is open, made or set aside as need be, and the writer runs."""
@@ -212,13 +212,14 @@ class Journal:
 
     def _keep(self) -> None:
         """Writes what is kept by name, where that changed."""
-        while self._kept and self._store is not None:
-            name, body = self._kept.popitem()
-            try:
-                self._store.keep(name, body)
-            except (sqlite3.Error, OSError):
-                self._kept.setdefault(name, body)
-                raise
+        states = self._states.take()
+        if not states or self._store is None:
+            return
+        try:
+            self._store.keep(states)
+        except (sqlite3.Error, OSError):
+            self._states.put_back(states)
+            raise
 
     def _encoded(self, row: records.Record) -> bytes | None:
         try:
@@ -277,6 +278,7 @@ class Journal:
 
     def _put_aside(self, error: Exception) -> None:
         self.set_aside = set_aside(self.folder / FILE, self._clock.wall_s())
+        self._states.renew()
         log.warning("journal_corrupt", set_aside=str(self.set_aside), reason=str(error))
 
     def _failed(self, error: Exception) -> None:

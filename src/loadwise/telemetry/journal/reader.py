@@ -122,6 +122,11 @@ class Reader:
         """The latest state that was kept by a name; None where there is none."""
         return next((body for (body,) in self._rows("SELECT body FROM kept WHERE name = ?", (name,))), None)
 
+    def kept_under(self, prefix: str) -> dict[str, bytes]:
+        """The latest states whose names begin with `prefix`."""
+        found = self._rows("SELECT name, body FROM kept WHERE substr(name, 1, ?) = ?", (len(prefix), prefix))
+        return dict(found)
+
     def feedback(self, request_id: str | None = None) -> list[Scored]:
         """All feedback by time, or that of one request."""
         which = "" if request_id is None else " WHERE request_id = ?"

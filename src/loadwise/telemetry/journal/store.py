@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -123,9 +123,13 @@ class Store:
         """A change that people are shown is kept."""
         self.connection.execute("INSERT INTO changes (at_s, body) VALUES (?, ?)", (at_s, body))
 
-    def keep(self, name: str, body: bytes) -> None:
-        """The latest state of something is kept by name."""
-        self.connection.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, body))
+    def keep(self, states: Mapping[str, bytes | None]) -> None:
+        """The latest states are kept by name, all of them or none; None: no longer."""
+        gone = [(name,) for name, body in states.items() if body is None]
+        kept = [(name, body) for name, body in states.items() if body is not None]
+        with self._transaction() as run:
+            run.executemany("DELETE FROM kept WHERE name = ?", gone)
+            run.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", kept)
 
     def score(self, scored: Scored) -> Scored | None:
         """Keeps feedback; the one of the same request and source that was there before, if any."""
