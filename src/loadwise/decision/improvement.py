@@ -134,7 +134,7 @@ def joined(
     requests: int,
     ends: Sequence[Sequence[Difference]] = (),
 ) -> Improvement | None:
-    """The gain from the strata's differences at both extremes of what was suspended, and at further `ends`."""
+    """The gain from the strata's differences at both extremes of what was suspended, and at `ends`."""
     if len(missed) < FIRST_LOOK:
         return None
     weight = sum(each.weight for each in missed)

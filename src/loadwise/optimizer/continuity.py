@@ -105,7 +105,10 @@ class Continuity:
         self._told = {name: b"" for name in kept if not name.startswith(BLOCK)}
         self._blocks = {int(name.removeprefix(BLOCK)) for name in kept if _numbered(name)}
         news: dict[str, bytes | None] = {}
-        parts = (("rollout", self._rollouts, (ROLLOUT,)), ("comparison", self._comparison, (HEAD, BLOCK, ROUTE)))
+        parts = (
+            ("rollout", self._rollouts, (ROLLOUT,)),
+            ("comparison", self._comparison, (HEAD, BLOCK, ROUTE)),
+        )
         for part, follow, names in parts:
             own = {name: body for name, body in kept.items() if name.startswith(names)}
             news.update(self._followed(part, follow, own, now_s))

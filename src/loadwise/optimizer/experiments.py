@@ -182,7 +182,9 @@ class Experiments:
         values = [part.model_dump(mode="json") for part in (config.experiment, config.rollout)]
         return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()
 
-    def take_up(self, tallies: Mapping[int, Tally], first_stratum: int, routes: Mapping[str, Tallies]) -> None:
+    def take_up(
+        self, tallies: Mapping[int, Tally], first_stratum: int, routes: Mapping[str, Tallies]
+    ) -> None:
         """The comparisons of an earlier process go on."""
         self.switchback.take_up(tallies, first_stratum, self._clock.monotonic_s() + self._epoch_s)
         self._by_route = dict(routes)

@@ -115,7 +115,7 @@ class Rollouts:
         ]
 
     def take_up(self, kept: list[Kept], now_s: float) -> None:
-        """The rollouts of an earlier process go on under the same settings; `ValueError` for no state of one."""
+        """The rollouts of an earlier process go on under the same settings; `ValueError` for wrong values."""
         courses = {}
         for found in kept:
             if not (0.0 <= found.share <= 1.0 and isfinite(found.seconds) and found.seconds >= 0.0):

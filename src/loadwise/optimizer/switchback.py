@@ -34,6 +34,7 @@ class Tally:
     lost: int = 0
 
     def block(self, stratum: int) -> Block:
+        """The block as it is compared."""
         return Block(
             stratum=stratum,
             control=self.control,
@@ -125,7 +126,7 @@ class Switchback:
             tally.reason = reason
 
     def counted(self, now_s: float) -> int | None:
-        """The block that a request dispatched now counts in; None during the burn-in, and one after a start."""
+        """The block that a request dispatched now counts in; None during a burn-in, also after a start."""
         counts = now_s >= self._counts_from_s and self.schedule.settled(now_s)
         return self.schedule.block_of(now_s) if counts else None
 
