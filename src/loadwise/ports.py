@@ -367,8 +367,16 @@ class Availability:
     reason: str = ""
 
 
-# What a model's owner finds of a form of it, in that precision: plain figures, among them "wrong", in words.
-Judge = Callable[[Callable[..., Any], str], JsonObject]
+# A callable that computes, made to give way to requests after each of its calls.
+Paced = Callable[[Callable[..., Any]], Callable[..., Any]]
+# What a model's owner finds of a form of it, in that precision, computing as `Paced` says: plain figures, and
+# "wrong", in words.
+Judge = Callable[[Callable[..., Any], str, Paced], JsonObject]
+
+
+def at_once(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A `Paced` for where no requests are: the callable itself."""
+    return call
 
 
 class Recipe(Protocol):

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from loadwise.compiler.backends.exported import JOB, PROGRAM, RESULT
-from loadwise.compiler.backends.watch import Limits, resident_bytes, run_limited
+from loadwise.compiler.backends.family import MOST_OWED_S, Duty, resident_bytes
+from loadwise.compiler.backends.watch import Limits, run_limited
 from loadwise.errors import BuildError
 
 JOB_VALUES = {
@@ -98,6 +99,37 @@ def processor_time_s(tmp_path: Path, share: float, seconds: float) -> float:
 
 def test_process_computes_for_its_share_of_the_time_and_still_ends(tmp_path: Path) -> None:
     assert processor_time_s(tmp_path, 0.1, 3.0) < 1.5
+
+
+def lent_s(share: float, free: float, seconds: float) -> float:
+    """Processor time that a build has in so long, where others leave it `free` of the time it may run in."""
+    duty, had_s, runs, step_s = Duty(), 0.0, True, 0.05
+    for _ in range(round(seconds / step_s)):
+        had = free * step_s if runs else 0.0
+        had_s += had
+        runs = duty.may_run(step_s, had, share)
+    return had_s
+
+
+@pytest.mark.parametrize("free", [1.0, 0.6, 0.3])
+def test_build_has_its_share_of_the_time_however_little_is_free_while_it_runs(free: float) -> None:
+    assert lent_s(0.25, free, 60.0) == pytest.approx(15.0, rel=0.02)
+
+
+def test_build_that_is_kept_from_the_processor_is_never_stopped_and_found_starved() -> None:
+    duty = Duty()
+    assert all(duty.may_run(0.05, 0.001, 0.25) for _ in range(400))
+    assert duty.starved
+
+
+def test_what_a_build_did_not_get_is_owed_for_a_while_only() -> None:
+    duty, step_s = Duty(), 0.05
+    for _ in range(10_000):
+        duty.may_run(step_s, 0.0, 0.25)
+    ran = 0
+    while duty.may_run(step_s, step_s, 0.25):
+        ran += 1
+    assert ran * step_s * 0.75 == pytest.approx(MOST_OWED_S, rel=0.05)
 
 
 def test_stopped_time_does_not_count_against_the_time_limit(tmp_path: Path) -> None:

@@ -415,7 +415,7 @@ def test_what_the_models_judge_finds_decides_and_is_told(
 ) -> None:
     asked: list[str] = []
 
-    def judge(step: Any, precision: str) -> dict[str, Any]:
+    def judge(step: Any, precision: str, paced: Any) -> dict[str, Any]:
         asked.append(precision)
         return {"wrong": wrong, "same_top": 0.5}
 

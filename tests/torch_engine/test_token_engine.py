@@ -184,12 +184,15 @@ async def test_decode_step_is_the_compilers_to_replace(llama_folder: Path) -> No
         recipe: Any,
         repeatable: bool,
         judge: Any,
+        prepare: Any,
     ) -> Any:
         made = examples()
         # What a child needs to make the same step of the same folder, and how to tell that it is right.
         assert (recipe.folder, recipe.places) == (str(llama_folder.resolve()), 4)
         assert repeatable
         assert callable(judge)
+        # Builds compute with as many threads as steps do.
+        assert callable(prepare)
         assert [tuple(example[0].shape) for example in made] == [(2, 1), (4, 1)]
         assert len(dynamic_shapes) == len(made[0])
         with torch.no_grad():

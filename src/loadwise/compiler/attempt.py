@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from loadwise.compiler.build import Build, BuildState, Stage
+from loadwise.compiler.pace import Pace
 from loadwise.compiler.parameters import ParameterKey
 from loadwise.compiler.served import ServedModel
 from loadwise.compiler.timing import measure
@@ -19,11 +20,17 @@ TRY_AGAIN = "The original serves. force_recompile tries again."
 
 
 class Attempt:
-    """Makes builds; an attempt never raises. `share` says how much of the time a build may compute now."""
+    """Makes builds; an attempt never raises. `share` says how much of the time a build may compute now.
 
-    def __init__(self, clock: Clock, share: Callable[[], float]) -> None:
+    `rest` lets seconds pass between what is computed here; by default until the build is stopped.
+    """
+
+    def __init__(
+        self, clock: Clock, share: Callable[[], float], rest: Callable[[float], object] | None = None
+    ) -> None:
         self._clock = clock
         self._share = share
+        self._rest = rest
 
     def __call__(
         self,
@@ -120,15 +127,16 @@ class Attempt:
         taken = [(args, kwargs) for args, kwargs in request.examples if built.accepts(args, kwargs)]
         if not taken:
             raise BuildError("The build takes none of the calls seen.", remedy="Call force_recompile.")
-        form = backend.forms[build.mode]
+        form, pace = backend.forms[build.mode], Pace(self._clock, self._share, request.stop, self._rest)
         with torch.no_grad():
             build.stage = Stage.VERIFYING
-            verify(served.original, built.call, taken, form=form)
-            self._ask_judge(served, build, built, form)
+            verify(served.original, built.call, taken, form=form, paced=pace)
+            self._ask_judge(served, build, built, form, pace)
             if form.quantised:
-                build.quality_loss = distance(served.original, built.call, taken)
+                build.quality_loss = distance(pace(served.original), pace(built.call), taken)
             build.stage = Stage.MEASURING
-            build.timing = timing = measure(served.original, built.call, taken[0], self._clock)
+            timing = measure(served.original, built.call, taken[0], self._clock, pace.rest_after)
+            build.timing = timing
         if not timing.faster and not form.quantised:
             # Nothing went wrong: nobody need be told.
             raise BuildDeclinedError(
@@ -138,10 +146,10 @@ class Attempt:
             )
 
     @staticmethod
-    def _ask_judge(served: ServedModel, build: Build, built: Built, form: Form) -> None:
+    def _ask_judge(served: ServedModel, build: Build, built: Built, form: Form, pace: Pace) -> None:
         if served.judge is None:
             return
-        build.judged = served.judge(built.call, form.precision)
+        build.judged = served.judge(built.call, form.precision, pace)
         wrong = build.judged["wrong"]
         if wrong is not None and not form.quantised:
             raise BuildError(

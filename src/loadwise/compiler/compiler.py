@@ -71,13 +71,15 @@ class ModelCompiler:
         recipe: Recipe | None = None,
         repeatable: bool = False,
         judge: Judge | None = None,
+        prepare: Callable[[], None] = lambda: None,
     ) -> Any:
         """A callable that answers as `model` does, at once; later by a verified, faster build.
 
         What is not a torch module comes back unchanged. `examples` gives arguments to build for; without
         it they are learned from the first calls. `dynamic_shapes` is torch.export's. With a `recipe` another
         process traces the model. `repeatable`: a call twice with the same arguments leaves them as once.
-        `judge` compares a build with the model on more than examples.
+        `judge` compares a build with the model on more than examples. `prepare` is called on the thread that
+        builds, for what torch keeps per thread: builds are made for as many threads as that computes with.
         """
         known = self._models.get(model_id)
         if isinstance(known, ServedModel) and known.original is model:
@@ -99,7 +101,7 @@ class ModelCompiler:
         usage = Usage(self._clock.monotonic_s())
         served = ServedModel(model, model_id, Examples(examples), usage, self._first_call)
         served.dynamic_shapes, served.recipe, served.repeatable = dynamic_shapes, recipe, repeatable
-        served.judge = judge
+        served.judge, served.prepare = judge, prepare
         self._models[model_id] = served
         if examples is not None:
             self._first_call(served)
@@ -208,7 +210,7 @@ class ModelCompiler:
 
     def _first_call(self, served: ServedModel) -> None:
         if self._workshop.keeps and self._obstacle(served) is None:
-            self._backlog.add(Job((served.model_id, ""), partial(self._restore, served)))
+            self._backlog.add(Job((served.model_id, ""), self._prepared(served, self._restore)))
         if self._automatic:
             self._queue(served, self.config.compile_mode, forced=False)
 
@@ -219,7 +221,7 @@ class ModelCompiler:
             return False
         served.cause = served.remedy = ""
         build = self._new_build(served, mode, forced)
-        work = partial(self._work, served, build)
+        work = self._prepared(served, partial(self._work, build=build))
         if self._backlog.add(Job((served.model_id, mode), work, forced=forced)):
             served.pending[mode] = build
             old = served.builds.get(mode)
@@ -248,9 +250,19 @@ class ModelCompiler:
             request = self._attempt.request(served, mode, self.config, stop)
             if self._workshop.keeps_build(request) and not stop.is_set():
                 served.pending[mode] = build = self._new_build(served, mode, forced=False)
-                self._work(served, build, stop)
+                self._work(served, stop, build=build)
 
-    def _work(self, served: ServedModel, build: Build, stop: threading.Event) -> None:
+    @staticmethod
+    def _prepared(
+        served: ServedModel, work: Callable[[ServedModel, threading.Event], None]
+    ) -> Callable[[threading.Event], None]:
+        def run(stop: threading.Event) -> None:
+            served.prepare()
+            work(served, stop)
+
+        return run
+
+    def _work(self, served: ServedModel, stop: threading.Event, *, build: Build) -> None:
         try:
             backend = self._workshop.backend(build.mode)
             self._settle(served, self._attempt(backend, served, build, self.config, stop))

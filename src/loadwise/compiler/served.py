@@ -34,6 +34,8 @@ class ServedModel:
         self.dynamic_shapes: Any = None
         self.recipe: Recipe | None = None
         self.judge: Judge | None = None
+        # Called on the thread that builds, for what torch keeps per thread.
+        self.prepare: Callable[[], None] = lambda: None
         # Calling it twice with the same arguments leaves them as calling it once.
         self.repeatable = False
         self.builds: dict[str, Build] = {}

@@ -59,19 +59,23 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def measure(
-    original: Callable[..., Any], candidate: Callable[..., Any], example: Arguments, clock: Clock
+    original: Callable[..., Any],
+    candidate: Callable[..., Any],
+    example: Arguments,
+    clock: Clock,
+    rest_after: Callable[[float], None] = lambda computed_s: None,
 ) -> Timing:
-    """Times both in turns on one example, about a second in all."""
+    """Times both in turns on one example, about a second of computing; `rest_after` follows each call."""
     args, kwargs = copied(example)
     times: tuple[list[float], list[float]] = ([], [])
-    started_s = clock.monotonic_s()
     for run in range(MAX_RUNS + 1):
         for call, seen in zip((original, candidate), times, strict=True):
             before_s = clock.monotonic_s()
             call(*args, **kwargs)
             _synchronize(args)
             seen.append(clock.monotonic_s() - before_s)
-        if run >= MIN_RUNS and clock.monotonic_s() - started_s > TIMING_BUDGET_S:
+            rest_after(seen[-1])
+        if run >= MIN_RUNS and sum(map(sum, times)) > TIMING_BUDGET_S:
             break
     # The first run of each is a warm-up.
     return Timing.of(times[0][1:], times[1][1:])

@@ -7,7 +7,7 @@ from typing import Any
 
 from loadwise.compiler.examples import Arguments, copied
 from loadwise.errors import BuildError
-from loadwise.ports import Form
+from loadwise.ports import Form, Paced, at_once
 
 # Largest difference allowed, as a share of the largest value: rounding in another order, not other numbers.
 TOLERANCES = {"float64": 1e-8, "float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}
@@ -74,13 +74,19 @@ def verify(
     examples: Sequence[Arguments],
     *,
     form: Form | None = None,
+    paced: Paced = at_once,
 ) -> None:
-    """`BuildError` unless answers are equal and arguments are left the same, for every example."""
+    """`BuildError` unless answers are equal and arguments are left the same, for every example.
+
+    `paced` wraps what is computed, one piece of it at a time.
+    """
+    copy, compare = paced(copied), paced(difference)
     for number, (args, kwargs) in enumerate(examples):
-        own, other = copied((args, kwargs)), copied((args, kwargs))
-        expected, actual = original(*own[0], **own[1]), candidate(*other[0], **other[1])
-        found = difference(expected, actual, form=form)
-        found = found or difference(own, other, "arguments afterwards", form)
+        own, other = copy((args, kwargs)), copy((args, kwargs))
+        expected = paced(original)(*own[0], **own[1])
+        actual = paced(candidate)(*other[0], **other[1])
+        found = compare(expected, actual, form=form)
+        found = found or compare(own, other, "arguments afterwards", form)
         if found is not None:
             raise BuildError(
                 f"The build is wrong for example {number + 1} ({found}).",

@@ -59,6 +59,7 @@ class CompileStep(Protocol):
         recipe: Recipe,
         repeatable: bool,
         judge: Judge,
+        prepare: Callable[[], None],
     ) -> Callable[..., Any]:
         """A callable that serves the model, and a faster equal of it once there is one."""
         ...
@@ -238,6 +239,7 @@ class TorchTokenEngine:
             # Keys and values are written to the same places again.
             repeatable=True,
             judge=_judge_of(runner),
+            prepare=runner.prepare,
         )
 
     def _cancel(self, sequence: Running) -> None:
@@ -280,7 +282,7 @@ def _judge_of(runner: Runner) -> Judge:
     from loadwise.torch_engine.forcing import Forcing
 
     forcing = Forcing(runner.loaded, runner.original, runner.cache.rows, prepare=runner.prepare)
-    return lambda step, precision: forcing.judge(step, precision).as_json()
+    return lambda step, precision, paced: forcing.judge(step, precision, paced).as_json()
 
 
 def _sampling(params: SamplingParams) -> Sampling:

@@ -6,6 +6,7 @@ Letters: B texts, T tokens of each, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 
@@ -16,6 +17,8 @@ from loadwise.torch_engine.step import attention_mask
 
 TEXTS, TOKENS = 16, 72
 Step = Callable[..., torch.Tensor]
+# A callable that computes, made to give way to requests after each of its calls.
+Paced = Callable[[Callable[..., Any]], Callable[..., Any]]
 Choose = Callable[[int, torch.Tensor], torch.Tensor]
 
 
@@ -53,10 +56,11 @@ class Forcing:
         """Token ids [B, T]."""
         return self._both()[0]
 
-    def judge(self, step: Step, precision: str) -> Agreement:
-        """How far `step` agrees with the original on these texts."""
-        texts = self.texts
-        return self.compare(self._read(step, lambda place, _: texts[:, place]), precision)
+    def judge(self, step: Step, precision: str, paced: Paced = lambda call: call) -> Agreement:
+        """How far `step` agrees with the original on these texts; `paced` wraps all that is computed."""
+        texts = self._both(paced)[0]
+        actual = self._read(paced(step), lambda place, _: texts[:, place])
+        return cast("Agreement", paced(self.compare)(actual, precision))
 
     def compare(self, actual: torch.Tensor, precision: str) -> Agreement:
         """How far predictions [B, T, V] that were made elsewhere agree with the original's."""
@@ -65,12 +69,12 @@ class Forcing:
         given, found = expected[:, :-1].flatten(0, 1), actual[:, :-1].flatten(0, 1)
         return agreement(given, found, texts[:, 1:].flatten(), precision)
 
-    def _both(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _both(self, paced: Paced = lambda call: call) -> tuple[torch.Tensor, torch.Tensor]:
         if self._texts is None or self._expected is None:
-            self._texts, self._expected = self._written()
+            self._texts, self._expected = self._written(paced)
         return self._texts, self._expected
 
-    def _written(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _written(self, paced: Paced) -> tuple[torch.Tensor, torch.Tensor]:
         chance = torch.Generator().manual_seed(self._seed)
         first = torch.randint(self._loaded.vocabulary, (self._batch,), generator=chance)
         written: list[torch.Tensor] = []
@@ -83,7 +87,7 @@ class Forcing:
                 written.append(torch.multinomial(shares, 1, generator=chance)[:, 0])
             return written[-1]
 
-        logits = self._read(self.original, choose)
+        logits = self._read(paced(self.original), choose)
         return torch.stack(written, 1), logits
 
     @property

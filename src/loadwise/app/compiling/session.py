@@ -11,7 +11,7 @@ import psutil
 from loadwise.app.compiling.candidates import Candidate, Candidates, Opened
 from loadwise.app.compiling.row import Row, recommended
 from loadwise.app.compiling.speed import Course
-from loadwise.compiler.backends.watch import resident_bytes
+from loadwise.compiler.backends.family import resident_bytes
 from loadwise.compiler.store.identity import machine
 from loadwise.engines.chosen import Choice, remember
 from loadwise.engines.folders import inspect

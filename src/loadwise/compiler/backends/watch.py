@@ -10,19 +10,21 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
-import psutil
-
+from loadwise.compiler.backends.family import Duty, Family
 from loadwise.errors import BuildError
 
-_LOOK_EVERY_S = 0.2
+_LOOK_EVERY_S = 0.05
+# Of looks, those at its memory.
+_MEMORY_EVERY = 4
 # A share of less than this would never end.
 _LEAST_SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds that it was let run, and bytes of resident memory of the process and its children together."""
+    """Seconds that it may compute, and bytes of resident memory of the process and its children together."""
 
     timeout_s: float
     memory_bytes: int
@@ -37,7 +39,8 @@ def run_limited(
 ) -> tuple[int, str]:
     """Exit status and what it wrote to stderr; `BuildError` when a limit or `stop` ended it.
 
-    While `share()` is below 1.0 the process and all below it are stopped for the rest of the time.
+    While `share()` is below 1.0 the process and all below it are stopped whenever they have had their share
+    of the time on a processor. They run ahead of nobody, unless others keep them from it for long.
 
     The child's stdin is a pipe that ends with this process, which is how it learns that it should end too.
     """
@@ -61,56 +64,54 @@ def run_limited(
 def _watch(
     process: subprocess.Popen[bytes], limits: Limits, stop: threading.Event, share: Callable[[], float]
 ) -> None:
-    ran_s = 0.0
-    while not stop.is_set():
-        part = min(1.0, max(_LEAST_SHARE, share()))
-        try:
-            process.wait(_LOOK_EVERY_S * part)
-        except subprocess.TimeoutExpired:
-            ran_s += _LOOK_EVERY_S * part
-        else:
+    family, duty, running = Family(process.pid), Duty(), True
+    ran_s = had_s = 0.0
+    for look in count():
+        if stop.is_set():
+            raise BuildError("The build was stopped.", remedy="force_recompile starts it again.")
+        if _ended(process):
             return
-        if part < 1.0:
-            _rest(process, _LOOK_EVERY_S * (1.0 - part), stop)
-        if ran_s > limits.timeout_s:
-            raise BuildError(
-                f"The build took longer than build_timeout_sec ({limits.timeout_s:g} s).",
-                remedy="Raise build_timeout_sec, or build when the machine is quiet.",
-            )
-        used = resident_bytes(process.pid)
-        if used > limits.memory_bytes:
-            raise BuildError(
-                f"The build used {used} bytes, more than build_memory_bytes ({limits.memory_bytes}).",
-                remedy="Raise build_memory_bytes, or use compile_mode default.",
-            )
-    raise BuildError("The build was stopped.", remedy="force_recompile starts it again.")
+        part, before_s = min(1.0, max(_LEAST_SHARE, share())), had_s
+        had_s = max(before_s, family.processor_s())
+        # What it may have is its time, had or not: one that hangs ends, one that is kept from it does not.
+        ran_s += min(_LOOK_EVERY_S, max(had_s - before_s, part * _LOOK_EVERY_S))
+        running = _set_running(process, running, duty.may_run(_LOOK_EVERY_S, had_s - before_s, part))
+        family.yield_to_all(not duty.starved)
+        _hold_to(limits, ran_s, family.resident_bytes() if look % _MEMORY_EVERY == 0 else 0)
 
 
-def _rest(process: subprocess.Popen[bytes], seconds: float, stop: threading.Event) -> None:
-    """The process and all in its group do nothing for a while."""
-    _signal(process, signal.SIGSTOP)
-    stop.wait(seconds)
-    _signal(process, signal.SIGCONT)
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(_LOOK_EVERY_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _hold_to(limits: Limits, ran_s: float, used: int) -> None:
+    if ran_s > limits.timeout_s:
+        raise BuildError(
+            f"The build took longer than build_timeout_sec ({limits.timeout_s:g} s).",
+            remedy="Raise build_timeout_sec, or build when the machine is quiet.",
+        )
+    if used > limits.memory_bytes:
+        raise BuildError(
+            f"The build used {used} bytes, more than build_memory_bytes ({limits.memory_bytes}).",
+            remedy="Raise build_memory_bytes, or use compile_mode default.",
+        )
+
+
+def _set_running(process: subprocess.Popen[bytes], running: bool, wanted: bool) -> bool:
+    """The process and all in its group run, or do nothing."""
+    if running is not wanted:
+        _signal(process, signal.SIGCONT if wanted else signal.SIGSTOP)
+    return wanted
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process and all below it; what has ended counts nothing."""
-    total = 0
-    try:
-        root = psutil.Process(pid)
-        family = [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return total
-    for member in family:
-        with contextlib.suppress(psutil.Error):
-            total += member.memory_info().rss
-    return total
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
