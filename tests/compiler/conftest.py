@@ -55,6 +55,7 @@ class FakeBackend:
         self.recipe = recipe
         self.requests: list[BuildRequest] = []
         self.built: list[Any] = []
+        self.began = threading.Event()
         self.hold = threading.Event()
         self.hold.set()
         self.missing = ""
@@ -64,6 +65,7 @@ class FakeBackend:
 
     def build(self, request: BuildRequest) -> Built:
         self.requests.append(request)
+        self.began.set()
         self.hold.wait(30)
         call = self.recipe(request)
         self.built.append(call)

@@ -50,7 +50,7 @@ def attempted(machine: Machine, backend: FakeBackend, model: Doubler, **served_a
     for name, value in served_as.items():
         setattr(served, name, value)
     build = Build(mode="default", state=BuildState.BUILDING, stage=Stage.QUEUED)
-    attempt = Attempt(machine.clock, lambda: machine.share, machine.rest)
+    attempt = Attempt(machine.clock, lambda *_: machine.share, machine.rest)
     return attempt(backend, served, build, OptimizationConfig(), threading.Event())
 
 

@@ -44,6 +44,18 @@ class TestChoosing:
         server = await started(make, standby=["fast"])
         assert server.dispatch(model="fast").member_id == "fast"
 
+    async def test_a_member_that_stands_by_is_drained_once_its_last_answer_has_ended(self, make) -> None:
+        server = await started(make, standby=["fast"])
+        compiler = server.optimizer.model_compiler
+        assert compiler.drained("fast")
+        dispatch = server.dispatch(model="fast")
+        assert not compiler.drained("fast")
+        server.end(dispatch)
+        assert compiler.drained("fast")
+        assert not compiler.drained("accurate")
+        server.optimizer.ensemble_manager.fleet.admit("fast")
+        assert not compiler.drained("fast")
+
     async def test_an_unknown_model_is_a_404_that_lists_the_known(self, make) -> None:
         server = await started(make)
         with pytest.raises(RequestError, match="Known models: auto, fast") as refused:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from loadwise.compiler.build import Build, BuildState, Stage
 from loadwise.compiler.pace import Pace
@@ -22,11 +23,15 @@ TRY_AGAIN = "The original serves. force_recompile tries again."
 class Attempt:
     """Makes builds; an attempt never raises. `share` says how much of the time a build may compute now.
 
-    `rest` lets seconds pass between what is computed here; by default until the build is stopped.
+    It is asked for a model, and may set the event that stops its build. `rest` lets seconds pass between what
+    is computed here; by default until the build is stopped.
     """
 
     def __init__(
-        self, clock: Clock, share: Callable[[], float], rest: Callable[[float], object] | None = None
+        self,
+        clock: Clock,
+        share: Callable[[ServedModel, threading.Event], float],
+        rest: Callable[[float], object] | None = None,
     ) -> None:
         self._clock = clock
         self._share = share
@@ -79,7 +84,7 @@ class Attempt:
             recipe=served.recipe,
             timeout_s=config.build_timeout_sec,
             memory_bytes=config.build_memory_bytes,
-            share=self._share,
+            share=partial(self._share, served, stop),
             stop=stop,
         )
 
@@ -127,7 +132,7 @@ class Attempt:
         taken = [(args, kwargs) for args, kwargs in request.examples if built.accepts(args, kwargs)]
         if not taken:
             raise BuildError("The build takes none of the calls seen.", remedy="Call force_recompile.")
-        form, pace = backend.forms[build.mode], Pace(self._clock, self._share, request.stop, self._rest)
+        form, pace = backend.forms[build.mode], Pace(self._clock, request.share, request.stop, self._rest)
         with torch.no_grad():
             build.stage = Stage.VERIFYING
             verify(served.original, built.call, taken, form=form, paced=pace)

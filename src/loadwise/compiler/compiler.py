@@ -14,7 +14,7 @@ from loadwise.compiler.attempt import Attempt
 from loadwise.compiler.backlog import Backlog, Job
 from loadwise.compiler.build import Build, BuildState, Stage
 from loadwise.compiler.examples import Examples
-from loadwise.compiler.obstacles import obstacle
+from loadwise.compiler.obstacles import gpus, obstacle, serving_gpus
 from loadwise.compiler.served import ServedModel
 from loadwise.compiler.stats import (
     build_facts,
@@ -37,6 +37,7 @@ class ModelCompiler:
 
     `automatic`: the configured mode is built after a model's first call; False leaves that to `build`.
     `busy` says whether requests are being answered: then a build computes for `build_share` of the time only.
+    `drained` says whether a model answers none and will get none: then its GPU may build.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ModelCompiler:
     ) -> None:
         self.config = config or OptimizationConfig()
         self.busy: Callable[[], bool] = lambda: False
+        self.drained: Callable[[str], bool] = lambda model_id: False
         self._workshop = workshop or Workshop.of(backend)
         self._clock = clock or SystemClock()
         self._automatic = automatic
@@ -205,12 +207,18 @@ class ModelCompiler:
             raise UnknownNameError(f"No model {model_id!r} has been given to compile_model. Known: {known}.")
         return self._models[model_id]
 
-    def _share(self) -> float:
+    def _share(self, served: ServedModel, stop: threading.Event) -> float:
+        if gpus(served) & self._serving_gpus():
+            # It was drained when its build began, and has been called back.
+            stop.set()
         return self.config.build_share if self.busy() else 1.0
+
+    def _serving_gpus(self) -> frozenset[str]:
+        return serving_gpus(self._served(), self.drained)
 
     def _first_call(self, served: ServedModel) -> None:
         if self._workshop.keeps and self._obstacle(served) is None:
-            self._backlog.add(Job((served.model_id, ""), self._prepared(served, self._restore)))
+            self._backlog.add(Job((served.model_id, ""), served.prepared(self._restore)))
         if self._automatic:
             self._queue(served, self.config.compile_mode, forced=False)
 
@@ -221,7 +229,7 @@ class ModelCompiler:
             return False
         served.cause = served.remedy = ""
         build = self._new_build(served, mode, forced)
-        work = self._prepared(served, partial(self._work, build=build))
+        work = served.prepared(partial(self._work, build=build))
         if self._backlog.add(Job((served.model_id, mode), work, forced=forced)):
             served.pending[mode] = build
             old = served.builds.get(mode)
@@ -242,7 +250,8 @@ class ModelCompiler:
         )
 
     def _obstacle(self, served: ServedModel) -> tuple[str, str] | None:
-        return obstacle(served, self.config, self._workshop, closed=self._closed)
+        taken = self._serving_gpus()
+        return obstacle(served, self.config, self._workshop, closed=self._closed, serving_gpus=taken)
 
     def _restore(self, served: ServedModel, stop: threading.Event) -> None:
         """Every build of an earlier process that is kept serves again."""
@@ -251,16 +260,6 @@ class ModelCompiler:
             if self._workshop.keeps_build(request) and not stop.is_set():
                 served.pending[mode] = build = self._new_build(served, mode, forced=False)
                 self._work(served, stop, build=build)
-
-    @staticmethod
-    def _prepared(
-        served: ServedModel, work: Callable[[ServedModel, threading.Event], None]
-    ) -> Callable[[threading.Event], None]:
-        def run(stop: threading.Event) -> None:
-            served.prepare()
-            work(served, stop)
-
-        return run
 
     def _work(self, served: ServedModel, stop: threading.Event, *, build: Build) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -75,6 +76,17 @@ class ServedModel:
         if wrong is not None:
             self.retire(build, BuildState.FAILED, wrong)
         return answer
+
+    def prepared(
+        self, work: Callable[[ServedModel, threading.Event], None]
+    ) -> Callable[[threading.Event], None]:
+        """`work` on this model, by a thread that computes as suits it."""
+
+        def run(stop: threading.Event) -> None:
+            self.prepare()
+            work(self, stop)
+
+        return run
 
     def digest(self) -> str:
         """SHA-256 of the parameters and buffers as they are now; counted again only after a change."""

@@ -181,6 +181,12 @@ class EnsembleDirector:
             return None
         return self.conversations.recall(request.principal.tenant, route.name, request.conversation_id)
 
+    def drained(self, member_id: str) -> bool:
+        """Whether the member stands by, so that no route sends it anything, and its last answer has ended."""
+        fleet = self.ensemble.fleet
+        idle = member_id not in self.in_flight.by_member
+        return member_id in fleet and not fleet.is_active(member_id) and idle
+
     def _pressures(self, route: Route) -> dict[str, MemberPressure]:
         """Of members with requests in flight, and of one per pool: the others' would say nothing more."""
         busy, pools = self.in_flight.by_member, set()

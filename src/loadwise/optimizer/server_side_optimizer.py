@@ -121,6 +121,7 @@ class ServerSideOptimizer:
         self.director = EnsembleDirector(self.ensemble_manager, self.recorder, clock=self.clock)
         self.director.running = False
         self.model_compiler.busy = lambda: len(self.director.in_flight) > 0
+        self.model_compiler.drained = self.director.drained
         self.director.config_version = self.configurations.version
         handlers = [] if alert_manager is None else [HandlerSink(alert_manager)]
         self.alerts = AlertBook([*([LogSink()] if sinks is None else sinks), *handlers])

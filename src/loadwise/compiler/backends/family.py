@@ -54,18 +54,16 @@ class Duty:
 
     def __init__(self) -> None:
         self._owed_s = 0.0
+        # Others have kept it from the processors for long, and it has not been made up for since.
+        self.starved = False
 
     def may_run(self, passed_s: float, had_s: float, share: float) -> bool:
         """Whether the build may run next, after `passed_s` in which it computed for `had_s`."""
         self._owed_s = min(MOST_OWED_S, self._owed_s + share * passed_s - had_s)
         if share >= 1.0:
             self._owed_s = max(0.0, self._owed_s)
+        self.starved = self._owed_s >= (MOST_OWED_S / 2 if self.starved else MOST_OWED_S)
         return self._owed_s >= 0.0
-
-    @property
-    def starved(self) -> bool:
-        """Whether others have kept it from the processors for long."""
-        return self._owed_s >= MOST_OWED_S
 
 
 def _give_way(pid: int, *, idle: bool) -> None:

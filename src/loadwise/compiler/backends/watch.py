@@ -76,7 +76,7 @@ def _watch(
         # What it may have is its time, had or not: one that hangs ends, one that is kept from it does not.
         ran_s += min(_LOOK_EVERY_S, max(had_s - before_s, part * _LOOK_EVERY_S))
         running = _set_running(process, running, duty.may_run(_LOOK_EVERY_S, had_s - before_s, part))
-        family.yield_to_all(not duty.starved)
+        family.yield_to_all(part < 1.0 and not duty.starved)
         _hold_to(limits, ran_s, family.resident_bytes() if look % _MEMORY_EVERY == 0 else 0)
 
 
