@@ -283,6 +283,10 @@ class Director(Protocol):
         """Records how it ended; a second call for the same dispatch changes nothing."""
         ...
 
+    def refused(self, request_id: str, model: str, status: int) -> None:
+        """Counts a request that failed in the gateway, with `status`, before `dispatch` was asked."""
+        ...
+
 
 class View(StrEnum):
     """What the control plane can show."""

@@ -22,6 +22,18 @@ async def test_the_performance_history_survives_a_restart(make):
     assert after["success_rate"] == before["success_rate"]
 
 
+async def test_refused_requests_are_in_the_history_after_a_restart(make):
+    house = await make()
+    house.answer()
+    house.made.director.refused("shed", "auto", 503)
+    before = house.made.optimizer.export_performance_report()
+    await house.close()
+    after = (await make()).made.optimizer.export_performance_report()
+    assert [entry["ending"] for entry in after["performance_history"]] == ["succeeded", "refused"]
+    assert after["performance_history"] == before["performance_history"]
+    assert (after["refused_requests"], after["success_rate"]) == (1, 0.5)
+
+
 async def test_changes_survive_with_their_reasons(make):
     house = await make()
     await house.busy(60)

@@ -108,6 +108,18 @@ def test_a_failure_counts_and_its_times_do_not() -> None:
     assert whole.total.count == 0
 
 
+@given(st.lists(st.tuples(st.floats(0, 3500), st.booleans()), min_size=1, max_size=60))
+def test_a_refused_request_is_judged_as_missed_at_every_resolution(asked: list[tuple[float, bool]]) -> None:
+    timeline, refused = Timeline(), sum(turned for _, turned in asked)
+    for now_s, turned in sorted(asked):
+        timeline.refused("auto", now_s) if turned else note(timeline, now_s, outcome())
+    whole = timeline.over(86_400, max(now_s for now_s, _ in asked))
+    tally = whole.routes["auto"]
+    assert (whole.refused, whole.requests, whole.judged) == (refused, len(asked) - refused, len(asked))
+    assert whole.within == len(asked) - refused
+    assert (tally.asked, tally.unanswered) == (len(asked), refused)
+
+
 def test_load_is_the_mean_of_its_samples_and_absent_without_one() -> None:
     timeline = Timeline()
     timeline.sampled(0.0, load=0.2, strategy="quality", waiting=1.0)

@@ -40,6 +40,7 @@ def _figures(frame: dict[str, Any]) -> Table:
         "strategy": ABSENT if strategy is None else strategy["name"],
         "in flight": str(frame["requests"]["in_flight"]),
         "in 5 min": str(frame["requests"]["last_5m"]),
+        "refused": str(frame["requests"]["refused_5m"]),
         "within objectives": percent(frame["requests"]["within_fraction_5m"]),
         "first token p50/p95": f"{seconds(latency['p50'])} / {seconds(latency['p95'])}",
         "gain": ABSENT if gain["value"] is None else _gain(gain),

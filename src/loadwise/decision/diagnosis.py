@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from loadwise.decision.burn import Share, rate
 
@@ -24,6 +24,14 @@ class Burn:
     limit_s: float | None
     short: Share
     long: Share
+
+
+class Traffic(NamedTuple):
+    """Requests of a time: ended by an engine, failed among those, and refused beside them."""
+
+    ended: int = 0
+    failed: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +74,9 @@ class Situation:
     stages: Sequence[Stage] = ()
     members: Sequence[MemberSight] = ()
     pools: Sequence[PoolSight] = ()
+    # Over five minutes and an hour.
+    short: Traffic = Traffic()
+    long: Traffic = Traffic()
     # The share of requests that shall meet each objective.
     target: float = 0.99
     # The load from which on a pool counts as overloaded.
@@ -99,6 +110,9 @@ class Diagnosis:
     stages: Sequence[Stage]
     slowest: str | None
     fault: Fault
+    # Over five minutes and an hour.
+    short: Traffic = Traffic()
+    long: Traffic = Traffic()
 
 
 def diagnose(situation: Situation) -> Diagnosis:
@@ -110,6 +124,8 @@ def diagnose(situation: Situation) -> Diagnosis:
         stages=situation.stages,
         slowest=slowest,
         fault=_fault(situation, slowest),
+        short=situation.short,
+        long=situation.long,
     )
 
 
@@ -169,7 +185,8 @@ def _overloaded(situation: Situation) -> Fault | None:
     if worst is None or worst.load is None or worst.load < situation.high_load:
         return None
     waiting = "" if worst.waiting is None else f", {worst.waiting} requests wait"
-    said = f"its load is {worst.load:.2f} (high from {situation.high_load:.2f}){waiting}"
+    turned = _turned_away(situation)
+    said = f"its load is {worst.load:.2f} (high from {situation.high_load:.2f}){waiting}{turned}"
     return Fault(
         culprit=Culprit.POOL, name=worst.pool_id, sentence=f"Pool {worst.pool_id} is at fault: {said}."
     )
@@ -188,8 +205,15 @@ def _nobody(situation: Situation, slowest: str | None) -> Fault:
     spent = "" if slowest is None else f"; most time goes to {slowest}"
     return Fault(
         culprit=Culprit.EVERYONE,
-        sentence=f"No single member or pool stands out: objectives are missed by all alike{spent}.",
+        sentence=f"No single member or pool stands out: objectives are missed by all alike"
+        f"{_turned_away(situation)}{spent}.",
     )
+
+
+def _turned_away(situation: Situation) -> str:
+    """How many requests were refused, where any was."""
+    ended, _, refused = situation.short
+    return f"; {refused} of {ended + refused} requests were refused in five minutes" if refused else ""
 
 
 def _burns(situation: Situation, *, failures: bool = False) -> bool:

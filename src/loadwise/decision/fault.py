@@ -28,6 +28,11 @@ def fault_of(outcome: Outcome) -> Fault:
     return Fault.OVERLOAD if status == 429 else Fault.CLIENT
 
 
+def ours(status: int) -> bool:
+    """Whether a refusal with this status broke a promise: there was no room (429), or the server failed."""
+    return status == 429 or status >= 500
+
+
 def shown_ending(outcome: Outcome) -> str:
     """How a request ended, in the word that histories and metrics use."""
     return "client_error" if fault_of(outcome) is Fault.CLIENT else outcome.ending.value

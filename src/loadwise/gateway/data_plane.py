@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Protocol
 
 from loadwise.decision.facts import Endpoint
-from loadwise.errors import RequestError
+from loadwise.decision.fault import ours
+from loadwise.errors import EngineError, RequestError
 from loadwise.gateway.asgi import Exchange
 from loadwise.gateway.body import check_text, read_body
 from loadwise.gateway.departure import Departure
-from loadwise.gateway.fields import decode
+from loadwise.gateway.fields import Fields, decode
 from loadwise.gateway.headers import to_engine
 from loadwise.gateway.passing import passed_call
 from loadwise.gateway.reading import read_facts
@@ -32,6 +34,13 @@ class Telemetry(Protocol):
     def answered(self, path: str, status: int | None) -> None:
         """Counts a request by its route's path and the status sent; None where the client left before."""
         ...
+
+
+def status_of(error: Exception) -> int:
+    """The status with which a request that met this error is answered."""
+    if isinstance(error, RequestError):
+        return error.status
+    return 502 if isinstance(error, EngineError) else 500
 
 
 class Readiness:
@@ -81,7 +90,9 @@ class DataPlane:
             )
             call, fields = await passed_call(endpoint, exchange, body)
             async with Departure(exchange.receive):
-                await self._relay.serve(exchange, read_facts(endpoint, fields, exchange, None), call, fields)
+                with self._promised(exchange, fields):
+                    facts = read_facts(endpoint, fields, exchange, None)
+                await self._relay.serve(exchange, facts, call, fields)
 
         return handle
 
@@ -99,8 +110,21 @@ class DataPlane:
             headers=to_engine(scope),
         )
         async with Departure(receive):
-            size = await self._director.measure(fields.model, call)
-            await self._relay.serve(exchange, read_facts(endpoint, fields, exchange, size), call, fields)
+            with self._promised(exchange, fields):
+                size = await self._director.measure(fields.model, call)
+                facts = read_facts(endpoint, fields, exchange, size)
+            await self._relay.serve(exchange, facts, call, fields)
+
+    @contextmanager
+    def _promised(self, exchange: Exchange, fields: Fields) -> Iterator[None]:
+        """What fails inside by our doing is counted as a request that was refused."""
+        try:
+            yield
+        except Exception as error:
+            status = status_of(error)
+            if ours(status):
+                self._director.refused(exchange.request_id, fields.model, status)
+            raise
 
     async def models(self, exchange: Exchange) -> None:
         """GET /v1/models."""

@@ -40,7 +40,7 @@ class Relay:
             dispatch = self._dispatch(facts, tried, fields)
             said = of_dispatch(dispatch)
             try:
-                await self._attempt(dispatch, _changed(call, fields, dispatch), exchange, said)
+                await self._attempt(dispatch, call, fields, exchange, said)
             except EngineError as error:
                 log.warning("attempt_failed", replica=dispatch.replica_id, error=said_by(error))
                 tried |= {dispatch.replica_id}
@@ -59,10 +59,12 @@ class Relay:
                 raise _no_answer(facts.model) from None
             raise in_the_clients_words(error, fields) from None
 
-    async def _attempt(self, dispatch: Dispatch, call: Call, exchange: Exchange, said: RawHeaders) -> None:
+    async def _attempt(
+        self, dispatch: Dispatch, call: Call, fields: Fields, exchange: Exchange, said: RawHeaders
+    ) -> None:
         whole = b""
         with Attempt(self._director, self._clock, dispatch) as attempt:
-            answer = attempt.answer = await dispatch.engine.answer(call)
+            answer = attempt.answer = await dispatch.engine.answer(_changed(call, fields, dispatch))
             streaming = call.stream and answer.status < 400
             try:
                 if streaming:

@@ -67,3 +67,7 @@ class TracedDirector:
         """Records how it ended, in the span too."""
         self._tracing.ended(outcome)
         self._director.finish(dispatch, outcome)
+
+    def refused(self, request_id: str, model: str, status: int) -> None:
+        """Counts a request that failed before it was decided."""
+        self._director.refused(request_id, model, status)

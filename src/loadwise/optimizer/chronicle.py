@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from loadwise.decision import lastgood
+from loadwise.decision.fault import ours
 from loadwise.errors import ConfigurationError
 from loadwise.logs import get_logger
 from loadwise.optimizer.continuity import PREFIX, Continuity
-from loadwise.optimizer.recorder import Entry
+from loadwise.optimizer.recorder import Entry, turned_away
 from loadwise.optimizer.trust import Trust
 from loadwise.ports import Feedback, JsonObject
 from loadwise.settings import OptimizationConfig
@@ -169,17 +170,23 @@ class Chronicle:
 
 
 def _entries(reader: Reader, most: int) -> list[Entry]:
-    """The last outcomes of dispatched requests, oldest first."""
+    """The last outcomes of dispatched requests and the last refusals, oldest first."""
     found: list[Entry] = []
     for batch in reader.latest():
-        for row in reversed(batch.rows):
-            if isinstance(row, records.Ended) and row.started_s is not None:
-                found.append(
-                    Entry(row.outcome.finished_s + batch.offset_s, row.outcome, row.strategy, row.within)
-                )
+        entries = (_entry(row, batch.offset_s) for row in reversed(batch.rows))
+        found += [entry for entry in entries if entry is not None]
         if len(found) >= most:
             break
     return found[:most][::-1]
+
+
+def _entry(row: records.Record, offset_s: float) -> Entry | None:
+    match row:
+        case records.Ended() if row.started_s is not None:
+            return Entry(row.outcome.finished_s + offset_s, row.outcome, row.strategy, row.within)
+        case records.TurnedAway() if row.model is not None and ours(row.status):
+            return turned_away(row.request_id, row.model, row.status, row.now_s, row.now_s + offset_s)
+    return None
 
 
 def _checkpoints(reader: Reader) -> tuple[lastgood.History, dict[str, OptimizationConfig]] | None:

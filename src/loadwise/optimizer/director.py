@@ -122,14 +122,9 @@ class EnsembleDirector:
         began_s = self._clock.monotonic_s()
         try:
             dispatch = self._decided(request, exclude, began_s)
-        except RequestError as error:
-            # A request that was tried already is not refused: it failed where it was tried.
-            if not exclude:
-                self.recorder.telemetry.refused(error.status)
-            if self.ensemble.witness is not None:
-                self.ensemble.witness(
-                    Refused(request, error.status, error.code, error.retry_after_s, began_s)
-                )
+        except Exception as error:
+            known = error if isinstance(error, RequestError) else _gateway_failed(500)
+            self._turned_away(request, known, began_s, again=bool(exclude))
             raise
         if self.recorder.monitoring is not None:
             self.recorder.monitoring.started(dispatch)
@@ -137,6 +132,25 @@ class EnsembleDirector:
             self.recorder.telemetry.count(names.RETRIES, dispatch.member_id)
         self.recorder.telemetry.decided(dispatch, self._clock.monotonic_s() - began_s)
         return dispatch
+
+    def refused(self, request_id: str, model: str, status: int) -> None:
+        """A request that failed in the gateway, before it could be decided, is counted and journaled."""
+        if self.ensemble.fleet.route_of(model) is None:
+            self.recorder.telemetry.refused(status)
+            return
+        request = RequestFacts(request_id=request_id, model=model)
+        self._turned_away(request, _gateway_failed(status), self._clock.monotonic_s(), again=False)
+
+    def _turned_away(
+        self, request: RequestFacts, error: RequestError, now_s: float, *, again: bool
+    ) -> None:
+        # A request that was tried already is not refused: it failed where it was tried.
+        if not again:
+            self.recorder.refused(request.model, error.status, request.request_id)
+        if self.ensemble.witness is not None:
+            self.ensemble.witness(
+                Refused(request, error.status, error.code, error.retry_after_s, now_s, again)
+            )
 
     def _decided(self, request: RequestFacts, exclude: frozenset[str], now_s: float) -> Dispatch:
         route = self.ensemble.fleet.route_of(request.model)
@@ -363,6 +377,10 @@ def comparable(reason: ChoiceReason) -> bool:
         ChoiceReason.CONVERSATION,
         ChoiceReason.CONVERSATION_RETURNED,
     }
+
+
+def _gateway_failed(status: int) -> RequestError:
+    return RequestError("The gateway failed.", status=status, kind="server_error", code="gateway_failed")
 
 
 def _reason(choice: Choice, held: Held | None) -> str:

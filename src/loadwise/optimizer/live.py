@@ -77,6 +77,8 @@ def point(stretch: Stretch, shift_s: float, step_s: float) -> JsonObject:
         "waiting": stretch.waiting,
         "rps": stretch.requests / step_s,
         "failed": stretch.failed,
+        "refused": stretch.refused,
+        "refused_rps": stretch.refused / step_s,
         "within": stretch.within / stretch.judged if stretch.judged else None,
         "first_p50": stretch.first_token.quantile_s(0.5),
         "first_p95": stretch.first_token.quantile_s(0.95),
@@ -92,6 +94,7 @@ def _requests(optimizer: ServerSideOptimizer, recent: Stretch) -> JsonObject:
         "in_flight": len(optimizer.director.in_flight),
         "last_5m": recent.requests,
         "failed_5m": recent.failed,
+        "refused_5m": recent.refused,
         "within_fraction_5m": recent.within / recent.judged if recent.judged else None,
     }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from loadwise.clock import SystemClock, iso_utc
 from loadwise.decision import grading
 from loadwise.decision.facts import Ending, Objectives, Outcome, ServiceReading, StrategyName
-from loadwise.decision.fault import Fault, fault_of, shown_ending
+from loadwise.decision.fault import Fault, fault_of, ours, shown_ending
 from loadwise.decision.improvement import Improvement
 from loadwise.decision.outcome import within_objectives
 from loadwise.optimizer.experiments import Experiments
@@ -31,6 +31,8 @@ class Summary:
     avg_latency_ms: float | None = None
     within_objectives_fraction: float | None = None
     grade: str | None = None
+    # Of `requests`, those that were turned away before an engine was asked.
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Entry:
     outcome: Outcome
     strategy: StrategyName | None
     within: bool | None
+    # It was turned away before an engine was asked; its outcome names no member.
+    refused: bool = False
 
     def as_json(self) -> JsonObject:
         """The entry as the report shows it."""
@@ -48,11 +52,12 @@ class Entry:
         total_s, first_s = outcome.total_s, outcome.time_to_first_token_s
         return {
             "time": iso_utc(self.wall_s),
-            "model": outcome.member_id,
+            "model": outcome.member_id or None,
+            "route": outcome.route,
             "latency_ms": None if total_s is None else 1000.0 * total_s,
             # What its client spoilt neither succeeded nor failed.
             "success": None if fault_of(outcome) is Fault.CLIENT else outcome.ending is Ending.SUCCEEDED,
-            "ending": shown_ending(outcome),
+            "ending": "refused" if self.refused else shown_ending(outcome),
             "within_objectives": self.within,
             "time_to_first_token_s": first_s,
             "time_per_output_token_s": time_per_output_token_s(outcome),
@@ -61,6 +66,20 @@ class Entry:
             "load_score": outcome.load_score,
             "control": outcome.control,
         }
+
+
+def turned_away(request_id: str, route: str, status: int, now_s: float, wall_s: float) -> Entry:
+    """The history's entry of a request that no engine got by the server's doing."""
+    outcome = Outcome(
+        request_id=request_id,
+        member_id="",
+        replica_id="",
+        ending=Ending.FAILED,
+        finished_s=now_s,
+        route=route,
+        status=status,
+    )
+    return Entry(wall_s, outcome, None, within=False, refused=True)
 
 
 class Recorder:
@@ -118,6 +137,17 @@ class Recorder:
         self.history.add(Entry(self._clock.wall_s(), outcome, strategy, within))
         return within
 
+    def refused(self, route: str, status: int, request_id: str = "") -> None:
+        """A request that no engine got is counted; where that is the server's doing it missed its objectives."""
+        self.telemetry.refused(status)
+        if not ours(status):
+            return
+        now_s = self._clock.monotonic_s()
+        self.telemetry.missed(route)
+        self.objective_counts.note(route, False, now_s)
+        self.timeline.refused(route, now_s)
+        self.history.add(turned_away(request_id, route, status, now_s, self._clock.wall_s()))
+
     def service(
         self, active_requests: int | None = None, of: Callable[[str], bool] | None = None
     ) -> ServiceReading:
@@ -153,4 +183,5 @@ class Recorder:
             avg_latency_ms=latency,
             within_objectives_fraction=sum(timed) / len(timed) if timed else None,
             grade=grading.grade(success, latency),
+            refused=sum(entry.refused for entry in judged),
         )

@@ -13,6 +13,7 @@ from loadwise.decision.diagnosis import (
     PoolSight,
     Situation,
     Stage,
+    Traffic,
     diagnose,
 )
 from loadwise.decision.facts import Objectives
@@ -68,6 +69,8 @@ def diagnosis_json(optimizer: ServerSideOptimizer, recent: Stretch) -> JsonObjec
         ],
         "stages": [{"name": s.name, "mean_s": s.mean_s, "note": s.note} for s in found.stages],
         "slowest": found.slowest,
+        "requests_5m": found.short._asdict(),
+        "requests_1h": found.long._asdict(),
     }
 
 
@@ -82,10 +85,16 @@ def diagnosis(optimizer: ServerSideOptimizer, recent: Stretch | None = None) -> 
             stages=stages(optimizer, short),
             members=_member_sights(optimizer, short),
             pools=_pool_sights(optimizer),
+            short=_traffic(short),
+            long=_traffic(long),
             target=optimizer.config.alert_objective_target,
             high_load=optimizer.config.load_threshold_high,
         )
     )
+
+
+def _traffic(stretch: Stretch) -> Traffic:
+    return Traffic(stretch.requests, stretch.failed, stretch.refused)
 
 
 def _burns(optimizer: ServerSideOptimizer, short: Stretch, long: Stretch) -> list[Burn]:
@@ -101,7 +110,7 @@ def _route_burns(route: str, objectives: Objectives, short: Tally, long: Tally) 
     rows = (
         ("time to first token", objectives.time_to_first_token_s, "first_timed", "first_missed"),
         ("time per output token", objectives.time_per_output_token_s, "token_timed", "token_missed"),
-        ("answered without error", None, "requests", "failed"),
+        ("answered without error", None, "asked", "unanswered"),
     )
     return [
         Burn(

@@ -158,6 +158,7 @@ def report(optimizer: ServerSideOptimizer) -> JsonObject:
         "grade": summary.grade,
         "performance_grade": summary.grade,
         "total_requests": summary.requests if kept else None,
+        "refused_requests": summary.refused if kept else None,
         "success_rate": summary.success_rate,
         "avg_latency_ms": summary.avg_latency_ms,
         "within_objectives_fraction": summary.within_objectives_fraction,

@@ -105,7 +105,8 @@ WITHIN_OBJECTIVES = Metric(
 MISSED_OBJECTIVES = Metric(
     name="loadwise_missed_objectives_total",
     kind=Kind.COUNTER,
-    help="Requests that failed by the server's doing or missed an objective.",
+    help="Requests that failed by the server's doing, missed an objective, or were refused for lack of room "
+    "or by a fault before an engine was asked (member none).",
     labels=("route", "member"),
 )
 STRATEGY_SECONDS = Metric(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loadwise.decision.burn import Share, rate
-from loadwise.decision.diagnosis import Burn, Diagnosis, Stage
+from loadwise.decision.diagnosis import Burn, Diagnosis, Stage, Traffic
 from loadwise.ports import JsonObject
 
 ABSENT = "no data yet"
@@ -20,10 +20,16 @@ def text(
     lines += _table([_burn(burn, target) for burn in diagnosis.burns], ("", "5 min", "1 h")) or [
         f"  {ABSENT}: no request ended in the last hour"
     ]
+    lines += ["", "Requests:", _traffic("5 min", diagnosis.short), _traffic("1 h", diagnosis.long)]
     lines += ["", "Where time goes (means of 5 minutes):", *(_stage(stage) for stage in diagnosis.stages)]
     lines += ["", "Changed by loadwise in the last hour:"]
     lines += [line for change in changes for line in _change(change)] or ["  nothing"]
     return "\n".join(lines) + "\n"
+
+
+def _traffic(span: str, traffic: Traffic) -> str:
+    ended, failed, refused = traffic
+    return f"  {span:<6} {ended} reached an engine, {failed} of them failed; {refused} were refused before"
 
 
 def burn_text(share: Share, target: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
@@ -23,6 +23,8 @@ from loadwise.telemetry.workers import Workers
 
 # One gauge's value for its labels; None is "could not be read" and gives no sample.
 GaugeValue = tuple[Metric, tuple[str, ...], float | None]
+# Stands where a member would: no engine got the request.
+NO_MEMBER: Final = "none"
 
 
 def time_per_output_token_s(outcome: Outcome) -> float | None:
@@ -75,6 +77,11 @@ class Telemetry:
     def refused(self, status: int) -> None:
         """Counts a request that no engine got."""
         self.count(names.REFUSED, str(status))
+
+    def missed(self, route: str) -> None:
+        """Counts a request that missed its objectives because it was turned away."""
+        self.count(names.WITHIN_OBJECTIVES, route, NO_MEMBER, by=0.0)
+        self.count(names.MISSED_OBJECTIVES, route, NO_MEMBER)
 
     def answered(self, path: str, status: int | None) -> None:
         """Counts an HTTP request by its route's path and the status sent; None: its client left before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
@@ -101,12 +101,19 @@ def _trends(report: JsonObject) -> str:
             else [],
             unit=" ms",
         ),
-        plots.over_time("Requests per second", labels, [plots.Line(name="requests", values=values("rps"))]),
+        plots.over_time("Requests per second", labels, _traffic(values)),
         plots.over_time(
             "Share within objectives", labels, [plots.Line(name="share", values=values("within"))], top=1.0
         ),
     ]
     return _section("Trends", "".join(drawn) or f"<p>{ABSENT.capitalize()}.</p>")
+
+
+def _traffic(values: Callable[[str], list[float | None]]) -> list[plots.Line]:
+    """Requests that engines ended, and those that none got where there were any."""
+    refused = values("refused_rps")
+    lines = [plots.Line(name="requests", values=values("rps"))]
+    return lines + ([plots.Line(name="refused", values=refused, style="b")] if any(refused) else [])
 
 
 def _advice(report: JsonObject) -> str:

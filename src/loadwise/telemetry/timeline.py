@@ -23,11 +23,23 @@ class Tally:
 
     requests: int = 0
     failed: int = 0
+    # Turned away before an engine was asked, beside `requests`.
+    refused: int = 0
     # With a time to judge, and over the limit.
     first_timed: int = 0
     first_missed: int = 0
     token_timed: int = 0
     token_missed: int = 0
+
+    @property
+    def asked(self) -> int:
+        """Those that an engine ended, and those that none got."""
+        return self.requests + self.refused
+
+    @property
+    def unanswered(self) -> int:
+        """Those that got an error by the server's doing, or none at all."""
+        return self.failed + self.refused
 
     def add(self, other: Tally) -> None:
         """Counts all that `other` counted."""
@@ -61,6 +73,8 @@ class Stretch:
     begin_s: float
     requests: int = 0
     failed: int = 0
+    # Turned away before an engine was asked: judged as missed, and not among `requests`.
+    refused: int = 0
     judged: int = 0
     within: int = 0
     first_token: Latencies = field(default_factory=Latencies)
@@ -91,7 +105,7 @@ class Stretch:
     def merge(self, other: Stretch) -> None:
         """Counts all that `other`, a later stretch, counted."""
         for name in (
-            "requests", "failed", "judged", "within", "samples", "load_samples", "load_sum",
+            "requests", "failed", "refused", "judged", "within", "samples", "load_samples", "load_sum",
             "waiting_samples", "waiting_sum",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -123,7 +137,7 @@ class _Track:
 
 
 class Timeline:
-    """Hears each outcome and each sample of load once. Stretches without either are not kept."""
+    """Hears each outcome, each refusal and each sample of load once. Stretches without either are not kept."""
 
     def __init__(self, tracks: Iterable[tuple[float, int]] = TRACKS, *, route_limit: int = 50) -> None:
         self._fine, *self._coarse = [_Track(step_s, size) for step_s, size in tracks]
@@ -181,6 +195,13 @@ class Timeline:
             stretch.per_token.add(token_s)
             tally.token_timed += 1
             tally.token_missed += token_s > objectives.time_per_output_token_s
+
+    def refused(self, route: str, now_s: float) -> None:
+        """Counts a request that was turned away by the server's doing: it missed its objectives."""
+        stretch = self._at(now_s)
+        stretch.refused += 1
+        stretch.judged += 1
+        self._tally(stretch, route).refused += 1
 
     def sampled(
         self, now_s: float, *, load: float | None, strategy: str | None, waiting: float | None

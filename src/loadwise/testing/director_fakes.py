@@ -43,6 +43,8 @@ class FakeDirector:
         self.requests: deque[RequestFacts] = deque(maxlen=keep)
         self.dispatches: deque[Dispatch] = deque(maxlen=keep)
         self.outcomes: deque[Outcome] = deque(maxlen=keep)
+        # (request id, model, status).
+        self.refusals: deque[tuple[str, str, int]] = deque(maxlen=keep)
         self._open: dict[int, Dispatch] = {}
 
     @property
@@ -94,6 +96,10 @@ class FakeDirector:
         """Keeps the outcome of a dispatch that has not ended yet."""
         if self._open.pop(id(dispatch), None) is not None:
             self.outcomes.append(outcome)
+
+    def refused(self, request_id: str, model: str, status: int) -> None:
+        """Keeps what failed before it was decided."""
+        self.refusals.append((request_id, model, status))
 
 
 class FakeControl:

@@ -89,7 +89,10 @@ function draw() {
   });
   charts.share.draw({
     ...base, format: rate, nothing: "Shares appear with the first answers.",
-    series: state.names.map((name) => ({ name, style: style(name), stacked: true, values: points.map((point) => (point.members[name] ?? 0) / track.step_s) })),
+    series: [
+      ...state.names.map((name) => ({ name, style: style(name), stacked: true, values: points.map((point) => (point.members[name] ?? 0) / track.step_s) })),
+      { name: "refused", style: "c-refused", stacked: true, values: of("refused_rps") },
+    ],
   });
 }
 

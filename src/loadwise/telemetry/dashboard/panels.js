@@ -10,8 +10,8 @@ export function tiles(frame, last) {
   const rows = [
     ["Load", or(frame.load?.score, decimal, null), frame.load ? `pool ${frame.load.pool}` : "not measured", ""],
     ["Strategy", strategyOf(frame), frame.strategy ? words(frame.strategy.reason) : "before the first decision", `s-${strategyOf(frame)}`],
-    ["Requests", or(last?.rps, (value) => `${rate(value)} /s`, null), `${count(frame.requests.in_flight)} in flight`, ""],
-    ["Within objectives", or(frame.requests.within_fraction_5m, percent, null), `of ${count(frame.requests.last_5m)} in 5 min`, ""],
+    ["Requests", or(last?.rps, (value) => `${rate(value)} /s`, null), `${count(frame.requests.in_flight)} in flight, ${count(frame.requests.refused_5m)} refused in 5 min`, frame.requests.refused_5m ? "hot" : ""],
+    ["Within objectives", or(frame.requests.within_fraction_5m, percent, null), `of ${count(frame.requests.last_5m + frame.requests.refused_5m)} in 5 min`, ""],
     ["First token, p95", or(latency.p95, seconds, null), `objective ${seconds(frame.objectives.time_to_first_token_s)}`, ""],
     ["Measured gain", gain ? `${points(gain.value)} pt` : null, gain ? `95 %: ${points(gain.low)} to ${points(gain.high)}` : "not enough evidence yet", ""],
   ];
@@ -108,10 +108,14 @@ export function alerts(frame) {
     if (!rows.length) return nothing("No alert is active.", "Conditions are looked at on every turn of the control loop.");
     return rows.map((alert) => h("article", { class: "alert" },
       h("p", { class: "name" }, h("span", { class: "pill", "data-state": alert.severity }, alert.severity), words(alert.name)),
-      h("p", {}, alert.summary), h("p", { class: "do" }, alert.remedy),
+      h("p", {}, alert.summary), evidence(alert.evidence), h("p", { class: "do" }, alert.remedy),
       alert.undo ? h("details", {}, h("summary", {}, "Undo what loadwise changed"), h("p", { class: "do" }, alert.undo)) : null));
   });
 }
+
+/** The figures that an alert rests on, the limit among them. */
+const evidence = (figures) => h("p", { class: "quiet" }, Object.entries(figures).filter(([, value]) => value !== null)
+  .map(([name, value]) => `${words(name)} ${typeof value === "number" ? Number(value.toPrecision(4)) : value}`).join(", "));
 
 export function journal(frame) {
   const rows = frame.changes;

@@ -49,13 +49,14 @@ class Kept(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A request got no engine; `now_s` is when it was asked for (monotonic)."""
+    """A request got no engine; `now_s` is when it was asked for (monotonic), `again` after an attempt."""
 
     request: RequestFacts
     status: int
     code: str | None
     retry_after_s: float | None
     now_s: float
+    again: bool = False
 
 
 class Learned(NamedTuple):

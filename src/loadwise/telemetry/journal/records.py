@@ -117,13 +117,14 @@ class KeptOut(Row, frozen=True, tag="kept_out"):
 
 
 class TurnedAway(Row, frozen=True, tag="refused"):
-    """A request that got no engine."""
+    """A request that got no engine; `model` is the name that it asked for, None after an attempt."""
 
     request_id: str
     status: int
     code: str | None
     retry_after_s: float | None
     now_s: float
+    model: str | None = None
 
 
 class Ended(Row, frozen=True, tag="ended"):

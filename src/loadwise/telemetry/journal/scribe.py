@@ -70,9 +70,11 @@ class Scribe:
             case events.Chose() | events.Learned():
                 self._waiting = event
             case events.Refused():
+                asked = event.request
                 yield records.TurnedAway(
-                    event.request.request_id, event.status, event.code, event.retry_after_s, event.now_s
-                )
+                    asked.request_id, event.status, event.code, event.retry_after_s, event.now_s,
+                    None if event.again else asked.model,
+                )  # fmt: skip
             case events.Kept():
                 yield from self._kept_out(event)
             case events.Ended():
