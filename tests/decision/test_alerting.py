@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadwise.decision import burn
-from loadwise.decision.alert_facts import Health, Rollback, Severity, Silence
+from loadwise.decision.alert_facts import Health, Rollback, Severity
 from loadwise.decision.alert_rules import RULES
 from loadwise.decision.alerting import conditions
 from loadwise.decision.burn import Share
 from loadwise.decision.facts import Policy, StrategyName
 from loadwise.decision.grading import recommendations
 from loadwise.decision.improvement import Improvement
+from loadwise.decision.silence import Silence
 
 POLICY = Policy()
 PAGES = {

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from loadwise.decision.alert_facts import Health, Severity, Silence
+from loadwise.decision.alert_facts import Health, Severity
 from loadwise.decision.alert_rules import RULES
 from loadwise.decision.alerting import conditions
 from loadwise.decision.facts import Ending, EngineReading, Policy
 from loadwise.decision.improvement import Improvement
+from loadwise.decision.silence import Silence
 from loadwise.errors import RequestError
 from loadwise.telemetry import names
 from loadwise.telemetry.alerts import AlertBook
@@ -95,9 +96,31 @@ async def the_loop_hangs(run: Running) -> None:
     run.loop = False
 
 
+def counts_tokens(run: Running, *names: str) -> None:
+    """The members' engines say how many tokens come: none."""
+
+    def silent(replica_id: str) -> Callable[[], Awaitable[EngineReading]]:
+        async def observe() -> EngineReading:
+            now_s = run.server.clock.monotonic_s()
+            return EngineReading(replica_id=replica_id, read_s=now_s, output_tokens_per_s=0.0)
+
+        return observe
+
+    for name in names:
+        run.server.engines[f"{name}/0"].observe = silent(f"{name}/0")
+
+
 async def a_member_hangs(run: Running) -> None:
+    counts_tokens(run, "fast")
     run.server.dispatch(10**6, model="fast")
     run.member = "accurate"
+
+
+async def a_member_hangs_that_may_not_leave(run: Running) -> None:
+    await a_member_hangs(run)
+    ensemble = run.server.optimizer.ensemble_manager
+    belief = ensemble.beliefs["balanced"]
+    ensemble.beliefs["balanced"] = belief._replace(health=type(belief.health)("out"), probe_at_s=1e9)
 
 
 async def gains_nothing(run: Running) -> None:
@@ -144,7 +167,7 @@ FAULTS: dict[str, Callable[[Running], Awaitable[None]]] = {
     "sensors_stale": no_engine_is_read,
     "loop_stale": the_loop_hangs,
     "silent_member": a_member_hangs,
-    "silent_member_serving": a_member_hangs,
+    "silent_member_serving": a_member_hangs_that_may_not_leave,
     "low_optimization_effectiveness": gains_nothing,
     "compilation_failure": a_build_fails,
     "configuration_rolled_back": a_configuration_regresses,
@@ -182,26 +205,58 @@ async def test_burning_objectives_page_within_ten_minutes_after_hours_of_health(
     assert page.evidence["short_judged"] >= 20
 
 
-async def test_a_silent_member_that_was_taken_out_is_no_page(make: Any) -> None:
+async def test_a_silent_member_is_taken_out_within_half_a_minute_and_is_no_page(make: Any) -> None:
     run = Running(make())
     await healthy(run)
     await a_member_hangs(run)
-    ensemble = run.server.made.optimizer.ensemble_manager
-    run.server.director.in_flight  # noqa: B018 - it stays in flight
-    belief = ensemble.beliefs["fast"]
-    ensemble.beliefs["fast"] = belief._replace(health=type(belief.health)("out"))
+    for _ in range(30):
+        await run.second()
+    ensemble = run.server.optimizer.ensemble_manager
+    assert ensemble.members_out() == ["fast"]
     for _ in range(60):
-        run.server.clock.advance(1.0)
-        run.server.optimizer.watch.evaluate()
+        await run.second()
     assert "silent_member" in run.fired()
     assert "silent_member_serving" not in run.fired()
+    run.member = None
+    chosen = {run.server.dispatch(2000 + number).member_id for number in range(50)}
+    assert "fast" not in chosen
+
+
+async def test_all_members_silent_together_stay_and_page(make: Any) -> None:
+    run = Running(make())
+    await healthy(run)
+    for number, name in enumerate(("fast", "balanced", "accurate")):
+        counts_tokens(run, name)
+        run.server.dispatch(5000 + number, model=name)
+    for _ in range(45):
+        await run.second(traffic=False)
+    assert run.server.optimizer.ensemble_manager.members_out() == []
+    assert run.fired().count("silent_member_serving") == 3
+
+
+async def test_a_silent_member_returns_by_probes_on_a_ramp(make: Any) -> None:
+    run = Running(make())
+    await healthy(run)
+    counts_tokens(run, "fast")
+    hung = run.server.dispatch(10**6, model="fast")
+    run.member = "accurate"
+    for _ in range(30):
+        await run.second()
+    run.server.end(hung, Ending.FAILED, status=504, output_tokens=None, time_to_first_token_s=None)
+    run.member, seen = "fast", []
+    for _ in range(60):
+        await run.second()
+        seen.append(run.server.optimizer.ensemble_manager.beliefs["fast"].health.value)
+    assert seen[0] == "out"
+    assert list(dict.fromkeys(seen)) == ["out", "ramping", "healthy"]
 
 
 @pytest.mark.parametrize(
     ("stream", "figures", "silent"),
     [
         (False, {"tokens_counted_live": False}, False),
-        (True, {"tokens_counted_live": False}, True),
+        (True, {"tokens_counted_live": False, "output_tokens_per_s": 0.0}, True),
+        (True, {}, False),
         (False, {"tokens_counted_live": True, "output_tokens_per_s": 0.0}, True),
         (True, {"tokens_counted_live": True, "output_tokens_per_s": 40.0}, False),
     ],

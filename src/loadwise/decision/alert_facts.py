@@ -9,6 +9,7 @@ from enum import StrEnum
 from loadwise.decision.burn import Share
 from loadwise.decision.facts import Policy
 from loadwise.decision.improvement import Improvement
+from loadwise.decision.silence import Silence
 
 
 class Severity(StrEnum):
@@ -16,15 +17,6 @@ class Severity(StrEnum):
 
     TICKET = "ticket"
     PAGE = "page"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Silence:
-    """A member with requests in flight and no token for `seconds`; `isolated` once it gets no more."""
-
-    member_id: str
-    seconds: float
-    isolated: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,7 +149,8 @@ RULES: Final = (
         limit=lambda policy: policy.silent_alert_s,
         message="{subject} has requests and gave no token for {value:.0f} s.",
         remedy="Its engine may hang while it says it is healthy: look at its log, restart it.",
-        undo="It gets new requests until it is taken out; name another model meanwhile, or " + STOP,
+        undo="Where another can answer it is taken out of rotation, probed, and returns by itself; to send it "
+        "traffic at once, name it as the model, or " + STOP,
         within_s=45.0,
     ),
     Rule(
@@ -158,7 +159,8 @@ RULES: Final = (
         find=findings.silent_and_serving,
         limit=lambda policy: policy.silent_page_s,
         message="{subject} gave no token for {value:.0f} s and still gets requests.",
-        remedy="Restart its engine now. Until then name another member as the model, or as default_member.",
+        remedy="It could not be taken out: it is the only one, as many as may be are out, or all are silent. "
+        "Restart its engine now. Until then name another member as the model, or as default_member.",
         undo=STOP,
         within_s=45.0,
     ),

@@ -6,12 +6,13 @@
   teaches how long waiting takes, and nothing of how fast prompts are read.
 - Answers that are no generated text (embeddings, audio, images) tell of faults, not of speed.
 - A refusal for lack of room (429) is an error but no fault: overload never removes a member.
-- A faulty member goes out, is probed after a while that doubles, and returns on a ramp.
+- A member that hangs teaches by its silence (`silence.mute`): such answers end only with their timeout.
+- A faulty or silent member goes out, is probed after a while that doubles, and returns on a ramp.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import exp, inf, log
@@ -27,6 +28,7 @@ from loadwise.decision.beliefs import (
 )
 from loadwise.decision.facts import Ending, Objectives, Outcome, Policy
 from loadwise.decision.fault import Fault, fault_of
+from loadwise.decision.silence import Silence, mute
 
 TREND_HALF_LIFE_S: Final = 30.0
 # How far one outcome moves the trend.
@@ -55,6 +57,7 @@ class HealthReason(StrEnum):
 
     FAULTS_IN_A_ROW = "faults_in_a_row"
     FAULT_FRACTION = "fault_fraction"
+    SILENT = "silent"
     RAMP_FAILED = "ramp_failed"
     PROBES_PASSED = "probes_passed"
     RAMP_COMPLETE = "ramp_complete"
@@ -133,14 +136,19 @@ def drifted(policy: Policy, belief: Belief, now_s: float) -> Belief:
     )
 
 
-def review(policy: Policy, beliefs: Mapping[str, Belief], now_s: float) -> tuple[HealthChange, ...]:
+def review(
+    policy: Policy, beliefs: Mapping[str, Belief], now_s: float, silences: Sequence[Silence] = ()
+) -> tuple[HealthChange, ...]:
     """Members of one route to take out or bring back; at most half are out at once, never the last."""
     changes = [change for belief in beliefs.values() if (change := _returning(belief, now_s)) is not None]
     out = sum(belief.health is Health.OUT for belief in beliefs.values())
     out -= sum(change.health is Health.RAMPING for change in changes)
     room = len(beliefs) // 2 - out
-    suspects = [(b, why) for b in beliefs.values() if (why := _faulty(b)) is not None]
-    suspects.sort(key=lambda pair: (-_fault_fraction(pair[0]), pair[0].member_id))
+    silent = mute(policy, beliefs, silences)
+    suspects = [(beliefs[name], HealthReason.SILENT) for name in silent]
+    suspects += [(b, why) for n, b in beliefs.items() if n not in silent and (why := _faulty(b)) is not None]
+    # Who fails lets its clients ask elsewhere; who is silent keeps them waiting.
+    suspects.sort(key=lambda pair: (pair[1] is not HealthReason.SILENT, -_fault_fraction(pair[0]), pair[0][0]))
     changes += [_removed(belief, why, now_s) for belief, why in suspects[: max(0, room)]]
     return tuple(changes)
 

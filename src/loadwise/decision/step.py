@@ -24,6 +24,7 @@ from loadwise.decision.facts import (
 from loadwise.decision.lead import Crew, LeadState, lead
 from loadwise.decision.load import LoadScore, ServerLoadMetrics
 from loadwise.decision.outcome import HealthChange
+from loadwise.decision.silence import Silence
 from loadwise.decision.strategy import Strategy, StrategyState
 
 # Beliefs fade over minutes: to let them fade every second would be most of a step's cost.
@@ -43,6 +44,8 @@ class Observation:
     host_pools: frozenset[str] | None = None
     # Per route name, each member's belief.
     beliefs: Mapping[str, Mapping[str, Belief]] = field(default_factory=dict)
+    # Members with requests in flight, and for how long they gave no token.
+    silences: Sequence[Silence] = ()
     # Members of a route that share a device, and what was asked of the route.
     crews: Sequence[Crew] = ()
     # Compiled models in order of importance, and their builds.
@@ -197,7 +200,7 @@ def _beliefs(
             else belief
             for name, belief in members.items()
         }
-        changes[route] = outcome.review(policy, now, observation.now_s)
+        changes[route] = outcome.review(policy, now, observation.now_s, observation.silences)
         now.update((change.member_id, change.belief) for change in changes[route])
         beliefs[route] = now
     return changes, beliefs

@@ -77,7 +77,7 @@ class Accounting:
         before, self._before = self._before, (now_s, scrape)
         gauges = scrape.gauges
         running, waiting = gauges.get("running"), gauges.get("waiting")
-        usage = gauges.get("kv_cache_usage")
+        usage, counted = gauges.get("kv_cache_usage"), "output_tokens" in scrape.counters
         return EngineReading(
             replica_id=self._replica_id,
             read_s=now_s,
@@ -86,8 +86,10 @@ class Accounting:
             capacity_requests=self._capacity,
             kv_cache_usage_fraction=None if usage is None else min(usage, 1.0),
             prompt_tokens_per_s=_rate(before, scrape, "prompt_tokens", now_s),
-            output_tokens_per_s=_rate(before, scrape, "output_tokens", now_s),
-            tokens_counted_live="output_tokens" in scrape.counters,
+            output_tokens_per_s=_rate(before, scrape, "output_tokens", now_s)
+            if counted
+            else self._output_tokens.rate_per_s(now_s),
+            tokens_counted_live=counted,
             last_token_s=self._last_token(now_s),
             time_to_first_token_s=_mean(before, scrape, "first_token"),
             time_per_output_token_s=_mean(before, scrape, "per_token"),

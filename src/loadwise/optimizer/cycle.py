@@ -20,6 +20,7 @@ from loadwise.optimizer.director import EnsembleDirector
 from loadwise.optimizer.parameter_tuner import LOCAL, LoadBasedParameterTuner
 from loadwise.optimizer.recorder import Recorder
 from loadwise.optimizer.sensing import EngineReadings
+from loadwise.optimizer.silences import silences
 from loadwise.ports import Clock
 from loadwise.telemetry import names
 from loadwise.telemetry.history import History
@@ -169,6 +170,7 @@ class Cycle:
                 route.name: {m.member_id: ensemble.beliefs[m.member_id] for m in route.members}
                 for route in ensemble.fleet.routes.values()
             },
+            silences=silences(parts.director, parts.readings, parts.recorder, now_s),
             crews=parts.director.demand.crews(ensemble.fleet.routes.values(), parts.director.places.capacity),
             compiled=tuple(parts.compiler.compilation_stats),
             builds=parts.compiler.facts(),

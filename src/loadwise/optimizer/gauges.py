@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from loadwise.decision.beliefs import Health
 from loadwise.decision.facts import StrategyName
 from loadwise.optimizer.parameter_tuner import LOCAL
-from loadwise.optimizer.watch import failed_builds, silences
+from loadwise.optimizer.silences import silences
+from loadwise.optimizer.watch import failed_builds
 from loadwise.telemetry import names
 from loadwise.telemetry.prometheus import GaugeValue
 
@@ -47,7 +48,8 @@ def _members(optimizer: ServerSideOptimizer) -> Iterator[GaugeValue]:
         yield names.MEMBER_WEIGHT, (name,), ensemble.fleet.parts(name).member.weight
         for health in Health:
             yield names.MEMBER_HEALTH, (name, health.value), float(belief.health is health)
-    for silence in silences(optimizer, optimizer.clock.monotonic_s()):
+    now_s = optimizer.clock.monotonic_s()
+    for silence in silences(optimizer.director, optimizer.readings, optimizer.recorder, now_s):
         yield names.MEMBER_SILENT, (silence.member_id,), silence.seconds
 
 

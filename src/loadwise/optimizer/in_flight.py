@@ -60,15 +60,20 @@ class InFlight:
             self.owed_tokens[pool] = max(0.0, left)
         return entry
 
-    def oldest_s(self, of: Callable[[Dispatch], bool]) -> dict[str, float]:
-        """When each member's oldest request in flight that `of` takes was dispatched (monotonic seconds)."""
-        oldest: dict[str, float] = {}
-        for entry in self._open.values():
-            member_id, began_s = entry.dispatch.member_id, entry.dispatch.started_s
-            if not of(entry.dispatch):
+    def longest(self, of: Callable[[Dispatch], bool]) -> dict[str, tuple[float, int]]:
+        """Of each member's requests in flight that `of` takes, when the oldest began and the longest prompt.
+
+        Monotonic seconds, and tokens.
+        """
+        found: dict[str, tuple[float, int]] = {}
+        for dispatch in (entry.dispatch for entry in self._open.values()):
+            if not of(dispatch):
                 continue
-            oldest[member_id] = min(began_s, oldest.get(member_id, began_s))
-        return oldest
+            asked = dispatch.request
+            prompt = asked.prompt_tokens if asked.prompt_tokens is not None else asked.prompt_tokens_bound
+            began_s, tokens = found.get(dispatch.member_id, (dispatch.started_s, 0))
+            found[dispatch.member_id] = min(began_s, dispatch.started_s), max(tokens, prompt or 0)
+        return found
 
     def by_block(self) -> Counter[int]:
         """Open requests by the block of time that they will count in."""

@@ -72,10 +72,15 @@ class EngineReadings:
         """Seconds since each replica that is asked was last read."""
         return {name: now_s - reading.read_s for name, reading in self._latest.items()}
 
-    def tokens_counted_live(self, replica_id: str) -> bool:
-        """Whether the replica's figures show tokens as they come; of one that was never read, no."""
+    def shows_tokens(self, replica_id: str, *, stream: bool) -> bool:
+        """Whether tokens of such an answer would be seen before it ends; of one that was never read, no."""
         reading = self[replica_id]
-        return reading is not None and reading.tokens_counted_live
+        if reading is None:
+            return False
+        counted = reading.output_tokens_per_s is not None
+        if counted and reading.tokens_counted_live:
+            return True
+        return stream and (counted or reading.last_token_s is not None)
 
     def last_token_s(self, replica_id: str) -> float | None:
         """When the replica's own figures last showed tokens; None where they never did."""

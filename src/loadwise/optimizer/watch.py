@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from loadwise.decision.alert_facts import Health, Silence
+from loadwise.decision.alert_facts import Health
 from loadwise.decision.alerting import conditions
-from loadwise.decision.beliefs import Health as MemberHealth
-from loadwise.decision.facts import GENERATED
 from loadwise.decision.improvement import Improvement
 from loadwise.logs import get_logger
-from loadwise.ports import Dispatch, JsonObject
+from loadwise.optimizer.silences import silences
+from loadwise.ports import JsonObject
 from loadwise.telemetry import names
 from loadwise.telemetry.alerts import AlertBook
 
@@ -86,7 +85,7 @@ class Watch:
             reading_ages_s=ages,
             pool_ages_s=_pool_ages(made, ages),
             loop_age_s=_loop_age(made, now_s),
-            silences=silences(made, now_s),
+            silences=silences(made.director, made.readings, recorder, now_s),
             rollback=made.configurations.rollback(now_s),
             rollouts_back_s=_rollouts_back(made, now_s),
             monitoring_age_s=None if recorder.monitoring is None else recorder.monitoring.age_s(),
@@ -131,34 +130,6 @@ def _pool_ages(made: ServerSideOptimizer, ages: Mapping[str, float]) -> dict[str
 def _loop_age(made: ServerSideOptimizer, now_s: float) -> float | None:
     decision = made.cycle.decision
     return None if decision is None or not made.director.running else now_s - decision.decided_s
-
-
-def silences(made: ServerSideOptimizer, now_s: float) -> list[Silence]:
-    """Members that have had requests for a while, and no token since."""
-    flights, ensemble = made.director.in_flight, made.ensemble_manager
-    found = []
-
-    def shows_tokens(dispatch: Dispatch) -> bool:
-        """Of other requests nobody can see whether tokens come before they end."""
-        if dispatch.request.endpoint not in GENERATED:
-            return False
-        return dispatch.request.stream or made.readings.tokens_counted_live(dispatch.replica_id)
-
-    for member_id, began_s in flights.oldest_s(shows_tokens).items():
-        heard_s = max((s for s in (began_s, _heard_s(made, member_id)) if s is not None), default=now_s)
-        out = member_id in ensemble.beliefs and ensemble.beliefs[member_id].health is MemberHealth.OUT
-        isolated = out or not ensemble.fleet.is_active(member_id)
-        found.append(Silence(member_id=member_id, seconds=now_s - heard_s, isolated=isolated))
-    return found
-
-
-def _heard_s(made: ServerSideOptimizer, member_id: str) -> float | None:
-    """When the member last gave tokens: by its engines' own figures, and by the answers that ended."""
-    heard = [made.recorder.last_token_s.get(member_id)]
-    if member_id in made.ensemble_manager.fleet:
-        for replica_id in made.ensemble_manager.fleet.parts(member_id).engines:
-            heard.append(made.readings.last_token_s(replica_id))
-    return max((second for second in heard if second is not None), default=None)
 
 
 def _rollouts_back(made: ServerSideOptimizer, now_s: float) -> dict[str, float]:
