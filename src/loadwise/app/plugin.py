@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from loadwise.app.lifespan import close_with
+from loadwise.app.reports import report_dir, report_limits
 from loadwise.app.sinks import alerting
 from loadwise.gateway.auth import Guard
 from loadwise.gateway.control_plane import include_control_plane
@@ -43,8 +44,10 @@ async def setup_optimization_serving(
         metrics_collector=metrics_collector,
         alert_manager=alert_manager,
     )
-    reports = settings.report_dir or settings.state_dir / "reports"
-    mixin = OptimizationServingMixin(OptimizationControl(optimizer, report_dir=reports), optimizer)
+    control = OptimizationControl(
+        optimizer, report_dir=report_dir(settings), report_limits=report_limits(settings)
+    )
+    mixin = OptimizationServingMixin(control, optimizer)
     key = settings.admin_key
     include_control_plane(app, mixin, Guard.for_plugin(None if key is None else key.get_secret_value()))
     include_pages(app)

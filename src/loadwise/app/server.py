@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from loadwise.app.journaling import remember
 from loadwise.app.logs import configure_logs
 from loadwise.app.members import Members
+from loadwise.app.reports import report_dir, report_limits
 from loadwise.app.sinks import alerting
 from loadwise.clock import SystemClock
 from loadwise.compiler import ModelCompiler
@@ -57,7 +58,8 @@ async def composed(settings: Settings, workshop: Workshop | None = None) -> Asyn
             catalogue=members,
             model_compiler=compiler,
             state_dir=settings.state_dir,
-            report_dir=settings.report_dir or settings.state_dir / "reports",
+            report_dir=report_dir(settings),
+            report_limits=report_limits(settings),
             clock=clock,
         )
         try:

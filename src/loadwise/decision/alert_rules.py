@@ -149,8 +149,8 @@ RULES: Final = (
         limit=lambda policy: policy.silent_alert_s,
         message="{subject} has requests and gave no token for {value:.0f} s.",
         remedy="Its engine may hang while it says it is healthy: look at its log, restart it.",
-        undo="Where another can answer it is taken out of rotation, probed, and returns by itself; to send it "
-        "traffic at once, name it as the model, or " + STOP,
+        undo="Where another can answer it is taken out of rotation, probed, and returns by itself; to send "
+        "it traffic at once, name it as the model, or " + STOP,
         within_s=45.0,
     ),
     Rule(

@@ -34,6 +34,9 @@ class Traffic(NamedTuple):
     refused: int = 0
 
 
+NO_TRAFFIC: Final = Traffic()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """One stage of an answer: mean seconds, None where it could not be told apart, and how it is known."""
@@ -75,8 +78,8 @@ class Situation:
     members: Sequence[MemberSight] = ()
     pools: Sequence[PoolSight] = ()
     # Over five minutes and an hour.
-    short: Traffic = Traffic()
-    long: Traffic = Traffic()
+    short: Traffic = NO_TRAFFIC
+    long: Traffic = NO_TRAFFIC
     # The share of requests that shall meet each objective.
     target: float = 0.99
     # The load from which on a pool counts as overloaded.
@@ -111,8 +114,8 @@ class Diagnosis:
     slowest: str | None
     fault: Fault
     # Over five minutes and an hour.
-    short: Traffic = Traffic()
-    long: Traffic = Traffic()
+    short: Traffic = NO_TRAFFIC
+    long: Traffic = NO_TRAFFIC
 
 
 def diagnose(situation: Situation) -> Diagnosis:

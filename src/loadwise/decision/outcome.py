@@ -148,7 +148,9 @@ def review(
     suspects = [(beliefs[name], HealthReason.SILENT) for name in silent]
     suspects += [(b, why) for n, b in beliefs.items() if n not in silent and (why := _faulty(b)) is not None]
     # Who fails lets its clients ask elsewhere; who is silent keeps them waiting.
-    suspects.sort(key=lambda pair: (pair[1] is not HealthReason.SILENT, -_fault_fraction(pair[0]), pair[0][0]))
+    suspects.sort(
+        key=lambda pair: (pair[1] is not HealthReason.SILENT, -_fault_fraction(pair[0]), pair[0][0])
+    )
     changes += [_removed(belief, why, now_s) for belief, why in suspects[: max(0, room)]]
     return tuple(changes)
 

@@ -19,7 +19,7 @@ from loadwise.errors import (
     UnknownNameError,
 )
 from loadwise.gateway.asgi import error_headers
-from loadwise.gateway.auth import Guard
+from loadwise.gateway.auth import ADMIN_WRITE, Guard
 from loadwise.gateway.body import check_text, not_an_object, read_body
 from loadwise.gateway.feed import Feed, FeedResponse
 from loadwise.gateway.fields import wrong_field
@@ -125,7 +125,9 @@ async def _score(request: Request) -> Score:
         raise not_an_object(error) from None
 
 
-def _endpoints(mixin: OptimizationServingMixin, feed: Feed) -> dict[str, Callable[..., Awaitable[Response]]]:
+def _endpoints(
+    mixin: OptimizationServingMixin, feed: Feed, guard: Guard
+) -> dict[str, Callable[..., Awaitable[Response]]]:
     """The routes' functions by name; their parameters are the routes' query parameters."""
 
     async def configure(request: Request, dry_run: bool = False) -> Response:
@@ -139,7 +141,10 @@ def _endpoints(mixin: OptimizationServingMixin, feed: Feed) -> dict[str, Callabl
     async def events() -> Response:
         return await feed.watch()
 
-    async def report(export_file: bool = False) -> Response:
+    async def report(request: Request, export_file: bool = False) -> Response:
+        if export_file:
+            # It writes, whatever the method says.
+            guard.authorize(request.scope["headers"], ADMIN_WRITE)
         return answer(await mixin.get_performance_report(export_file))
 
     async def add_model(model_id: ModelId, initial_weight: Weight = 1.0) -> Response:
@@ -217,7 +222,7 @@ def include_control_plane(
     """
     router = APIRouter(route_class=ControlRoute, tags=["optimization"])
     feed = Feed(mixin.get_timeline, mixin.get_live_values, draining=draining)
-    endpoints = _endpoints(mixin, feed)
+    endpoints = _endpoints(mixin, feed, guard)
     for route in CONTROL_ROUTES:
         router.add_api_route(
             route.path,

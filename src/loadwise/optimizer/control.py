@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +13,7 @@ from loadwise.optimizer import live, reporting, situation, views
 from loadwise.optimizer.fleet import MemberParts
 from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
 from loadwise.ports import AddModel, Command, Configure, Feedback, JsonObject, Recompile, Start, Stop, View
-from loadwise.telemetry import report as report_text
-from loadwise.telemetry import report_page
+from loadwise.telemetry.report_folder import ReportFolder, ReportLimits
 
 log = get_logger(__name__)
 
@@ -45,17 +43,18 @@ class NoCatalogue:
 
 
 class OptimizationControl:
-    """`ports.Control` over a `ServerSideOptimizer`. Reports are written under `report_dir` only."""
+    """`ports.Control` over a `ServerSideOptimizer`. Reports go under `report_dir` only."""
 
     def __init__(
         self,
         optimizer: ServerSideOptimizer,
         *,
         report_dir: Path | None = None,
+        report_limits: ReportLimits | None = None,
         catalogue: Catalogue | None = None,
     ) -> None:
         self._optimizer = optimizer
-        self._report_dir = report_dir
+        self._reports = None if report_dir is None else ReportFolder(report_dir, report_limits)
         self._catalogue = catalogue or NoCatalogue()
         # Commands change several parts: one after the other.
         self._commands = asyncio.Lock()
@@ -94,11 +93,11 @@ class OptimizationControl:
         made = reporting.report(self._optimizer)
         if not export_file:
             return made
-        if self._report_dir is None:
+        if self._reports is None:
             raise ConfigurationError(
                 "export_file needs a report folder: set report_dir (LOADWISE_REPORT_DIR).", field="report_dir"
             )
-        path = await asyncio.to_thread(_write, self._report_dir, made)
+        path = await asyncio.to_thread(self._reports.write, made)
         return {**made, "exported_to": str(path)}
 
     # --- commands ---
@@ -222,16 +221,3 @@ class OptimizationControl:
             "reasons": reasons,
             "compilation_stats": stats,
         }
-
-
-def _write(folder: Path, made: JsonObject) -> Path:
-    """The report as JSON, Markdown and HTML, in files named by its time; the path of the JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp = str(made["generated"]).replace(":", "").replace("-", "")
-    number = 0
-    while (path := folder / f"report-{stamp}{f'-{number}' if number else ''}.json").exists():
-        number += 1
-    path.write_text(json.dumps(made, indent=1), encoding="utf-8")
-    path.with_suffix(".md").write_text(report_text.markdown(made), encoding="utf-8")
-    path.with_suffix(".html").write_text(report_page.page(made), encoding="utf-8")
-    return path

@@ -141,9 +141,7 @@ class EnsembleDirector:
         request = RequestFacts(request_id=request_id, model=model)
         self._turned_away(request, _gateway_failed(status), self._clock.monotonic_s(), again=False)
 
-    def _turned_away(
-        self, request: RequestFacts, error: RequestError, now_s: float, *, again: bool
-    ) -> None:
+    def _turned_away(self, request: RequestFacts, error: RequestError, now_s: float, *, again: bool) -> None:
         # A request that was tried already is not refused: it failed where it was tried.
         if not again:
             self.recorder.refused(request.model, error.status, request.request_id)

@@ -15,6 +15,7 @@ from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
 from loadwise.ports import AlertSink, Clock, HostSensor
 from loadwise.settings import OptimizationConfig, RouteSettings
 from loadwise.telemetry.prometheus import Telemetry
+from loadwise.telemetry.report_folder import ReportLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ def build(
     sinks: Sequence[AlertSink] | None = None,
     state_dir: Path | None = None,
     report_dir: Path | None = None,
+    report_limits: ReportLimits | None = None,
     random: Random | None = None,
     clock: Clock | None = None,
 ) -> Optimization:
@@ -78,6 +80,8 @@ def build(
     return Optimization(
         optimizer=optimizer,
         director=optimizer.director,
-        control=OptimizationControl(optimizer, report_dir=report_dir, catalogue=catalogue),
+        control=OptimizationControl(
+            optimizer, report_dir=report_dir, report_limits=report_limits, catalogue=catalogue
+        ),
         telemetry=optimizer.telemetry,
     )

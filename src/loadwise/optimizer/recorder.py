@@ -138,7 +138,7 @@ class Recorder:
         return within
 
     def refused(self, route: str, status: int, request_id: str = "") -> None:
-        """A request that no engine got is counted; where that is the server's doing it missed its objectives."""
+        """Counts a request that no engine got; where that is our doing it missed its objectives."""
         self.telemetry.refused(status)
         if not ours(status):
             return

@@ -20,9 +20,7 @@ def silences(
     def shows_tokens(dispatch: Dispatch) -> bool:
         """Of other requests nobody can see whether tokens come before they end."""
         asked = dispatch.request
-        return asked.endpoint in GENERATED and readings.shows_tokens(
-            dispatch.replica_id, stream=asked.stream
-        )
+        return asked.endpoint in GENERATED and readings.shows_tokens(dispatch.replica_id, stream=asked.stream)
 
     found = []
     for member_id, (began_s, prompt_tokens) in director.in_flight.longest(shows_tokens).items():

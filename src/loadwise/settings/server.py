@@ -237,7 +237,11 @@ class Settings(BaseSettings):
     kv_cache_bytes: Annotated[int, Field(ge=1024**2)] = 64 * 1024**2
     state_dir: Path = Field(default_factory=_state_home)
     cache_dir: Path = Field(default_factory=_cache_home)
+    # None: the folder reports under state_dir. Files of exported reports that stay there, and their bytes
+    # together: the oldest reports make room.
     report_dir: Path | None = None
+    report_max_files: Annotated[int, Field(ge=3)] = 300
+    report_max_bytes: Annotated[int, Field(ge=1024**2)] = 32 * 1024**2
     journal: JournalSettings = JournalSettings()
     # A folder that worker processes share, so that /metrics of each answers for all.
     metrics_dir: Path | None = None

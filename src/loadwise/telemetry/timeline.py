@@ -137,7 +137,7 @@ class _Track:
 
 
 class Timeline:
-    """Hears each outcome, each refusal and each sample of load once. Stretches without either are not kept."""
+    """Hears each outcome, each refusal and each sample of load once. Others are not kept."""
 
     def __init__(self, tracks: Iterable[tuple[float, int]] = TRACKS, *, route_limit: int = 50) -> None:
         self._fine, *self._coarse = [_Track(step_s, size) for step_s, size in tracks]

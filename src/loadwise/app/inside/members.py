@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loadwise.app.inside.adapters import RuntimeAdapters
 from loadwise.app.members import LOCAL_POOL
+from loadwise.app.reports import report_dir, report_limits
 from loadwise.decision.facts import EngineReading, Member, Replica
 from loadwise.engines.inside.description import EngineDescription
 from loadwise.engines.inside.engine import EngineInside
@@ -117,6 +118,7 @@ def optimization_inside(
         members.opened(),
         catalogue=members,
         state_dir=state_dir,
-        report_dir=settings.report_dir or settings.state_dir / "reports",
+        report_dir=report_dir(settings),
+        report_limits=report_limits(settings),
         clock=clock,
     )
