@@ -145,6 +145,13 @@ async def test_keys_reach_what_they_list_and_nothing_else(keyed, route, who):
         assert got == (401 if who in STRANGERS else 403)
 
 
+@pytest.mark.parametrize("who", WHO)
+async def test_exporting_a_report_writes_so_it_needs_what_a_write_needs(keyed, who):
+    path, query = "/v1/optimization/report", "export_file=true"
+    got = (await keyed.ask("GET", path, headers=WHO[who], query=query)).status
+    assert got == (200 if who in ("admin", "both") else 401 if who in STRANGERS else 403)
+
+
 @pytest.mark.parametrize(
     "path",
     [
