@@ -12,15 +12,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
-import msgspec
-
 from loadwise.errors import LoadwiseError
 from loadwise.logs import get_logger
 from loadwise.ports import Clock, JsonObject
 from loadwise.telemetry.aside import set_aside
 from loadwise.telemetry.journal import records
-from loadwise.telemetry.journal.changes import changes_of
+from loadwise.telemetry.journal.batches import written
 from loadwise.telemetry.journal.events import Event, Witness
+from loadwise.telemetry.journal.owner import Owner
 from loadwise.telemetry.journal.schema import CorruptError, is_corrupt
 from loadwise.telemetry.journal.scribe import Scribe
 from loadwise.telemetry.journal.states import States
@@ -72,6 +71,8 @@ class Journal:
         self._ending = False
         self._thread: threading.Thread | None = None
         self._store: Store | None = None
+        # From the first opening to the end, whatever happens to the file.
+        self._owner: Owner | None = None
         self._scribe = Scribe()
         self._written = 0
         self._unwritable = 0
@@ -155,6 +156,8 @@ class Journal:
         self._turn(last=True)
         if self._store is not None:
             self._store.close()
+        if self._owner is not None:
+            self._owner.close()
 
     def _turn(self, *, last: bool = False) -> None:
         # Questions that came before the queue was read are answered after it was written.
@@ -174,17 +177,20 @@ class Journal:
         """Whether more waits after one batch; where the disk takes nothing, the batch waits again."""
         queue = self._queue
         happened = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
-        lost = self.dropped + self._unwritable
+        lost, waiting = self.dropped + self._unwritable, self._scribe.waiting
         try:
             rows = self._rows(happened, lost - self._told_lost, last=last and not queue)
-            if rows:
+            if rows or happened:
                 self._commit(happened, rows)
         except (sqlite3.Error, OSError):
+            # Nothing of it is on disk; what an earlier batch left to be completed waits again too.
             queue.extendleft(reversed(happened))
+            self._scribe.waiting = waiting
             raise
         except Exception:
             # Trying these again would fail again.
-            self._unwritable += len(happened)
+            self._unwritable += len(happened) + (waiting is not None)
+            self._scribe.waiting = None
             raise
         self._told_lost = lost
         return bool(queue)
@@ -201,14 +207,15 @@ class Journal:
         store = self._store
         if store is None:
             raise OSError("it is closed")
-        offset_s = self._clock.wall_s() - self._clock.monotonic_s()
-        encoded = [body for row in rows if (body := self._encoded(row)) is not None]
-        names = {name for row in rows if (name := records.request_id_of(row))}
-        store.write(encoded, names, offset_s, self._clock.wall_s())
-        self._written += len(encoded)
-        for event in happened:
-            for change in changes_of(event, offset_s):
-                store.note(change.at_s, msgspec.msgpack.encode(change))
+        wall_s = self._clock.wall_s()
+        batch = written(happened, rows, wall_s - self._clock.monotonic_s())
+        if batch.rows or batch.changes:
+            store.write(batch, wall_s)
+        self._written += len(batch.rows)
+        if batch.lost:
+            self._unwritable += batch.lost
+            # Later rows may have rested on those.
+            self._scribe.restart()
 
     def _keep(self) -> None:
         """Writes what is kept by name, where that changed."""
@@ -220,15 +227,6 @@ class Journal:
         except (sqlite3.Error, OSError):
             self._states.put_back(states)
             raise
-
-    def _encoded(self, row: records.Record) -> bytes | None:
-        try:
-            return records.ENCODER.encode(row)
-        except (TypeError, ValueError, OverflowError) as error:
-            # A client's number beyond 64 bits, for example: one row is lost, not the journal.
-            self._unwritable += 1
-            log.warning("journal_row_lost", kind=type(row).__name__, reason=str(error))
-            return None
 
     def _keep_room(self, *, last: bool) -> None:
         store, now_s = self._store, self._clock.monotonic_s()
@@ -263,6 +261,7 @@ class Journal:
 
     def _reopen(self) -> None:
         try:
+            self._owner = self._owner or Owner(self.folder)
             try:
                 self._store = Store.open(self.folder, self.limits.max_bytes)
             except CorruptError as error:

@@ -30,7 +30,8 @@ class Scribe:
     """Events in, rows out, in the order in which things happened."""
 
     def __init__(self) -> None:
-        self._waiting: events.Chose | events.Learned | None = None
+        # A choice or a lesson that the next event may complete.
+        self.waiting: events.Chose | events.Learned | None = None
         self.restart()
 
     def restart(self) -> None:
@@ -43,7 +44,7 @@ class Scribe:
     def rows(self, happened: Iterable[Event]) -> Iterator[Record]:
         """The rows of some events; a choice or a lesson waits for the event that completes it."""
         for event in happened:
-            waiting, self._waiting = self._waiting, None
+            waiting, self.waiting = self.waiting, None
             match event:
                 case events.Sent() if _sent(waiting, event):
                     yield from self._decided(waiting, event)  # type: ignore[arg-type]
@@ -56,7 +57,7 @@ class Scribe:
 
     def rest(self) -> Iterator[Record]:
         """What still waits, when nothing more will come."""
-        waiting, self._waiting = self._waiting, None
+        waiting, self.waiting = self.waiting, None
         yield from self._alone(waiting)
 
     def _alone(self, waiting: events.Chose | events.Learned | None) -> Iterator[Record]:
@@ -68,7 +69,7 @@ class Scribe:
     def _row(self, event: Event) -> Iterator[Record]:
         match event:
             case events.Chose() | events.Learned():
-                self._waiting = event
+                self.waiting = event
             case events.Refused():
                 asked = event.request
                 yield records.TurnedAway(

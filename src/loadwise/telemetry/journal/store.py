@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from loadwise.telemetry.journal.batches import Written
+from loadwise.telemetry.journal.owner import made_private
 from loadwise.telemetry.journal.schema import (
     CorruptError,
     NewerError,
@@ -78,9 +80,7 @@ class Store:
         Raises `CorruptError` for a file that cannot be understood, `NewerError` for one of a later version,
         and `sqlite3.Error` or `OSError` where the folder cannot be used.
         """
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if folder.stat().st_mode & 0o077:
-            folder.chmod(0o700)
+        made_private(folder)
         path = folder / FILE
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -102,26 +102,23 @@ class Store:
 
     # --- writing ---
 
-    def write(self, rows: Sequence[bytes], requests: Iterable[str], offset_s: float, now_s: float) -> None:
-        """The rows are committed as one batch; `offset_s` leads from their clock to the wall's."""
-        body = packed(rows)
+    def write(self, batch: Written, now_s: float) -> None:
+        """The rows and the changes that people are shown are committed together."""
+        body = packed(batch.rows)
         with self._transaction() as run:
             if self._segment is None:
                 new = run.execute("INSERT INTO segments (first_s, last_s) VALUES (?, ?)", (now_s, now_s))
                 self._segment, self._segment_bytes = new.lastrowid, 0
-            batch = run.execute(
+            number = run.execute(
                 "INSERT INTO batches (segment, offset_s, rows, body) VALUES (?, ?, ?, ?)",
-                (self._segment, offset_s, len(rows), body),
+                (self._segment, batch.offset_s, len(batch.rows), body),
             ).lastrowid
             run.executemany(
-                "INSERT OR IGNORE INTO requests VALUES (?, ?)", [(name, batch) for name in requests]
+                "INSERT OR IGNORE INTO requests VALUES (?, ?)", [(name, number) for name in batch.requests]
             )
             run.execute("UPDATE segments SET last_s = ? WHERE id = ?", (now_s, self._segment))
+            run.executemany("INSERT INTO changes (at_s, body) VALUES (?, ?)", batch.changes)
         self._segment_bytes += len(body)
-
-    def note(self, at_s: float, body: bytes) -> None:
-        """A change that people are shown is kept."""
-        self.connection.execute("INSERT INTO changes (at_s, body) VALUES (?, ?)", (at_s, body))
 
     def keep(self, states: Mapping[str, bytes | None]) -> None:
         """The latest states are kept by name, all of them or none; None: no longer."""
