@@ -8,10 +8,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from loadwise.errors import ConfigurationError
 from loadwise.torch_engine.agreement import MARGINS, SAME_TOP, agreement
 from loadwise.torch_engine.forcing import Forcing
 from loadwise.torch_engine.loading import load
 from loadwise.torch_engine.runner import Runner
+from loadwise.torch_engine.texts import Texts
 
 N, V = 4000, 11
 torch.manual_seed(1)
@@ -99,3 +101,27 @@ def test_judging_computes_as_the_engine_does_and_leaves_the_threads_as_they_were
     Forcing(runner.loaded, step, 4, prepare=runner.prepare).judge(step, "float32")
     assert set(seen) == {(1, True)}
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("source", ["operator", "model folder"])
+def test_given_texts_are_read_as_they_are_and_named(runner: Runner, source: str) -> None:
+    tokens = [number % 61 for number in range(5 * 72 + 30)]
+    forcing = Forcing(runner.loaded, runner.original, 4, texts=Texts(tokens, source))
+    found = forcing.judge(runner.original, "float32")
+    assert (found.texts, found.wrong, found.positions) == (source, None, 4 * 71)
+    # From all over the texts: the first and the last whole stretch are among them.
+    assert forcing.texts[0].tolist() == tokens[:72]
+    assert forcing.texts[-1].tolist() == tokens[4 * 72 : 5 * 72]
+
+
+def test_a_model_without_texts_writes_its_own_and_that_is_told(runner: Runner) -> None:
+    judged = Forcing(runner.loaded, runner.original, 4).judge(runner.original, "float32")
+    assert judged.as_json()["texts"] == "model"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "why"), [(range(60), "but 144 are needed"), ([61] * 200, "vocabulary of 61")]
+)
+def test_texts_that_cannot_be_read_are_refused_with_the_reason(runner: Runner, tokens: Any, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        Forcing(runner.loaded, runner.original, 4, texts=Texts(list(tokens), "operator"))

@@ -29,11 +29,12 @@ def compile_model(
     export_to: Annotated[Path | None, typer.Option("--export", help="Write kept packages to a file.")] = None,
     import_from: Annotated[Path | None, typer.Option("--import", help="Keep the packages of a file.")] = None,
     key: KeyFile = None,
+    prompts: Annotated[Path | None, typer.Option(help="Your prompts to hold forms against.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Make every form of a model that can serve here, and say which is the fastest that is right."""
-    settings = load_settings(config)
+    settings = load_settings(config, **({} if prompts is None else {"build_prompts": prompts}))
     if export_to is not None or import_from is not None:
         _say(_transfer(settings, export_to, import_from, key), as_json)
         return

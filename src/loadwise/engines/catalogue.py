@@ -142,6 +142,7 @@ class Catalogue:
             queue_limit=settings.queue_limit,
             kv_cache_bytes=settings.kv_cache_bytes,
             compile_step=self._compile_step,
+            prompts=settings.build_prompts,
         )
         try:
             await engine.start()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from loadwise.decision.facts import Capabilities, EngineReading, Feature
+from loadwise.engines.held_out import held_out
 from loadwise.errors import ConfigurationError, EngineError, MissingExtraError
 from loadwise.logs import get_logger, said_by
 from loadwise.ports import Clock, Judge, Recipe, SamplingParams, TokenEvent
@@ -27,6 +28,7 @@ from loadwise.torch_engine.thread import EngineThread
 if TYPE_CHECKING:
     from loadwise.torch_engine.loading import LoadedModel
     from loadwise.torch_engine.runner import Runner
+    from loadwise.torch_engine.texts import Texts
 
 log = get_logger(__name__)
 
@@ -118,7 +120,9 @@ class TorchTokenEngine:
         device: str = "cpu",
         dtype: str | None = None,
         compile_step: CompileStep | None = None,
+        prompts: Path | None = None,
     ) -> None:
+        """`prompts`: an operator's file of prompts that builds are held against."""
         self.folder = folder
         self.model_id = model_id or folder.name
         self._clock = clock
@@ -126,6 +130,7 @@ class TorchTokenEngine:
         self._kv_cache_bytes = kv_cache_bytes
         self._device, self._dtype = device, dtype
         self._compile_step = compile_step
+        self._prompts = prompts
         self._engine: Engine | None = None
         self._thread: EngineThread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -238,7 +243,7 @@ class TorchTokenEngine:
             ),
             # Keys and values are written to the same places again.
             repeatable=True,
-            judge=_judge_of(runner),
+            judge=_judge_of(runner, held_out(self.folder, self._prompts)),
             prepare=runner.prepare,
         )
 
@@ -277,11 +282,12 @@ class TorchTokenEngine:
                 stream.push(EngineError(message))
 
 
-def _judge_of(runner: Runner) -> Judge:
+def _judge_of(runner: Runner, texts: Texts | None) -> Judge:
     """Compares a form of the step with the original on whole texts."""
     from loadwise.torch_engine.forcing import Forcing
 
-    forcing = Forcing(runner.loaded, runner.original, runner.cache.rows, prepare=runner.prepare)
+    rows, prepare = runner.cache.rows, runner.prepare
+    forcing = Forcing(runner.loaded, runner.original, rows, prepare=prepare, texts=texts)
     return lambda step, precision, paced: forcing.judge(step, precision, paced).as_json()
 
 

@@ -242,6 +242,8 @@ class Settings(BaseSettings):
     report_dir: Path | None = None
     report_max_files: Annotated[int, Field(ge=3)] = 300
     report_max_bytes: Annotated[int, Field(ge=1024**2)] = 32 * 1024**2
+    # Prompts that builds are held against, one per line or JSON lines. None: those beside the model.
+    build_prompts: Path | None = None
     journal: JournalSettings = JournalSettings()
     # A folder that worker processes share, so that /metrics of each answers for all.
     metrics_dir: Path | None = None

@@ -32,6 +32,8 @@ class Agreement:
     loss: float
     loss_of_original: float
     finite: bool
+    # Whose texts were read: "operator", "model folder", or "model" where it wrote them itself.
+    texts: str = "model"
 
     @property
     def loss_off(self) -> float:

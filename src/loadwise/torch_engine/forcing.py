@@ -6,6 +6,7 @@ Letters: B texts, T tokens of each, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,7 @@ from loadwise.torch_engine.agreement import Agreement, agreement
 from loadwise.torch_engine.cache import KeyValueCache, columns_for
 from loadwise.torch_engine.loading import LoadedModel
 from loadwise.torch_engine.step import attention_mask
+from loadwise.torch_engine.texts import Texts
 
 TEXTS, TOKENS = 16, 72
 Step = Callable[..., torch.Tensor]
@@ -25,7 +27,7 @@ Choose = Callable[[int, torch.Tensor], torch.Tensor]
 class Forcing:
     """Held-out texts for a model, and the original's predictions for them; each is computed once.
 
-    Without texts of the operator's, the model writes its own, by chance from its own predictions.
+    Without texts, the model writes its own, by chance from its own predictions.
     """
 
     def __init__(
@@ -35,9 +37,18 @@ class Forcing:
         rows: int,
         *,
         prepare: Callable[[], None] = lambda: None,
+        texts: Texts | None = None,
         seed: int = 11,
     ) -> None:
+        """`ConfigurationError` when the texts are too few, or not this model's."""
         self._loaded = loaded
+        self._tokens = min(TOKENS, loaded.context_tokens)
+        self._batch = max(2, min(TEXTS, rows))
+        self._source = "model" if texts is None else texts.source
+        self._given: torch.Tensor | None = None  # [B, T]
+        if texts is not None:
+            self._given = torch.tensor(texts.rows(self._batch, self._tokens, loaded.vocabulary))
+            self._batch = len(self._given)
         self.original = original
         # Called on the thread that computes, for what torch keeps per thread.
         self._prepare = prepare
@@ -67,12 +78,19 @@ class Forcing:
         texts, expected = self._both()
         # The last prediction of a text has nothing to be held against.
         given, found = expected[:, :-1].flatten(0, 1), actual[:, :-1].flatten(0, 1)
-        return agreement(given, found, texts[:, 1:].flatten(), precision)
+        judged = agreement(given, found, texts[:, 1:].flatten(), precision)
+        return replace(judged, texts=self._source)
 
     def _both(self, paced: Paced = lambda call: call) -> tuple[torch.Tensor, torch.Tensor]:
         if self._texts is None or self._expected is None:
-            self._texts, self._expected = self._written(paced)
+            given = self._given
+            self._texts, self._expected = (
+                self._written(paced) if given is None else self._read_out(given, paced)
+            )
         return self._texts, self._expected
+
+    def _read_out(self, given: torch.Tensor, paced: Paced) -> tuple[torch.Tensor, torch.Tensor]:
+        return given, self._read(paced(self.original), lambda place, _: given[:, place])
 
     def _written(self, paced: Paced) -> tuple[torch.Tensor, torch.Tensor]:
         chance = torch.Generator().manual_seed(self._seed)
@@ -90,10 +108,6 @@ class Forcing:
         logits = self._read(paced(self.original), choose)
         return torch.stack(written, 1), logits
 
-    @property
-    def _batch(self) -> int:
-        return max(2, min(TEXTS, self._rows))
-
     def _read(self, step: Step, choose: Choose) -> torch.Tensor:
         """Predictions [B, T, V] after each token; `choose` gives the tokens [B] of a place."""
         threads = torch.get_num_threads()
@@ -105,12 +119,12 @@ class Forcing:
             torch.set_num_threads(threads)
 
     def _predicted(self, step: Step, choose: Choose) -> torch.Tensor:
-        loaded, tokens = self._loaded, min(TOKENS, self._loaded.context_tokens)
+        loaded = self._loaded
         cache = KeyValueCache(loaded.shape, self._rows, loaded.context_tokens, loaded.device)
         logits = torch.zeros(self._batch, loaded.vocabulary)
         found = []
         with torch.no_grad():
-            for place in range(tokens):
+            for place in range(self._tokens):
                 # Compiled steps take contiguous tensors only, and do not look whether they are.
                 chosen = choose(place, logits).to(loaded.device).contiguous()
                 columns = torch.full((self._batch, 1), place + 1, device=loaded.device)

@@ -167,6 +167,7 @@ class Candidates:
             model_id=self._folder.name,
             max_running=PLACES,
             kv_cache_bytes=KV_CACHE_BYTES,
+            prompts=self._settings.build_prompts,
             compile_step=compile_step,  # type: ignore[arg-type]  # ModelCompiler.compile_model is one
         )
 
@@ -176,13 +177,15 @@ class Candidates:
         return self._forcing
 
     def _load_reference(self) -> Forcing:
+        from loadwise.engines.held_out import held_out
         from loadwise.torch_engine.forcing import Forcing
         from loadwise.torch_engine.loading import load
         from loadwise.torch_engine.runner import Runner
 
+        texts = held_out(self._folder, self._settings.build_prompts)
         loaded = load(self._folder, dtype="float32")
         runner = Runner(loaded, PLACES, loaded.context_tokens)
-        return Forcing(loaded, runner.original, PLACES, prepare=runner.prepare)
+        return Forcing(loaded, runner.original, PLACES, prepare=runner.prepare, texts=texts)
 
 
 _NOT_FOR_DECODING = {

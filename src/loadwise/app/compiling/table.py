@@ -34,8 +34,10 @@ def advice(result: dict[str, Any]) -> list[str]:
     )
     variants = "* quantised: a variant with a quality of its own, never a replacement."
     missing = [f"{row['backend']}/{row['mode']}: {row['reason']}" for row in result["rows"] if row["reason"]]
+    read = {row["agreement"]["texts"] for row in result["rows"] if row["agreement"]}
+    texts = [f"Agreement is over texts of: {', '.join(sorted(read))}."] if read else []
     marked = [variants] if any(row["quantised"] for row in result["rows"]) else []
-    return [said, *marked, *missing]
+    return [said, *texts, *marked, *missing]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
