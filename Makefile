@@ -6,6 +6,8 @@ TORCH ?= torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Where real engines for tests are built and kept (about 7 GB).
 ENGINES ?= $(or $(LOADWISE_ENGINES),.cache/engines)
+# Where other gateways and load tools are built and kept (about 2 GB).
+GATEWAYS ?= $(or $(LOADWISE_GATEWAYS),.cache/gateways)
 # More for the command: make serve ARGS="--port 8080"
 ARGS ?=
 
@@ -16,7 +18,7 @@ STAMP := $(VENV)/.installed
 NATIVE := tests/compiler tests/torch_engine tests/app/test_compiling.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-engines coverage check lint types layers doctor format reference lock bench bench-compare bench-inside bench-engines bench-compile bench-monitoring demo bench-proof clean
+.PHONY: help install serve test test-engines test-gateways coverage check lint types layers doctor format reference lock bench bench-compare bench-inside bench-engines bench-compile bench-gateways bench-monitoring demo bench-proof clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -106,6 +108,12 @@ bench-compile: $(STAMP) ## every form of two models, and the chosen one beside v
 
 bench-monitoring: $(STAMP) ## CPU and memory of all monitoring, on and off in 20 pairs (about 15 minutes)
 	$(BIN)/python benchmarks/monitoring_overhead.py $(ARGS)
+
+bench-gateways: $(STAMP) ## loadwise in front beside other gateways on one upstream (about 4 minutes; needs tools/gateways/build.sh)
+	$(BIN)/python benchmarks/gateways.py --venvs $(GATEWAYS) --out benchmarks/results/gateways.json --document $(ARGS)
+
+test-gateways: $(STAMP) ## behind LiteLLM's proxy, and load tools against loadwise (needs tools/gateways/build.sh)
+	LOADWISE_GATEWAYS=$(GATEWAYS) LOADWISE_ENGINES=$(ENGINES) $(BIN)/python -m pytest -m gateways tests/real $(ARGS)
 
 bench-proof: $(STAMP) ## 1,000 simulated weeks of experiments: can the measured gain be trusted? (minutes)
 	$(BIN)/python benchmarks/proof.py --out benchmarks/results/proof.json $(ARGS)
