@@ -131,6 +131,8 @@ class Call:
     content_type: str = "application/json"
     # Lower-case names; what the gateway lets through to upstreams (traceparent and the like).
     headers: Mapping[str, str] = field(default_factory=dict)
+    # When its body was there (monotonic); None where nobody noted it.
+    received_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -240,6 +242,8 @@ class Dispatch:
     work: float | None = None
     # Seconds for which a place is expected to be waited for; for `Outcome.wait_s`.
     wait_s: float = 0.0
+    # What reading the prompt is expected to take; None where places are not known, for `Outcome.queue_s`.
+    read_s: float | None = None
     # Of the work, other members'; for `Outcome.beside`.
     beside: float = 0.0
     load_score: float | None = None

@@ -277,6 +277,10 @@ class Outcome:
     work: float | None = None
     # Seconds for which a place was expected to be waited for; 0 where one was free.
     wait_s: float = 0.0
+    # From the body's last byte to the question to the engine, before `total_s` begins; None: not measured.
+    gateway_s: float | None = None
+    # Of the time to the first token, the wait for a place (`stages.queued_s`); None: could not be told.
+    queue_s: float | None = None
     # Of the work, that of other members' requests on the same device.
     beside: float = 0.0
     load_score: float | None = None

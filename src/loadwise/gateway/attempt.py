@@ -6,6 +6,7 @@ import asyncio
 from types import TracebackType
 
 from loadwise.decision.facts import GENERATED, Ending, Outcome
+from loadwise.decision.stages import queued_s
 from loadwise.errors import RequestError
 from loadwise.ports import Answer, Clock, Director, Dispatch
 
@@ -17,10 +18,14 @@ class Attempt:
     stream). Cancelled: abandoned. Any other exception: failed.
     """
 
-    __slots__ = ("_began_s", "_clock", "_director", "answer", "dispatch")
+    __slots__ = ("_began_s", "_clock", "_director", "_since_s", "answer", "dispatch")
 
-    def __init__(self, director: Director, clock: Clock, dispatch: Dispatch) -> None:
+    def __init__(
+        self, director: Director, clock: Clock, dispatch: Dispatch, since_s: float | None = None
+    ) -> None:
+        """`since_s` is when the gateway began to work on it: the body was there, or the last attempt over."""
         self._director = director
+        self._since_s = since_s
         self._clock = clock
         self.dispatch = dispatch
         self.answer: Answer | None = None
@@ -47,7 +52,8 @@ class Attempt:
         now_s = self._clock.monotonic_s()
         dispatch, answer = self.dispatch, self.answer
         progress = None if answer is None else answer.progress
-        first_s = None if progress is None else progress.first_token_s
+        seen_s = None if progress is None else progress.first_token_s
+        first_s = None if seen_s is None else max(0.0, seen_s - self._began_s)
         status = error.status if isinstance(error, RequestError) else None
         return Outcome(
             request_id=dispatch.request.request_id,
@@ -57,7 +63,9 @@ class Attempt:
             finished_s=now_s,
             route=dispatch.request.model,
             total_s=now_s - self._began_s,
-            time_to_first_token_s=None if first_s is None else max(0.0, first_s - self._began_s),
+            time_to_first_token_s=first_s,
+            gateway_s=None if self._since_s is None else max(0.0, self._began_s - self._since_s),
+            queue_s=queued_s(first_s, dispatch.wait_s, dispatch.read_s),
             prompt_tokens=None if progress is None else progress.prompt_tokens,
             cached_tokens=0 if progress is None else progress.cached_tokens,
             output_tokens=None if progress is None else progress.output_tokens,

@@ -63,6 +63,7 @@ class DataPlane:
         tracing: Tracing | None = None,
     ) -> None:
         self._settings = settings
+        self._clock = clock
         self._director = director
         self._telemetry = telemetry
         self._readiness = readiness
@@ -88,7 +89,7 @@ class DataPlane:
             body = await read_body(
                 exchange.scope, exchange.receive, settings.body_limit_bytes, settings.timeouts.idle_s
             )
-            call, fields = await passed_call(endpoint, exchange, body)
+            call, fields = await passed_call(endpoint, exchange, body, self._clock.monotonic_s())
             async with Departure(exchange.receive):
                 with self._promised(exchange, fields):
                     facts = read_facts(endpoint, fields, exchange, None)
@@ -100,6 +101,7 @@ class DataPlane:
         settings = self._settings
         scope, receive = exchange.scope, exchange.receive
         body = await read_body(scope, receive, settings.body_limit_bytes, settings.timeouts.idle_s)
+        received_s = self._clock.monotonic_s()
         await check_text(body)
         fields = decode(endpoint, body)
         call = Call(
@@ -108,6 +110,7 @@ class DataPlane:
             request_id=exchange.request_id,
             stream=bool(fields.stream),
             headers=to_engine(scope),
+            received_s=received_s,
         )
         async with Departure(receive):
             with self._promised(exchange, fields):

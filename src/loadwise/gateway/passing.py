@@ -19,7 +19,9 @@ from loadwise.ports import Call
 FORMS = frozenset({Endpoint.TRANSCRIPTIONS, Endpoint.TRANSLATIONS, Endpoint.IMAGE_EDITS})
 
 
-async def passed_call(endpoint: Endpoint, exchange: Exchange, body: bytes) -> tuple[Call, PassedFields]:
+async def passed_call(
+    endpoint: Endpoint, exchange: Exchange, body: bytes, received_s: float
+) -> tuple[Call, PassedFields]:
     """The call and what was read of it; `RequestError` 400 when the body is neither JSON nor a form."""
     content_type = "application/json"
     if endpoint in FORMS:
@@ -36,6 +38,7 @@ async def passed_call(endpoint: Endpoint, exchange: Exchange, body: bytes) -> tu
         stream=bool(fields.stream),
         content_type=content_type,
         headers=to_engine(exchange.scope),
+        received_s=received_s,
     )
     return call, fields
 

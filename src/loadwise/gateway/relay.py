@@ -36,14 +36,17 @@ class Relay:
         """
         self._retries.note_request()
         tried: frozenset[str] = frozenset()
+        since_s = call.received_s
         while True:
             dispatch = self._dispatch(facts, tried, fields)
             said = of_dispatch(dispatch)
             try:
-                await self._attempt(dispatch, call, fields, exchange, said)
+                attempt = Attempt(self._director, self._clock, dispatch, since_s)
+                await self._attempt(attempt, call, fields, exchange, said)
             except EngineError as error:
                 log.warning("attempt_failed", replica=dispatch.replica_id, error=said_by(error))
                 tried |= {dispatch.replica_id}
+                since_s = self._clock.monotonic_s()
                 if self._retries.take(len(tried)):
                     continue
                 await exchange.reply_error(_no_answer(dispatch.member_id), said)
@@ -60,10 +63,10 @@ class Relay:
             raise in_the_clients_words(error, fields) from None
 
     async def _attempt(
-        self, dispatch: Dispatch, call: Call, fields: Fields, exchange: Exchange, said: RawHeaders
+        self, attempt: Attempt, call: Call, fields: Fields, exchange: Exchange, said: RawHeaders
     ) -> None:
-        whole = b""
-        with Attempt(self._director, self._clock, dispatch) as attempt:
+        whole, dispatch = b"", attempt.dispatch
+        with attempt:
             answer = attempt.answer = await dispatch.engine.answer(_changed(call, fields, dispatch))
             streaming = call.stream and answer.status < 400
             try:

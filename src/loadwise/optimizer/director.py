@@ -313,6 +313,7 @@ class EnsembleDirector:
             concurrency=counts.by_pool.get(pool_id, 0) + 1,
             work=choice.work,
             wait_s=0.0 if choice.expected is None else choice.expected.wait_s,
+            read_s=_read_s(choice) if self.places.capacity.get(member_id) else None,
             beside=0.0 if choice.expected is None else choice.expected.beside,
             load_score=None if in_force is None else in_force.load_score,
             control=untouched,
@@ -389,6 +390,12 @@ def _reason(choice: Choice, held: Held | None) -> str:
 def _free_of(remembered: Remembered | None, route: Route) -> bool:
     """Whether the default member may answer: a conversation elsewhere keeps its member, untouched."""
     return remembered is None or remembered.member_id == route.default_member
+
+
+def _read_s(choice: Choice) -> float | None:
+    """What reading the prompt is expected to take, without the wait for a place."""
+    first_s, expected = choice.time_to_first_token_s, choice.expected
+    return None if first_s is None or expected is None else max(0.0, first_s - expected.wait_s)
 
 
 def _without_room(route: Route, member: Member, *, shared: bool) -> frozenset[str]:

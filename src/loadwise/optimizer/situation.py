@@ -125,17 +125,32 @@ def _route_burns(route: str, objectives: Objectives, short: Tally, long: Tally) 
 
 
 def stages(optimizer: ServerSideOptimizer, recent: Stretch) -> list[Stage]:
-    """Mean seconds per stage; the queue by Little's law, where engines say how many wait."""
+    """Mean seconds per stage: of the requests' own stories where they tell, else as far as can be said."""
+    decode = Stage(name="decode", mean_s=recent.decode.mean_s, note="first token to last")
+    return [_gateway(optimizer, recent), *_until_first(recent), decode]
+
+
+def _gateway(optimizer: ServerSideOptimizer, recent: Stretch) -> Stage:
+    if recent.gateway.count:
+        return Stage(name="gateway", mean_s=recent.gateway.mean_s, note="body read to engine asked")
     decided_ms = optimizer.telemetry.mean_decision_ms()
-    first_s = recent.first_token.mean_s
-    queue_s = _queue_s(recent)
-    prefill_s = None if first_s is None or queue_s is None else max(0.0, first_s - queue_s)
-    unsplit = "" if first_s is None else f"queue and prefill together {1000 * first_s:.0f} ms"
+    return Stage(name="gateway", mean_s=None if decided_ms is None else decided_ms / 1000.0, note="decision")
+
+
+def _until_first(recent: Stretch) -> list[Stage]:
+    """Queue and prefill; the queue by Little's law where no request tells, but engines say how many wait."""
+    if recent.queue.count:
+        return [
+            Stage(name="queue", mean_s=recent.queue.mean_s, note="estimated: first token less reading"),
+            Stage(name="prefill", mean_s=recent.prefill.mean_s, note="first token less queue"),
+        ]
+    first_s, queue_s = recent.first_token.mean_s, _queue_s(recent)
+    if first_s is None or queue_s is None:
+        unsplit = "" if first_s is None else f"queue and prefill together {1000 * first_s:.0f} ms"
+        return [Stage(name="queue", mean_s=None, note=unsplit), Stage(name="prefill", mean_s=None)]
     return [
-        Stage(name="gateway", mean_s=None if decided_ms is None else decided_ms / 1000.0, note="decision"),
-        Stage(name="queue", mean_s=queue_s, note=unsplit if queue_s is None else "waiting over throughput"),
-        Stage(name="prefill", mean_s=prefill_s, note="" if queue_s is None else "first token less queue"),
-        Stage(name="decode", mean_s=recent.decode.mean_s, note="first token to last"),
+        Stage(name="queue", mean_s=queue_s, note="waiting over throughput"),
+        Stage(name="prefill", mean_s=max(0.0, first_s - queue_s), note="first token less queue"),
     ]
 
 

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from loadwise.decision.facts import Ending, Objectives, Outcome
+from loadwise.decision.stages import shares
 from loadwise.telemetry.latencies import Latencies
 from loadwise.telemetry.prometheus import time_per_output_token_s
 
+# In the order of `stages.Shares`.
+STAGES: Final = ("gateway", "queue", "prefill", "decode")
 # A span is looked at in at least so many stretches.
 STRETCHES: Final = 12
 # Seconds of one stretch, and how many are kept: ten minutes, an hour, a day.
@@ -80,7 +83,10 @@ class Stretch:
     first_token: Latencies = field(default_factory=Latencies)
     per_token: Latencies = field(default_factory=Latencies)
     total: Latencies = field(default_factory=Latencies)
-    # From the first token to the last.
+    # Where time went (`decision.stages`), of answers of which each could be told.
+    gateway: Latencies = field(default_factory=Latencies)
+    queue: Latencies = field(default_factory=Latencies)
+    prefill: Latencies = field(default_factory=Latencies)
     decode: Latencies = field(default_factory=Latencies)
     members: dict[str, Answers] = field(default_factory=dict)
     routes: dict[str, Tally] = field(default_factory=dict)
@@ -109,7 +115,7 @@ class Stretch:
             "waiting_samples", "waiting_sum",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("first_token", "per_token", "total", "decode"):
+        for name in ("first_token", "per_token", "total", *STAGES):
             getattr(self, name).merge(getattr(other, name))
         for member, answers in other.members.items():
             self.members.setdefault(member, Answers()).add(answers)
@@ -183,14 +189,15 @@ class Timeline:
 
     def _timed(self, stretch: Stretch, tally: Tally, outcome: Outcome, objectives: Objectives) -> None:
         first_s, token_s = outcome.time_to_first_token_s, time_per_output_token_s(outcome)
+        for name, seconds in zip(STAGES, shares(outcome), strict=True):
+            if seconds is not None:
+                getattr(stretch, name).add(seconds)
         if outcome.total_s is not None:
             stretch.total.add(outcome.total_s)
         if first_s is not None:
             stretch.first_token.add(first_s)
             tally.first_timed += 1
             tally.first_missed += first_s > objectives.time_to_first_token_s
-            if outcome.total_s is not None:
-                stretch.decode.add(max(0.0, outcome.total_s - first_s))
         if token_s is not None:
             stretch.per_token.add(token_s)
             tally.token_timed += 1

@@ -10,6 +10,7 @@ from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice
 from loadwise.decision.facts import RequestFacts
 from loadwise.decision.question import Question
+from loadwise.decision.stages import shares
 from loadwise.decision.strategy import Strategy
 from loadwise.errors import UnknownNameError
 from loadwise.ports import JsonObject
@@ -139,9 +140,8 @@ def _ended(attempt: Attempt) -> JsonObject | None:
     ended = attempt.ended
     if ended is None:
         return None
-    outcome, first_s, total_s = ended.outcome, ended.outcome.time_to_first_token_s, ended.outcome.total_s
-    answering_s = None if first_s is None or total_s is None else max(0.0, total_s - first_s)
-    tokens = outcome.output_tokens
+    outcome, spent, tokens = ended.outcome, shares(ended.outcome), ended.outcome.output_tokens
+    answering_s = spent.decode_s
     many = answering_s is not None and tokens is not None and tokens > 1
     return {
         "time": None if attempt.ended_s is None else iso_utc(attempt.ended_s),
@@ -149,10 +149,11 @@ def _ended(attempt: Attempt) -> JsonObject | None:
         "status": outcome.status,
         "finish_reason": outcome.finish_reason,
         "within_objectives": ended.within,
-        "total_s": total_s,
-        # Waiting in the engine's queue and reading the prompt, then writing the answer.
-        "time_to_first_token_s": first_s,
+        "total_s": outcome.total_s,
+        "time_to_first_token_s": outcome.time_to_first_token_s,
         "answering_s": answering_s,
+        # Where the time went; the gateway's lies before `total_s`, the queue's is an estimate.
+        "stages": spent._asdict(),
         "time_per_output_token_s": (answering_s or 0.0) / (tokens - 1) if many and tokens else None,
         "prompt_tokens": outcome.prompt_tokens,
         "cached_tokens": outcome.cached_tokens,

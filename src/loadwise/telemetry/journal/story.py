@@ -60,7 +60,13 @@ def _ending_told(ended: JsonObject | None, choice: JsonObject) -> str:
         f"(expected {_seconds(choice['expected_time_to_first_token_s'])})"
     )
     parts.append(f"{ended['output_tokens'] or 'an unknown number of'} tokens")
-    return "; ".join(parts) + "."
+    return "; ".join(parts) + ".\n" + _stages_told(ended["stages"])
+
+
+def _stages_told(stages: JsonObject) -> str:
+    """Where the time went; what could not be told apart says so."""
+    told = [f"{stage.removesuffix('_s')} {_seconds(value)}" for stage, value in stages.items()]
+    return f"Of its time: {', '.join(told)} (the queue's is estimated)."
 
 
 def _seconds(value: float | None) -> str:
