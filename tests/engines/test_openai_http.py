@@ -55,6 +55,8 @@ async def test_it_takes_name_and_context_from_the_server(served, open_engine):
 async def test_llama_cpp_says_its_context_elsewhere(served, open_engine):
     served[0].behaviour.models = ({"id": "llama", "meta": {"n_ctx_train": 4096}},)
     assert (await open_engine()).capabilities.context_tokens == 4096
+    served[0].behaviour.models = ({"id": "llama", "meta": {"n_ctx": 512, "n_ctx_train": 4096}},)
+    assert (await open_engine()).capabilities.context_tokens == 512
 
 
 async def test_only_the_name_of_the_model_changes_on_the_way(served, open_engine):

@@ -127,3 +127,31 @@ def test_a_metric_that_a_version_lacks_is_absent_and_not_zero(page: Path) -> Non
     text = page.read_text(encoding="utf-8")
     without = "\n".join(line for line in text.splitlines() if "kv_cache_usage" not in line)
     assert "kv_cache_usage" not in read_scrape(without, "balanced").gauges
+
+
+def test_of_several_engines_the_fullest_cache_counts() -> None:
+    page = 'vllm:kv_cache_usage_perc{engine="0"} 0.25\nvllm:kv_cache_usage_perc{engine="1"} 0.75\n'
+    assert read_scrape(page).gauges == {"kv_cache_usage": 0.75}
+
+
+FORMATS = Path(__file__).with_name("formats")
+QUEUES = {"running": 6.0, "waiting": 2.0}
+FULL = {**QUEUES, "kv_cache_usage": 0.25}
+TIMES = {"first_token": (2.5, 10.0), "per_token": (34.0, 3400.0)}
+
+
+@pytest.mark.parametrize(
+    ("page", "gauges", "histograms"),
+    [
+        ("sglang-0.4", FULL, TIMES),
+        ("sglang-0.5", FULL, TIMES),
+        ("llama-cpp-2024", FULL, {}),
+        ("llama-cpp-2026", QUEUES, {}),
+        ("text-generation-inference-3.1", QUEUES, {"per_token": (0.1, 10.0)}),
+    ],
+)
+def test_pages_as_other_servers_document_them_are_read_whole(page, gauges, histograms) -> None:
+    scrape = read_scrape((FORMATS / f"{page}.prom").read_text(encoding="utf-8"), "m")
+    assert scrape.gauges == gauges
+    assert scrape.counters == {"prompt_tokens": 1200.0, "output_tokens": 3400.0}
+    assert scrape.histograms == histograms

@@ -324,7 +324,9 @@ class _Listed(msgspec.Struct):
 
     def context(self) -> int | None:
         """The context in tokens, where the server says it."""
-        known = self.max_model_len or (self.meta or {}).get("n_ctx_train")
+        meta = self.meta or {}
+        # What a slot holds; older builds tell only what the model was trained with.
+        known = self.max_model_len or meta.get("n_ctx") or meta.get("n_ctx_train")
         return known if isinstance(known, int) and known > 0 else None
 
 

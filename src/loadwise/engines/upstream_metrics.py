@@ -1,4 +1,20 @@
-"""How other servers name what we read of them: one table, and the reader of their text format."""
+"""How other servers name what we read of them: one table, and the reader of their text format.
+
+Where each name was seen:
+
+| server | version | where |
+|---|---|---|
+| vLLM | 0.32.0 | a running server's `/metrics` (tests/engines/pages); older names in its documentation |
+| Aphrodite Engine | 0.24.1 | a running server's `/metrics` (tests/engines/pages) |
+| SGLang | 0.4 | its documentation, "Production Metrics": `time_per_output_token_seconds` |
+| SGLang | 0.5 | its source, metrics_collector.py: `inter_token_latency_seconds` |
+| llama.cpp | of 2024 | its server's README: `kv_cache_usage_ratio`, which builds since the middle of 2025 lack |
+| llama.cpp | of 2026 | its server's README, "Available metrics"; nothing there says how full the cache is |
+| text-generation-inference | 3.1 | its documentation, "Metrics", and `gauge!` in its backends |
+
+SGLang answers `/metrics` only with `--enable-metrics`, llama.cpp only with `--metrics`. llama.cpp and
+text-generation-inference count an answer's tokens when it ends, and say no time to first token.
+"""
 
 from __future__ import annotations
 
@@ -67,6 +83,8 @@ HISTOGRAMS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 MODEL_LABELS = ("model_name", "model")
+# Of several engines behind one page the fullest counts: fractions do not add up.
+FRACTIONS = frozenset(GAUGES["kv_cache_usage"])
 
 _SAMPLE = re.compile(r"^([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?\s*$")
 _LABEL = re.compile(r'([A-Za-z_]\w*)="((?:[^"\\]|\\.)*)"')
@@ -99,7 +117,7 @@ class Scrape:
 
 
 def read_scrape(text: str, model: str | None = None) -> Scrape:
-    """What a server's metrics say, summed over their labels; of several models only `model`'s."""
+    """What a server's metrics say: sums over labels, of fractions the highest; only `model`'s where it is known."""
     return scrape_of(_samples(text), model)
 
 
@@ -136,7 +154,8 @@ def _totals(samples: Iterable[tuple[str, str | None, float]], model: str | None)
     ours = [sample for sample in kept if sample[1] == model] if model is not None else []
     totals: dict[str, float] = {}
     for name, _, value in ours or kept:
-        totals[name] = totals.get(name, 0.0) + value
+        before = totals.get(name, 0.0)
+        totals[name] = max(before, value) if name in FRACTIONS else before + value
     return totals
 
 
