@@ -26,7 +26,7 @@ COLUMNS, WIDTH, HEIGHT = 3, 8, 8
 ROWS = (
     ("Requests", ("http_", "requests", "refused", "retries", "faults", "in_flight", "tuned")),
     ("Objectives and latency", ("request_seconds", "time_", "within_", "missed_")),
-    ("Tokens", ("prompt_", "output_")),
+    ("Tokens", ("prompt_", "output_", "spent")),
     ("Load and strategy", ("load_", "pool_", "strategy", "queue_", "kv_", "host_")),
     ("Members", ("member_", "decision")),
     ("What it gains", ("improvement", "unoptimised")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loadwise.decision.facts import Member, Replica
@@ -14,7 +14,7 @@ from loadwise.engines.family import FamilyCard, qualities, read_card, relative_c
 from loadwise.engines.openai_http import OpenAIEngine
 from loadwise.errors import ConfigurationError, EngineError, MissingExtraError, UnknownNameError
 from loadwise.logs import get_logger
-from loadwise.optimizer.abilities import common
+from loadwise.optimizer.abilities import common, limited
 from loadwise.optimizer.fleet import MemberParts
 from loadwise.ports import Engine
 from loadwise.settings import ModelSettings, Settings, UpstreamSettings
@@ -117,7 +117,8 @@ class Members:
             try:
                 for model in await engine.models():
                     if model.model_id != engine.model:
-                        change = {"model": model.model_id, "pool": upstream.pool or name}
+                        # Another model is another price, which nobody said.
+                        change = {"model": model.model_id, "pool": upstream.pool or name, "price": None}
                         found[model.model_id] = upstream.model_copy(update=change)
             except EngineError as error:
                 log.warning("upstream_lists_nothing", upstream=name, reason=str(error))
@@ -135,13 +136,16 @@ class Members:
         replica = Replica(
             replica_id=replica_id, pool_id=LOCAL_POOL, capacity_requests=reading.capacity_requests
         )
-        member = Member(
-            member_id=name,
-            replicas=(replica,),
-            quality=measured.quality.get(name) if model.quality is None else model.quality,
-            weight=model.weight,
-            relative_cost=measured.cost.get(name),
-            capabilities=opened.engine.capabilities,
+        member = _on_terms(
+            Member(
+                member_id=name,
+                replicas=(replica,),
+                quality=measured.quality.get(name) if model.quality is None else model.quality,
+                weight=model.weight,
+                relative_cost=measured.cost.get(name),
+                capabilities=opened.engine.capabilities,
+            ),
+            model,
         )
         log.info("member_opened", member=name, engine=opened.kind, reason=opened.reason)
         return MemberParts(
@@ -165,12 +169,15 @@ class Members:
             )
             for engine in engines
         )
-        member = Member(
-            member_id=name,
-            replicas=replicas,
-            quality=upstream.quality,
-            weight=upstream.weight,
-            capabilities=common([engine.capabilities for engine in engines]),
+        member = _on_terms(
+            Member(
+                member_id=name,
+                replicas=replicas,
+                quality=upstream.quality,
+                weight=upstream.weight,
+                capabilities=common([engine.capabilities for engine in engines]),
+            ),
+            upstream,
         )
         return MemberParts(
             member=member,
@@ -182,6 +189,18 @@ class Members:
 
     def _upstream_engines(self, name: str, upstream: UpstreamSettings) -> tuple[OpenAIEngine, ...]:
         return self._engines.open_upstream(name, upstream, _upstream_key(name, upstream))
+
+
+def _on_terms(member: Member, said: ModelSettings | UpstreamSettings) -> Member:
+    """The member with what the operator said of its price, limits and tags."""
+    limits = said.limits.limits()
+    return replace(
+        member,
+        price=None if said.price is None else said.price.price(),
+        limits=limits,
+        tags=said.tags,
+        capabilities=limited(member.capabilities, limits),
+    )
 
 
 def _named_members(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -19,16 +19,17 @@ def print_values(values: Any, title: str, as_json: bool) -> None:
         typer.echo(json.dumps(values, indent=2))
         return
     table = Table(title=title, show_header=False)
-    for name, value in _leaves(values):
+    for name, value in leaves(values):
         table.add_row(name, value)
     Console().print(table)
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Every leaf's dotted name, and its value as text."""
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            rows += _leaves(value, f"{prefix}{name}.")
+            rows += leaves(value, f"{prefix}{name}.")
         else:
             rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))
     return rows

@@ -1,7 +1,8 @@
 """5 admit: who enters, who waits in the engines' queues, and who is refused at once.
 
-Two bounds, of which the tighter holds:
+Three bounds, of which the tightest holds:
 
+- limits: what the operator lets a member be asked for, whatever it could take;
 - places: running and waiting requests that a pool or a member can hold at all;
 - objectives: a request whose first token would come too late, or which would slow down the whole batch
   too much, helps nobody. It is refused while its client can still go elsewhere, and those behind it stay
@@ -20,6 +21,14 @@ from typing import Final, NamedTuple
 
 from loadwise.decision.expected import Latencies
 from loadwise.decision.facts import MemberPressure, Objectives, Policy, RequestFacts
+from loadwise.decision.limits import (
+    EMPTY,
+    NO_LIMITS,
+    Limits,
+    Minute,
+    wait_for_request_s,
+    wait_for_tokens_s,
+)
 
 # A client is never told to wait longer than this.
 LONGEST_RETRY_S: Final = 120.0
@@ -40,6 +49,9 @@ class AdmissionReason(StrEnum):
     QUEUE_FULL = "queue_full"
     TOO_LATE = "too_late"
     TOO_SLOW = "too_slow"
+    REQUESTS_PER_MINUTE = "requests_per_minute"
+    TOKENS_PER_MINUTE = "tokens_per_minute"
+    MAX_CONCURRENT = "max_concurrent_requests"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,14 +87,40 @@ class Entry(NamedTuple):
     own: PoolLimit
     objectives: Objectives
     expected: Latencies | None
+    # The member's limits, its last minute, and the tokens that the request is expected to need.
+    limits: Limits = NO_LIMITS
+    minute: Minute = EMPTY
+    tokens: int = 0
+    now_s: float = 0.0
 
 
 def enter(entry: Entry) -> Admission:
-    """Whether the member's pool and its own queue have room, and the request would be in time."""
+    """Whether the member's limits allow it, pool and queue have room, and the request would be in time."""
+    if entry.limits is not NO_LIMITS:
+        limited = _limited(entry)
+        if limited is not None:
+            return limited
     room = _room(entry)
     if not room.admitted or entry.expected is None or not entry.policy.refuse_late:
         return room
     return in_time(entry.objectives, entry.expected)
+
+
+def _limited(entry: Entry) -> Admission | None:
+    """Which limit keeps the request out, and until when; None where none does."""
+    limits, minute, now_s = entry.limits, entry.minute, entry.now_s
+    most = limits.max_concurrent_requests
+    if most is not None and entry.pressure.in_flight >= most:
+        again_s = _retry_after_s(entry.policy, entry.pressure, entry.own)
+        return Admission(admitted=False, reason=AdmissionReason.MAX_CONCURRENT, retry_after_s=again_s)
+    waits = {
+        AdmissionReason.REQUESTS_PER_MINUTE: wait_for_request_s(limits, minute, now_s),
+        AdmissionReason.TOKENS_PER_MINUTE: wait_for_tokens_s(limits, minute, now_s, entry.tokens),
+    }
+    reason = max(waits, key=waits.__getitem__)
+    if waits[reason] <= 0.0:
+        return None
+    return Admission(admitted=False, reason=reason, retry_after_s=float(ceil(waits[reason])))
 
 
 def _room(entry: Entry) -> Admission:

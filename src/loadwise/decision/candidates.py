@@ -23,6 +23,7 @@ class RefusalReason(StrEnum):
     TOO_LONG = "too_long"
     QUALITY_FLOOR = "quality_floor"
     NONE_LEFT = "none_left"
+    NOT_ALLOWED = "not_allowed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,12 @@ def candidates(
         members = [member for member in members if member.member_id == request.model]
         if not members:
             return _unknown(route, request)
-    elif route.quality_floor > 0.0:
+    rule = request.principal.tags
+    if rule:
+        members = [member for member in members if rule.allows(member.tags)]
+        if not members:
+            return _not_allowed(request)
+    if not named and route.quality_floor > 0.0:
         members = [m for m in members if m.quality is None or m.quality >= route.quality_floor]
         if not members:
             return _below_floor(route)
@@ -140,6 +146,20 @@ def _unknown(route: Route, request: RequestFacts) -> Refusal:
         message=f"The model {request.model!r} does not exist. Known models: {known}.",
         param="model",
         code="model_not_found",
+    )
+
+
+def _not_allowed(request: RequestFacts) -> Refusal:
+    rule = request.principal.tags
+    asked = [f"requires the tag {tag}" for tag in sorted(rule.require)]
+    asked += [f"forbids the tag {tag}" for tag in sorted(rule.forbid)]
+    return Refusal(
+        reason=RefusalReason.NOT_ALLOWED,
+        status=403,
+        message=f"This key may not use {request.model!r}: it {' and '.join(asked)}. "
+        "Name another model, or ask the operator.",
+        param="model",
+        code="model_not_allowed",
     )
 
 

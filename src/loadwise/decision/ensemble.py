@@ -10,6 +10,8 @@ device counts for those already in flight there.
   the accurate ones at low load, fast ones as queues grow, and back as they shrink. On a shared device none
   is taken that is better than its lead.
 
+Where a route says so (`price_weight`), what the request would cost counts beside quality and speed.
+
 Members without fresh outcomes get a small share of requests, one at a time, so that they are measured again.
 """
 
@@ -197,11 +199,11 @@ def weighted_voting(scene: Scene) -> Distribution:
     speed, care, strains = scene.wish.speed, 4.0 * scene.wish.quality, scene.strains
     fastest = min(strains) or 1e-9
     votes = [
-        weight * take * met * reliable**2 * max(quality, 0.01) ** care
+        weight * take * met * reliable**2 * thrifty * max(quality, 0.01) ** care
         * (fastest / strain if strain > fastest else 1.0) ** speed / (1.0 + strain**6)
-        for weight, take, met, reliable, quality, strain in zip(
-            scene.lineup.weights, scene.takes, scene.met(), scene.reliabilities(), scene.qualities(), strains,
-            strict=True,
+        for weight, take, met, reliable, thrifty, quality, strain in zip(
+            scene.lineup.weights, scene.takes, scene.met(), scene.reliabilities(),
+            scene.priced([1.0] * len(strains)), scene.qualities(), strains, strict=True,
         )
     ]  # fmt: skip
     total = sum(votes)
@@ -251,18 +253,22 @@ STRATEGIES: Final[Mapping[EnsembleStrategy, Callable[[Scene], Distribution]]] = 
 
 
 def utilities(scene: Scene) -> list[float]:
-    """Expected utility of each in 0..1: reliable, within objectives, then quality and speed as wished."""
+    """Expected utility of each in 0..1: reliable, within objectives, then quality, speed and price."""
     wanted, speed = scene.wish.quality, scene.wish.speed
+    worths = [
+        wanted * quality + speed / (1.0 + strain)
+        for quality, strain in zip(scene.qualities(), scene.strains, strict=True)
+    ]
     return [
-        reliable * met / (1.0 + strain**6) * (wanted * quality + speed / (1.0 + strain))
-        for reliable, met, quality, strain in zip(
-            scene.reliabilities(), scene.met(), scene.qualities(), scene.strains, strict=True
+        reliable * met / (1.0 + strain**6) * worth
+        for reliable, met, worth, strain in zip(
+            scene.reliabilities(), scene.met(), scene.priced(worths), scene.strains, strict=True
         )
     ]
 
 
 def _merits(scene: Scene) -> list[float]:
-    """What adaptive ranks by: quality, unless the client prefers speed or only the strategy tells load."""
+    """What adaptive ranks by: quality and price; speed too where the client or the strategy asks for it."""
     wish, qualities = scene.wish, scene.qualities()
     if wish.preferred:
         return utilities(scene)
@@ -272,7 +278,7 @@ def _merits(scene: Scene) -> list[float]:
             share * quality + (1.0 - share) / (1.0 + strain)
             for quality, strain in zip(qualities, scene.strains, strict=True)
         ]
-    return list(map(mul, scene.reliabilities(), qualities))
+    return list(map(mul, scene.reliabilities(), scene.priced(qualities)))
 
 
 def _ranked(scene: Scene, merits: Sequence[float]) -> list[int]:

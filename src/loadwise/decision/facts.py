@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from loadwise.decision.limits import NO_LIMITS, Limits
+from loadwise.decision.price import Price
+from loadwise.decision.tags import ANY_TAGS, TagRule
+
 Number = int | float
 
 
@@ -133,6 +137,10 @@ class Member:
     # Relative cost of one token, for a member nobody has measured yet (parameters work well).
     relative_cost: float | None = None
     capabilities: Capabilities = Capabilities(features_known=False, endpoints=None)
+    # What its tokens cost in money; None where the operator does not say.
+    price: Price | None = None
+    limits: Limits = NO_LIMITS
+    tags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +156,8 @@ class Route:
     quality_floor: float = 0.0
     # False: only the default member answers `auto` (preset production without allow_degrade).
     allow_degrade: bool = True
+    # 0..1: how much the price of an answer counts beside its quality and speed.
+    price_weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +170,8 @@ class Principal:
     optimize: bool = True
     # Operator's ceilings of explicit values, for example {"max_tokens": 512}.
     ceilings: Mapping[str, Number] = field(default_factory=dict)
+    # Which members may answer it, also when it names one.
+    tags: TagRule = ANY_TAGS
 
 
 ANONYMOUS = Principal()

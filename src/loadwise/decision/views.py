@@ -22,6 +22,7 @@ from loadwise.decision.expected import Latencies
 from loadwise.decision.facts import MemberPressure, RequestFacts, StrategyName
 from loadwise.decision.lineup import Lineup
 from loadwise.decision.outcome import ramp
+from loadwise.decision.price import answer_tokens, thrifts
 from loadwise.decision.strategy import Strategy
 
 # What adaptive fills, as fractions of the objectives and of a member's places; the rest is room for what
@@ -132,6 +133,7 @@ class Scene:
         "panic",
         "pressed",
         "pressures",
+        "request",
         "strains",
         "takes",
         "tokens",
@@ -158,7 +160,7 @@ class Scene:
         """
         self.leads = leads
         self.whole, self.lineup, self.wish, self.now_s = whole, lineup, wish, now_s
-        self.beliefs, self.pressures = beliefs, pressures
+        self.beliefs, self.pressures, self.request = beliefs, pressures, request
         self.known = list(map(beliefs.__getitem__, lineup.ids))
         self.pressed = list(map(pressures.get, lineup.ids))
         # Share of its usual traffic that each takes: 1 unless it is out or on its ramp.
@@ -263,6 +265,28 @@ class Scene:
             return known
         mean = sum(known) / len(known) if known else 1.0
         return [mean if quality is None else quality for quality in declared]
+
+    def thrifts(self) -> list[float]:
+        """0..1 of each by what the request is expected to cost there: 1 the cheapest."""
+        prompt = self.tokens - FIRST_TOKEN_OVERHEAD_TOKENS
+        return thrifts(
+            [
+                None
+                if member.price is None
+                else member.price.of(prompt, answer_tokens(self.request, belief.answer_tokens))
+                for member, belief in zip(self.lineup.members, self.known, strict=True)
+            ]
+        )
+
+    def priced(self, worths: list[float]) -> list[float]:
+        """Worths (0..1) with thrift beside them, as much as the route says."""
+        weight = self.whole.route.price_weight
+        if weight <= 0.0:
+            return worths
+        return [
+            (1.0 - weight) * worth + weight * thrift
+            for worth, thrift in zip(worths, self.thrifts(), strict=True)
+        ]
 
     def reliabilities(self) -> list[float]:
         """0..1 of each: the share of recent answers without a fault, doubtful before many were seen."""

@@ -4,11 +4,11 @@ Where each name was seen:
 
 | server | version | where |
 |---|---|---|
-| vLLM | 0.32.0 | a running server's `/metrics` (tests/engines/pages); older names in its documentation |
+| vLLM | 0.32.0 | a running server's `/metrics` (tests/engines/pages); `gpu_` names are older |
 | Aphrodite Engine | 0.24.1 | a running server's `/metrics` (tests/engines/pages) |
 | SGLang | 0.4 | its documentation, "Production Metrics": `time_per_output_token_seconds` |
 | SGLang | 0.5 | its source, metrics_collector.py: `inter_token_latency_seconds` |
-| llama.cpp | of 2024 | its server's README: `kv_cache_usage_ratio`, which builds since the middle of 2025 lack |
+| llama.cpp | of 2024 | its server's README: `kv_cache_usage_ratio`, which later builds lack |
 | llama.cpp | of 2026 | its server's README, "Available metrics"; nothing there says how full the cache is |
 | text-generation-inference | 3.1 | its documentation, "Metrics", and `gauge!` in its backends |
 
@@ -117,7 +117,7 @@ class Scrape:
 
 
 def read_scrape(text: str, model: str | None = None) -> Scrape:
-    """What a server's metrics say: sums over labels, of fractions the highest; only `model`'s where it is known."""
+    """What a server's metrics say: sums over labels, fractions' highest; of several models `model`'s."""
     return scrape_of(_samples(text), model)
 
 

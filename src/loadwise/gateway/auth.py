@@ -54,6 +54,7 @@ def _credentials(settings: Settings) -> Iterable[Credential]:
             scopes=frozenset(key.scopes),
             optimize=key.optimize,
             ceilings=dict(key.ceilings.items()),
+            tags=key.rule,
         )
         yield Credential(bytes.fromhex(key.sha256), b"authorization", principal)
     if settings.admin_key is not None:

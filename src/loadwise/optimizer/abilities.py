@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from loadwise.decision.facts import Capabilities
+from loadwise.decision.limits import Limits
 from loadwise.optimizer.fleet import Fleet
 
 
@@ -15,7 +16,7 @@ def refresh(fleet: Fleet) -> None:
         parts = fleet.parts(member_id)
         if not parts.engines:
             continue
-        now = common([engine.capabilities for engine in parts.engines.values()])
+        now = limited(common([e.capabilities for e in parts.engines.values()]), parts.member.limits)
         if now != parts.member.capabilities:
             fleet.update(member_id, capabilities=now)
 
@@ -30,6 +31,14 @@ def common(replicas: Sequence[Capabilities]) -> Capabilities:
     for other in others:
         first = _both(first, other)
     return first
+
+
+def limited(can: Capabilities, limits: Limits) -> Capabilities:
+    """The same within the operator's limit of the context."""
+    most, known = limits.max_context_tokens, can.context_tokens
+    if most is None or (known is not None and known <= most):
+        return can
+    return replace(can, context_tokens=most)
 
 
 def _both(one: Capabilities, other: Capabilities) -> Capabilities:

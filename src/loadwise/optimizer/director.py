@@ -22,6 +22,7 @@ from loadwise.decision.facts import (
     StrategyName,
 )
 from loadwise.decision.lead import overflowed
+from loadwise.decision.limits import NO_LIMITS
 from loadwise.decision.question import UNTOUCHED
 from loadwise.decision.strategy import Strategy, for_route
 from loadwise.errors import RequestError
@@ -36,6 +37,7 @@ from loadwise.optimizer.places import Places
 from loadwise.optimizer.prompts import size_of
 from loadwise.optimizer.recorder import Recorder
 from loadwise.optimizer.refusals import no_room, none_left, refused, unknown_model
+from loadwise.optimizer.terms import expected_tokens
 from loadwise.ports import Call, Clock, Dispatch, ModelCard, PromptSize
 from loadwise.telemetry import names
 from loadwise.telemetry.journal.events import Ended, Kept, Refused, Sent, new
@@ -165,7 +167,7 @@ class EnsembleDirector:
             assignment = assignment._replace(advice=advice)
         control = assignment.held is not None and _free_of(remembered, route)
         try:
-            choice = self._chosen(route, request, pressures, strategy, remembered, exclude, control)
+            choice = self._chosen(route, request, pressures, strategy, remembered, exclude, control, now_s)
         except RequestError as error:
             self.recorder.experiments.refused(assignment, error.status)
             raise
@@ -235,6 +237,7 @@ class EnsembleDirector:
         remembered: Remembered | None,
         exclude: frozenset[str],
         control: bool,
+        now_s: float,
     ) -> Choice:
         """The core's choice that also may enter; members without room are left out of a second look."""
         for _ in route.members:
@@ -244,7 +247,7 @@ class EnsembleDirector:
             if isinstance(choice, Refusal):
                 raise refused(choice)
             member = _member(route, choice.member_id)
-            admission = self._admission(route, request, member, choice)
+            admission = self._admission(route, request, member, choice, now_s)
             if admission.admitted:
                 for passed in overflowed(choice, strategy, route.name):
                     self.demand.trouble(request, passed)
@@ -258,9 +261,12 @@ class EnsembleDirector:
         self.demand.trouble(request, member.member_id)
         raise no_room(request, admission)
 
-    def _admission(self, route: Route, request: RequestFacts, member: Member, choice: Choice) -> Admission:
+    def _admission(
+        self, route: Route, request: RequestFacts, member: Member, choice: Choice, now_s: float
+    ) -> Admission:
         # Stopped, nothing is refused that fits; nor where too little was measured to predict from.
-        known = self.running and self.ensemble.beliefs[member.member_id].measured
+        belief = self.ensemble.beliefs[member.member_id]
+        known = self.running and belief.measured
         entry = Entry(
             self.ensemble.policy,
             request,
@@ -269,6 +275,13 @@ class EnsembleDirector:
             route.objectives,
             choice.expected if known else None,
         )
+        if member.limits is not NO_LIMITS:
+            entry = entry._replace(
+                limits=member.limits,
+                minute=self.ensemble.terms.minute(member),
+                tokens=expected_tokens(request, belief.answer_tokens),
+                now_s=now_s,
+            )
         admission = enter(entry)
         if self.ensemble.witness is not None and not admission.admitted:
             self.ensemble.witness(Kept(entry, admission))
@@ -328,7 +341,9 @@ class EnsembleDirector:
             held = counts.of_replicas(member) if several else NOTHING
             ensemble.witness(new(Sent, (dispatch, tuning, draw, held)))
         owed_tokens = belief.answer_tokens * request.n
-        counts.open(Open(dispatch, pool_id, owed_tokens, route.objectives, assignment))
+        tokens = expected_tokens(request, belief.answer_tokens)
+        ensemble.terms.began(member, tokens, now_s)
+        counts.open(Open(dispatch, pool_id, owed_tokens, route.objectives, assignment, tokens))
         return dispatch
 
     # --- learning ---
@@ -349,6 +364,7 @@ class EnsembleDirector:
                 load_score=dispatch.load_score,
             )
         self.ensemble.learn(heard)
+        self._charge(dispatch, heard, entry.expected_tokens)
         within = self.recorder.record(
             heard,
             strategy=dispatch.strategy,
@@ -365,6 +381,16 @@ class EnsembleDirector:
         if not heard.control:
             for listener in self._listeners:
                 listener(heard.load_score, within)
+
+    def _charge(self, dispatch: Dispatch, ended: Outcome, expected: int) -> None:
+        """The attempt's tokens count in its member's limits, and its price as spent."""
+        fleet = self.ensemble.fleet
+        if dispatch.member_id not in fleet:
+            return
+        member = fleet.parts(dispatch.member_id).member
+        cost = self.ensemble.terms.ended(member, ended, expected, dispatch.started_s)
+        if cost is not None:
+            self.recorder.telemetry.count(names.SPENT, dispatch.member_id, by=cost)
 
 
 def comparable(reason: ChoiceReason) -> bool:

@@ -23,6 +23,7 @@ from loadwise.logs import get_logger
 from loadwise.optimizer.context import facts_of, load_hint
 from loadwise.optimizer.fleet import AUTO, Fleet, MemberParts, single
 from loadwise.optimizer.selection import Selection
+from loadwise.optimizer.terms import Terms
 from loadwise.ports import Clock, JsonObject
 from loadwise.settings import OptimizationConfig
 from loadwise.telemetry.journal.events import Chose, Event, Learned, Reviewed, Witness, new
@@ -59,6 +60,8 @@ class ModelEnsembleManager:
         self.witness: Witness | None = None
         # Hears of what changes between requests.
         self.listener: Witness | None = None
+        # Prices, limits and tags, and what came of them.
+        self.terms = Terms()
         self._clock: Clock = clock or SystemClock()
         self._strategy = strategy or (lambda: None)
         self._conversations: dict[str, Remembered] = {}
@@ -331,4 +334,5 @@ class ModelEnsembleManager:
             "standby": False,
             "engine": parts.engine_kind,
             "engine_reason": parts.engine_reason,
+            **self.terms.shown(member, self._clock.monotonic_s()),
         }

@@ -132,7 +132,8 @@ class Fleet:
         self.rebuild()
 
     def _books_of(self, member_id: str) -> list[_RouteBook]:
-        listed = [b for b in self._books.values() if b.settings and member_id in b.settings.members]
+        tags = self._parts[member_id].member.tags
+        listed = [b for b in self._books.values() if b.settings and _answers(b.settings, member_id, tags)]
         auto = self._books[AUTO]
         if auto.settings is None and auto not in listed:
             listed.append(auto)
@@ -213,7 +214,13 @@ class Fleet:
             strategy=strategy,
             quality_floor=config.quality_floor if floor is None else floor,
             allow_degrade=config.allow_degrade,
+            price_weight=0.0 if settings is None else settings.price_weight,
         )
+
+
+def _answers(route: RouteSettings, member_id: str, tags: frozenset[str]) -> bool:
+    """Whether a route has the member: named, or no names, and its tags allow it."""
+    return (not route.members or member_id in route.members) and route.rule.allows(tags)
 
 
 def single(member_id: str, *, quality: float | None, weight: float, pool_id: str = "local") -> Member:

@@ -46,6 +46,9 @@ def _members(optimizer: ServerSideOptimizer) -> Iterator[GaugeValue]:
         yield names.MEMBER_ACTIVE, (name,), float(serving)
         yield names.MEMBER_SHARE, (name,), shares.get(name, 0.0)
         yield names.MEMBER_WEIGHT, (name,), ensemble.fleet.parts(name).member.weight
+        member, in_flight = ensemble.fleet.parts(name).member, counts.by_member.get(name, 0)
+        for limit, share in ensemble.terms.usage(member, in_flight, optimizer.clock.monotonic_s()):
+            yield names.LIMIT_USED, (name, limit), share
         for health in Health:
             yield names.MEMBER_HEALTH, (name, health.value), float(belief.health is health)
     now_s = optimizer.clock.monotonic_s()

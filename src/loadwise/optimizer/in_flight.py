@@ -22,6 +22,8 @@ class Open:
     objectives: Objectives
     # What experiments and rollout made of it.
     assignment: Assignment
+    # Tokens of prompt and answer that it was expected to need.
+    expected_tokens: int = 0
 
 
 class InFlight:

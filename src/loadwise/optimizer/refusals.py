@@ -22,20 +22,24 @@ def unknown_model(request: RequestFacts, known: Sequence[str]) -> RequestError:
 
 
 def refused(refusal: Refusal) -> RequestError:
-    """The core's refusal: 400, 404 or 503."""
+    """The core's refusal: 400, 403, 404 or 503."""
     return RequestError(
         refusal.message,
         status=refusal.status,
-        kind="server_error" if refusal.status >= 500 else "invalid_request_error",
+        kind=_KINDS.get(refusal.status, "invalid_request_error"),
         param=refusal.param,
         code=refusal.code,
     )
 
 
+_KINDS: Final = {403: "permission_error", 503: "server_error"}
 _NO_ROOM: Final = {
     AdmissionReason.QUEUE_FULL: "Every place is taken, and so is the queue",
     AdmissionReason.TOO_LATE: "The answer would begin later than its objective",
     AdmissionReason.TOO_SLOW: "The answer would come more slowly than its objective",
+    AdmissionReason.REQUESTS_PER_MINUTE: "The limit of requests per minute is reached",
+    AdmissionReason.TOKENS_PER_MINUTE: "The limit of tokens per minute is reached",
+    AdmissionReason.MAX_CONCURRENT: "The limit of requests at once is reached",
 }
 
 

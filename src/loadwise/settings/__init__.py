@@ -28,6 +28,7 @@ from loadwise.settings.server import (
     load_settings,
     read_yaml,
 )
+from loadwise.settings.terms import LimitSettings, PriceSettings
 
 __all__ = [
     "PRESETS",
@@ -36,10 +37,12 @@ __all__ = [
     "EngineMemberSettings",
     "JournalSettings",
     "KeySettings",
+    "LimitSettings",
     "LoadWeightSettings",
     "ModelSettings",
     "ObjectiveSettings",
     "OptimizationConfig",
+    "PriceSettings",
     "RangeSettings",
     "RouteSettings",
     "Settings",

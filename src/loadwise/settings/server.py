@@ -15,12 +15,13 @@ from loadwise.decision.facts import Endpoint, EnsembleStrategy, Feature
 from loadwise.errors import ConfigurationError
 from loadwise.settings.checked import Checked, Fraction, Positive, describe, first_field
 from loadwise.settings.optimization import PRESETS, Ceilings, ObjectiveSettings, OptimizationConfig
+from loadwise.settings.terms import TagRuleSettings, TermSettings, require_allowed, require_any
 
 Scope = Literal["infer", "metrics", "feedback", "admin:read", "admin:write"]
 
 
-class KeySettings(Checked):
-    """One key of `keys:`; only its SHA-256 is kept."""
+class KeySettings(TagRuleSettings):
+    """One key of `keys:`; only its SHA-256 is kept. Members that its tags keep out never answer it."""
 
     id: Annotated[str, Field(min_length=1, max_length=64)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -30,7 +31,7 @@ class KeySettings(Checked):
     ceilings: Ceilings = Field(default_factory=dict)
 
 
-class ModelSettings(Checked):
+class ModelSettings(TermSettings):
     """A model folder served in this process."""
 
     path: Path
@@ -40,7 +41,7 @@ class ModelSettings(Checked):
     standby: bool = False
 
 
-class UpstreamSettings(Checked):
+class UpstreamSettings(TermSettings):
     """One OpenAI-compatible server; several members may name replicas of one pool."""
 
     url: AnyHttpUrl
@@ -80,18 +81,28 @@ class EngineMemberSettings(Checked):
     standby: bool = False
 
 
-class RouteSettings(Checked):
-    """A public model name and the members that may answer it, in order of preference."""
+class RouteSettings(TagRuleSettings):
+    """A public model name and the members that may answer it, in order of preference.
 
-    members: Annotated[tuple[str, ...], Field(min_length=1)]
+    Without `members` all that its tags allow, in the order of the settings.
+    """
+
+    members: tuple[str, ...] = ()
     default_member: str | None = None
     objectives: ObjectiveSettings | None = None
     ensemble_strategy: EnsembleStrategy | None = None
     quality_floor: Fraction | None = None
+    # How much the price of an answer counts beside quality and speed: 0 not at all, 1 alone.
+    price_weight: Fraction = 0.0
 
     @model_validator(mode="after")
     def _has_its_default(self) -> RouteSettings:
-        if self.default_member is not None and self.default_member not in self.members:
+        if not self.members and not self.rule:
+            raise ConfigurationError(
+                "members must name at least one member, or require_tags or forbid_tags say which answer.",
+                field="members",
+            )
+        if self.members and self.default_member is not None and self.default_member not in self.members:
             raise ConfigurationError(
                 f"default_member {self.default_member!r} is none of the route's members: "
                 f"{', '.join(self.members)}",
@@ -287,6 +298,19 @@ class Settings(BaseSettings):
                 raise ConfigurationError(
                     f"keys: two entries have the same {field}; give each its own", field="keys"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _tags_leave_somebody(self) -> Settings:
+        if not self.models and not self.upstreams:
+            return self
+        tags = {name: member.tags for name, member in {**self.models, **self.upstreams}.items()}
+        for name, route in self.routes.items():
+            named = {member: tags[member] for member in route.members if member in tags}
+            require_allowed(route.rule, f"routes.{name}", named)
+            require_any(route.rule, f"routes.{name}", tags)
+        for key in self.keys:
+            require_any(key.rule, f"keys.{key.id}", tags)
         return self
 
 

@@ -96,6 +96,13 @@ OUTPUT_TOKENS = Metric(
     help="Tokens generated for requests that ended.",
     labels=("member",),
 )
+SPENT = Metric(
+    name="loadwise_spent_total",
+    kind=Kind.COUNTER,
+    help="Price of the tokens of attempts that ended, in the currency of the prices; only of members with a "
+    "price, and of attempts whose tokens were counted.",
+    labels=("member",),
+)
 WITHIN_OBJECTIVES = Metric(
     name="loadwise_within_objectives_total",
     kind=Kind.COUNTER,
@@ -219,6 +226,14 @@ MEMBER_WEIGHT = Metric(
     kind=Kind.GAUGE,
     help="A member's weight in voting.",
     labels=("member",),
+)
+LIMIT_USED = Metric(
+    name="loadwise_member_limit_used_ratio",
+    kind=Kind.GAUGE,
+    help="How much of each limit of a member is used, 0 to 1 (a large request may exceed it): "
+    "requests_per_minute, tokens_per_minute, max_concurrent_requests.",
+    unit="ratio",
+    labels=("member", "limit"),
 )
 MEMBER_HEALTH = Metric(
     name="loadwise_member_health",

@@ -58,8 +58,9 @@ class Follower:
         """What an admission was decided from; `KeyError` where the policy is missing."""
         request = RequestFacts(request_id=row.request_id, n=row.n)
         return Entry(
-            self.policies[row.policy], request, row.pressure, row.pool, row.own, row.objectives, row.expected
-        )
+            self.policies[row.policy], request, row.pressure, row.pool, row.own, row.objectives, row.expected,
+            row.limits, row.minute, row.tokens, row.now_s,
+        )  # fmt: skip
 
     def question(self, row: records.Decided) -> Question:
         """What a choice was made from; `KeyError` where a row that it rests on is missing."""

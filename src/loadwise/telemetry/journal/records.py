@@ -23,6 +23,7 @@ from loadwise.decision.facts import (
     Route,
     StrategyName,
 )
+from loadwise.decision.limits import EMPTY, NO_LIMITS, Limits, Minute
 from loadwise.decision.outcome import HealthReason
 from loadwise.decision.step import Decision, Observation, State
 from loadwise.decision.strategy import Strategy
@@ -114,6 +115,10 @@ class KeptOut(Row, frozen=True, tag="kept_out"):
     objectives: Objectives
     expected: Latencies | None
     admission: Admission
+    limits: Limits = NO_LIMITS
+    minute: Minute = EMPTY
+    tokens: int = 0
+    now_s: float = 0.0
 
 
 class TurnedAway(Row, frozen=True, tag="refused"):

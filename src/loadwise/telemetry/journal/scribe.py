@@ -126,6 +126,10 @@ class Scribe:
             objectives=entry.objectives,
             expected=entry.expected,
             admission=event.admission,
+            limits=entry.limits,
+            minute=entry.minute,
+            tokens=entry.tokens,
+            now_s=entry.now_s,
         )
 
     def _ended(self, lesson: events.Learned, ended: events.Ended | None) -> Iterator[Record]:
