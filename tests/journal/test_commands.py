@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from loadwise.cli.application import app
-from loadwise.decision.facts import Ending
+from loadwise.decision.facts import Ending, Principal
 from loadwise.errors import LoadwiseError, RequestError
 from loadwise.telemetry.journal import records
 from loadwise.telemetry.journal.store import packed
@@ -198,3 +198,28 @@ async def test_a_log_that_did_not_explore_supports_none_and_says_so(make, tmp_pa
     assert any("no chance when logged" in reason for reason in figure["missing"])
     shown = run("report", "--what-if", config, "--journal", house.folder).output.replace("\n", " ")
     assert "not estimated, because" in shown
+
+
+async def test_an_id_that_several_requests_carried_tells_which_was_meant(make):
+    house = await make()
+    blue, red = Principal(tenant="blue"), Principal(tenant="red")
+    members = [("fast", blue), ("accurate", red), ("balanced", blue)]
+    for member, principal in members:
+        house.answer(request_id="same", model=member, principal=principal)
+    house.journal.flush()
+
+    def story(*options: str) -> Any:
+        return values("explain", "same", "--journal", house.folder, *options)
+
+    latest = story()
+    assert [each["tenant"] for each in latest["carried_by"]] == ["blue", "red", "blue"]
+    assert (latest["number"], latest["attempts"][0]["choice"]["member"]) == (3, "balanced")
+    reds = story("--tenant", "red")
+    assert [attempt["facts"]["tenant"] for attempt in reds["attempts"]] == ["red"]
+    assert reds["attempts"][0]["choice"]["member"] == "accurate"
+    assert story("--number", "1")["attempts"][0]["choice"]["member"] == "fast"
+    told = run("explain", "same", "--journal", house.folder).output
+    assert "3 requests carried this id; this is number 3" in told
+    missing = run("explain", "same", "--journal", house.folder, "--tenant", "green")
+    assert isinstance(missing.exception, LoadwiseError)
+    assert "green" in str(missing.exception)

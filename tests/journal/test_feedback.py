@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 
 from loadwise.decision.facts import Principal
 from loadwise.errors import ConfigurationError, RequestError
+from loadwise.optimizer.tallies import Measure
 from loadwise.ports import Feedback
+from loadwise.telemetry.journal.reader import Reader
 
 DAY_S = 86_400.0
 BLUE = Principal(tenant="blue", scopes=frozenset({"feedback"}))
@@ -127,3 +131,71 @@ async def test_without_a_journal_feedback_does_not_count_and_says_so(make):
     await house.chronicle.close()
     error = await refused(house, dispatch)
     assert (error.status, error.code) == (503, "journal_unavailable")
+
+
+async def test_an_id_that_two_tenants_used_never_hits_the_others_request(make):
+    house = await make()
+    blue = house.answer(request_id="same", model="fast", principal=BLUE)
+    house.answer(request_id="same", model="accurate", principal=RED)
+    told = await give(house, blue, 0.0, principal=BLUE)
+    assert (told["member"], told["tenant"]) == ("fast", "blue")
+    assert quality(house, "accurate") == 1.0
+    # Another tenant's score is no earlier score of one's own.
+    told = await give(house, blue, 0.9, principal=RED)
+    assert (told["status"], told["member"], told["tenant"]) == ("recorded", "accurate", "red")
+    error = await refused(house, blue, principal=ADMIN)
+    assert (error.status, error.code) == (409, "request_ambiguous")
+    assert quality(house, "fast") < 0.4
+
+
+async def test_a_score_counts_in_the_comparison_of_its_own_tenants_request(make):
+    house = await make(experiment={"block_share": 0.0, "conversation_share": 0.5})
+    compared = house.made.optimizer.recorder.experiments.conversations
+    sides = {}
+    for tenant in (BLUE, RED):
+        for number in range(40):
+            dispatch = house.answer(
+                request_id="same", conversation_id=f"{tenant.tenant}{number}", principal=tenant
+            )
+            if dispatch.control is (tenant is BLUE):
+                sides[tenant.tenant] = dispatch.control
+                break
+    assert sides == {"blue": True, "red": False}
+    await give(house, "same", 0.25, principal=BLUE)
+    unoptimised = compared()["auto"].sums(Measure.SCORES, optimised=False)
+    optimised = compared()["auto"].sums(Measure.SCORES, optimised=True)
+    assert (unoptimised, optimised) == ((1, 0.25), (0, 0.0))
+
+
+async def test_an_id_used_again_means_the_latest_answer_and_each_may_be_scored(make):
+    house = await make()
+    first = house.answer(request_id="again", model="fast")
+    assert (await give(house, first, 0.1))["member"] == "fast"
+    second = house.answer(request_id="again", model="balanced")
+    told = await give(house, second, 0.8)
+    assert (told["status"], told["member"]) == ("recorded", "balanced")
+    assert (await give(house, second, 0.8))["status"] == "already_recorded"
+    assert (await refused(house, second, 0.1)).code == "feedback_given"
+
+
+async def test_feedback_of_an_older_journal_still_counts_and_is_not_given_twice(make):
+    house = await make()
+    dispatch = house.answer(model="balanced")
+    await give(house, dispatch, 0.0)
+    lowered = quality(house, "balanced")
+    await house.close()
+    connection = sqlite3.connect(house.folder / "journal.sqlite3", isolation_level=None)
+    connection.executescript(
+        "ALTER TABLE feedback RENAME TO newer;"
+        "CREATE TABLE feedback (request_id TEXT NOT NULL, source TEXT NOT NULL, member TEXT NOT NULL,"
+        " tenant TEXT NOT NULL, score REAL NOT NULL, at_s REAL NOT NULL,"
+        " PRIMARY KEY (request_id, source)) WITHOUT ROWID;"
+        "INSERT INTO feedback SELECT request_id, source, member, tenant, score, at_s FROM newer;"
+        "DROP TABLE newer; PRAGMA user_version = 1;"
+    )
+    connection.close()
+    with Reader(house.folder) as reader:
+        assert [said.score for said in reader.feedback(dispatch.request.request_id)] == [0.0]
+    again = await make(clock=house.clock)
+    assert quality(again, "balanced") == pytest.approx(lowered)
+    assert (await give(again, dispatch, 0.0))["status"] == "already_recorded"

@@ -211,7 +211,7 @@ class TestConversations:
             dispatch = server.dispatch(number)
             failed = not dispatch.control and number % 3 == 0
             server.end(dispatch, Ending.FAILED if failed else Ending.SUCCEEDED, status=500 if failed else 200)
-            assert experiments(server).score(f"r{number}", 0.9 if dispatch.control else 0.3)
+            assert experiments(server).score("default", f"r{number}", 0.9 if dispatch.control else 0.3)
         shown = (await server.made.control.read(View.REPORT))["improvement"]["conversations"]["routes"][
             "auto"
         ]
@@ -223,7 +223,7 @@ class TestConversations:
 
     async def test_a_score_for_an_unknown_request_counts_nowhere(self, make) -> None:
         server = await started(make, experiment=TALK)
-        assert not experiments(server).score("nobody", 0.5)
+        assert not experiments(server).score("default", "nobody", 0.5)
         assert experiments(server).conversations() == {}
 
 

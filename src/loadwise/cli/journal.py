@@ -56,6 +56,12 @@ def replay(
 def explain(
     request_id: Annotated[str, typer.Argument(help="The x-request-id of an answer.")],
     journal: Where = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="Whose request, where several tenants used the id; else the latest.")
+    ] = None,
+    number: Annotated[
+        int | None, typer.Option(min=1, help="Which of those that carried the id, from 1, oldest first.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Tell one request's story: what was known, who answered and why, how it went."""
@@ -63,7 +69,7 @@ def explain(
     from loadwise.telemetry.journal.story import told
 
     with opened(journal) as reader:
-        story = explained(reader, request_id)
+        story = explained(reader, request_id, tenant=tenant, number=number)
     if as_json:
         print_values(story, "", as_json)
     else:

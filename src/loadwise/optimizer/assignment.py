@@ -46,6 +46,8 @@ class Assignment(NamedTuple):
     subject: Subject | None = None
     rolled_out: bool = True
     route: str = ""
+    # Whose request it is: tenants may use the same request id.
+    tenant: str = ""
     # What would have been done, where optimisation only advises.
     advice: Advice | None = None
 

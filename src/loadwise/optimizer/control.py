@@ -108,7 +108,9 @@ class OptimizationControl:
             # It waits for the disk, and for no other command.
             answer = await self._optimizer.chronicle.give(command)
             if answer["status"] == "recorded":
-                self._optimizer.recorder.experiments.score(command.request_id, command.score)
+                self._optimizer.recorder.experiments.score(
+                    answer["tenant"], command.request_id, command.score
+                )
             return answer
         async with self._commands:
             match command:

@@ -40,7 +40,8 @@ class Experiments:
         self.switchback = self._blocks(config)
         self.rollouts = Rollouts(config)
         self._by_route: dict[str, Tallies] = {}
-        self._scorable: dict[str, Assignment] = {}
+        # By tenant and request id.
+        self._scorable: dict[tuple[str, str], Assignment] = {}
 
     def configure(self, config: OptimizationConfig) -> None:
         """Another experiment begins anew; the same one goes on, also under other settings."""
@@ -93,6 +94,7 @@ class Experiments:
             subject=subject,
             rolled_out=rolled_out,
             route=route,
+            tenant=request.principal.tenant,
         )
 
     def leaves_alone(self, now_s: float) -> bool:
@@ -141,9 +143,9 @@ class Experiments:
             self._compare(assignment, Measure.QUALITY, quality)
         self._remember(outcome.request_id, assignment)
 
-    def score(self, request_id: str, score: float) -> bool:
+    def score(self, tenant: str, request_id: str, score: float) -> bool:
         """Counts what feedback said (0..1) of a recent request; False where it belonged to no comparison."""
-        assignment = self._scorable.get(request_id)
+        assignment = self._scorable.get((tenant, request_id))
         if assignment is None:
             return False
         self._compare(assignment, Measure.SCORES, score)
@@ -245,6 +247,6 @@ class Experiments:
     def _remember(self, request_id: str, assignment: Assignment) -> None:
         if assignment.unit is None or not request_id:
             return
-        self._scorable[request_id] = assignment
+        self._scorable[assignment.tenant, request_id] = assignment
         if len(self._scorable) > SCORABLE:
             del self._scorable[next(iter(self._scorable))]

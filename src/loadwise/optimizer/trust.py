@@ -17,7 +17,7 @@ from loadwise.ports import Clock, Feedback, JsonObject
 from loadwise.telemetry.journal.journal import Journal, JournalError
 from loadwise.telemetry.journal.reader import Reader
 from loadwise.telemetry.journal.store import Scored
-from loadwise.telemetry.journal.trail import Attempt, trail_of
+from loadwise.telemetry.journal.trail import Attempt, Trail, trails_of
 
 log = get_logger(__name__)
 # A belief is made anew when its quality moved by more than this.
@@ -74,7 +74,7 @@ class Trust:
             raise _unavailable("The journal is off (journal.enabled).")
         journal.flush()
         with Reader(journal.folder) as reader:
-            attempt = _visible(trail_of(reader, given.request_id).answered, given)
+            attempt = _meant(trails_of(reader, given.request_id), given)
         now_s = self._clock.wall_s()
         ended_s = attempt.ended_s
         if attempt.ended is None or ended_s is None or now_s - ended_s > feedback.LATEST_S:
@@ -93,6 +93,7 @@ class Trust:
             tenant=attempt.decided.request.principal.tenant,
             score=given.score,
             at_s=now_s,
+            started_s=attempt.ended.started_s or 0.0,
         )
         return scored, journal.ask(lambda store: store.score(scored))
 
@@ -108,6 +109,7 @@ class Trust:
             "source": scored.source,
             "score": scored.score,
             "member": scored.member,
+            "tenant": scored.tenant,
             "quality": None if belief is None else belief.quality,
         }
 
@@ -128,11 +130,29 @@ def _check(given: Feedback) -> None:
         )
 
 
-def _visible(attempt: Attempt | None, given: Feedback) -> Attempt:
-    """The attempt, to who may know of it: a key of another tenant learns nothing."""
+def _meant(trails: Iterable[Trail], given: Feedback) -> Attempt:
+    """The latest answer with that id, among those that who asks may know of.
+
+    A key of another tenant learns nothing; an administrator may not know which tenant's is meant.
+    """
     principal = given.principal
-    own = attempt is not None and attempt.decided.request.principal.tenant == principal.tenant
-    if attempt is None or not (own or ADMIN_SCOPE in principal.scopes):
+    admin = ADMIN_SCOPE in principal.scopes
+    answers = [
+        (trail.tenant, trail.answered)
+        for trail in trails
+        if trail.answered is not None and (admin or trail.tenant == principal.tenant)
+    ]
+    tenants = {tenant for tenant, _ in answers}
+    if len(tenants) > 1:
+        raise RequestError(
+            f"Requests of {len(tenants)} tenants carried the id {given.request_id!r:.200}. Send the feedback "
+            "with a key of the tenant that is meant, which then needs the scope feedback.",
+            status=409,
+            param="request_id",
+            code="request_ambiguous",
+        )
+    found = answers[-1][1] if answers else None
+    if found is None:
         raise RequestError(
             f"The journal knows no answered request {given.request_id!r:.200}. Send the x-request-id of an "
             "answer that has ended.",
@@ -140,7 +160,7 @@ def _visible(attempt: Attempt | None, given: Feedback) -> Attempt:
             param="request_id",
             code="request_not_found",
         )
-    return attempt
+    return found
 
 
 def _again(given: Feedback, before: Scored) -> JsonObject:
@@ -158,6 +178,7 @@ def _again(given: Feedback, before: Scored) -> JsonObject:
         "source": given.source,
         "score": before.score,
         "member": before.member,
+        "tenant": before.tenant,
     }
 
 

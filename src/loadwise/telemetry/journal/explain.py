@@ -17,19 +17,32 @@ from loadwise.ports import JsonObject
 from loadwise.telemetry.journal import records
 from loadwise.telemetry.journal.reader import Reader
 from loadwise.telemetry.journal.replay import Replayed, followed
-from loadwise.telemetry.journal.trail import Attempt, Trail, trail_of
+from loadwise.telemetry.journal.trail import Attempt, Trail, trails_of
 
 
-def explain(reader: Reader, request_id: str) -> JsonObject:
-    """The story as JSON values; `UnknownNameError` for a request that the journal does not know."""
-    trail = trail_of(reader, request_id)
-    if not (trail.attempts or trail.refusals):
+def explain(
+    reader: Reader, request_id: str, *, tenant: str | None = None, number: int | None = None
+) -> JsonObject:
+    """The story as JSON values, of the latest request with that id.
+
+    Where several carried it, `tenant` asks for that one's latest, `number` for the one of that place among
+    all, from 1, oldest first; `carried_by` lists them. `UnknownNameError` for one that is not known.
+    """
+    trails = trails_of(reader, request_id)
+    place = _place(trails, tenant, number)
+    if place is None:
+        whose = "" if tenant is None else f" of {tenant!r:.80}"
+        place_told = "" if number is None or not trails else f" number {number} (there are {len(trails)})"
         raise UnknownNameError(
-            f"The journal {reader.path} knows no request {request_id!r:.200}. Use the x-request-id of an "
-            "answer; the oldest requests are forgotten (journal.max_bytes, journal.max_age_sec)."
+            f"The journal {reader.path} knows no request {request_id!r:.200}{whose}{place_told}. Use the "
+            "x-request-id of an answer; the oldest requests are forgotten (journal.max_bytes, "
+            "journal.max_age_sec)."
         )
+    trail = trails[place]
     return {
         "request_id": request_id,
+        "number": place + 1,
+        "carried_by": [{"time": iso_utc(each.began_s), "tenant": each.tenant} for each in trails],
         "attempts": [_attempt(each, _question(reader, each)) for each in trail.attempts],
         "refusals": _refusals(trail),
         "feedback": [
@@ -37,6 +50,16 @@ def explain(reader: Reader, request_id: str) -> JsonObject:
             for said in trail.feedback
         ],
     }
+
+
+def _place(trails: list[Trail], tenant: str | None, number: int | None) -> int | None:
+    """Which of the requests is meant; None where none is."""
+    meant = [
+        place
+        for place, trail in enumerate(trails)
+        if tenant in (None, trail.tenant) and number in (None, place + 1)
+    ]
+    return meant[-1] if meant else None
 
 
 def _question(reader: Reader, attempt: Attempt) -> Question | None:

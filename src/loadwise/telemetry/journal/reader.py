@@ -17,7 +17,7 @@ from loadwise.errors import LoadwiseError
 from loadwise.telemetry.journal import records
 from loadwise.telemetry.journal.changes import Change
 from loadwise.telemetry.journal.records import Record
-from loadwise.telemetry.journal.schema import VERSION
+from loadwise.telemetry.journal.schema import READABLE, VERSION
 from loadwise.telemetry.journal.store import FILE, Scored, scored_of
 
 _CHANGE: Final = msgspec.msgpack.Decoder(Change)
@@ -65,8 +65,10 @@ class Reader:
         self.path = journal_file(path)
         try:
             self._connection = _connected(self.path)
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error as error:
             raise UnreadableError(f"{self.path} cannot be read: {error}.") from error
+        self._started = "started_s" if version == VERSION else "0.0"
 
     def __enter__(self) -> Reader:
         return self
@@ -131,7 +133,7 @@ class Reader:
         """All feedback by time, or that of one request."""
         which = "" if request_id is None else " WHERE request_id = ?"
         found = self._rows(
-            f"SELECT request_id, source, member, tenant, score, at_s FROM feedback{which}"  # noqa: S608
+            f"SELECT request_id, source, member, tenant, score, at_s, {self._started} FROM feedback{which}"  # noqa: S608
             " ORDER BY at_s, request_id, source",
             () if request_id is None else (request_id,),
         )
@@ -149,7 +151,7 @@ def _connected(path: Path) -> sqlite3.Connection:
     where = f"file:{quote(str(path.absolute()))}?mode=ro"
     connection = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != VERSION:
+    if version not in READABLE:
         connection.close()
         raise UnreadableError(f"{path} has format {version}; this version reads format {VERSION}.")
     return connection

@@ -122,7 +122,10 @@ class KeptOut(Row, frozen=True, tag="kept_out"):
 
 
 class TurnedAway(Row, frozen=True, tag="refused"):
-    """A request that got no engine; `model` is the name that it asked for, None after an attempt."""
+    """A request that got no engine; `model` is the name that it asked for, None after an attempt.
+
+    `tenant` is whose it was, None where an older version did not say.
+    """
 
     request_id: str
     status: int
@@ -130,6 +133,7 @@ class TurnedAway(Row, frozen=True, tag="refused"):
     retry_after_s: float | None
     now_s: float
     model: str | None = None
+    tenant: str | None = None
 
 
 class Ended(Row, frozen=True, tag="ended"):

@@ -7,7 +7,15 @@ from typing import Final
 
 from loadwise.errors import LoadwiseError
 
-VERSION: Final = 1
+VERSION: Final = 2
+# Versions that a reader understands.
+READABLE: Final = frozenset({1, VERSION})
+_FEEDBACK: Final = """
+CREATE TABLE feedback (request_id TEXT NOT NULL, source TEXT NOT NULL, member TEXT NOT NULL,
+                       tenant TEXT NOT NULL, score REAL NOT NULL, at_s REAL NOT NULL,
+                       started_s REAL NOT NULL,
+                       PRIMARY KEY (request_id, tenant, source, started_s)) WITHOUT ROWID;
+"""
 _SCHEMA: Final = """
 CREATE TABLE segments (id INTEGER PRIMARY KEY, first_s REAL NOT NULL, last_s REAL NOT NULL,
                        sealed INTEGER NOT NULL DEFAULT 0);
@@ -19,9 +27,11 @@ CREATE TABLE requests (request_id TEXT NOT NULL, batch INTEGER NOT NULL,
 CREATE INDEX requests_batch ON requests (batch);
 CREATE TABLE changes (id INTEGER PRIMARY KEY, at_s REAL NOT NULL, body BLOB NOT NULL);
 CREATE TABLE kept (name TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE feedback (request_id TEXT NOT NULL, source TEXT NOT NULL, member TEXT NOT NULL,
-                       tenant TEXT NOT NULL, score REAL NOT NULL, at_s REAL NOT NULL,
-                       PRIMARY KEY (request_id, source)) WITHOUT ROWID;
+"""
+# Feedback of version 1 did not say which of a request id's answers it was given for.
+_FROM_1: Final = """
+INSERT INTO feedback SELECT request_id, source, member, tenant, score, at_s, 0.0 FROM feedback_1;
+DROP TABLE feedback_1;
 """
 # SQLite's codes for a file that is damaged, or none of its own.
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -73,10 +83,15 @@ def prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA journal_size_limit = 1048576").fetchall()
     if version == 0:
-        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+        connection.executescript(f"BEGIN; {_SCHEMA}{_FEEDBACK} PRAGMA user_version = {VERSION}; COMMIT;")
     found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise CorruptError(found)
+    if version == 1:
+        renamed = "ALTER TABLE feedback RENAME TO feedback_1;"
+        connection.executescript(
+            f"BEGIN; {renamed}{_FEEDBACK}{_FROM_1} PRAGMA user_version = {VERSION}; COMMIT;"
+        )
     with Transaction(connection) as run:
         # Segments of a process that died stay as they are: no batch of theirs is lost.
         run.execute("UPDATE segments SET sealed = 1")

@@ -74,7 +74,7 @@ class Scribe:
                 asked = event.request
                 yield records.TurnedAway(
                     asked.request_id, event.status, event.code, event.retry_after_s, event.now_s,
-                    None if event.again else asked.model,
+                    None if event.again else asked.model, asked.principal.tenant,
                 )  # fmt: skip
             case events.Kept():
                 yield from self._kept_out(event)

@@ -43,7 +43,11 @@ _RAW: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """One piece of feedback; `at_s` is wall time."""
+    """One piece of feedback; `at_s` is wall time.
+
+    A request id may be used again: `started_s` (monotonic) is when the meant answer was dispatched, 0 where
+    an older version did not say.
+    """
 
     request_id: str
     source: str
@@ -51,6 +55,7 @@ class Scored:
     tenant: str
     score: float
     at_s: float
+    started_s: float = 0.0
 
 
 def packed(rows: Sequence[bytes] | Sequence[msgspec.Raw], level: int = 1) -> bytes:
@@ -129,18 +134,19 @@ class Store:
             run.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", kept)
 
     def score(self, scored: Scored) -> Scored | None:
-        """Keeps feedback; the one of the same request and source that was there before, if any."""
+        """Keeps feedback; the one of the same answer and source that was there before, if any."""
         values = (
             scored.request_id, scored.source, scored.member, scored.tenant, scored.score, scored.at_s,
+            scored.started_s,
         )  # fmt: skip
         with self._transaction() as run:
             found = run.execute(
-                "SELECT request_id, source, member, tenant, score, at_s FROM feedback"
-                " WHERE request_id = ? AND source = ?",
-                values[:2],
+                "SELECT request_id, source, member, tenant, score, at_s, started_s FROM feedback"
+                " WHERE request_id = ? AND source = ? AND tenant = ? AND started_s IN (?, 0.0)",
+                (scored.request_id, scored.source, scored.tenant, scored.started_s),
             ).fetchone()
             if found is None:
-                run.execute("INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?)", values)
+                run.execute("INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?, ?)", values)
         return None if found is None else scored_of(found)
 
     # --- segments and room ---
@@ -248,8 +254,8 @@ def _forget(run: sqlite3.Connection, which: str, values: tuple[float | int, ...]
 
 
 def scored_of(row: Sequence[object]) -> Scored:
-    """Feedback from the columns request_id, source, member, tenant, score, at_s."""
-    names = ("request_id", "source", "member", "tenant", "score", "at_s")
+    """Feedback from the columns request_id, source, member, tenant, score, at_s, started_s."""
+    names = ("request_id", "source", "member", "tenant", "score", "at_s", "started_s")
     return Scored(**dict(zip(names, row, strict=True)))  # type: ignore[arg-type]
 
 

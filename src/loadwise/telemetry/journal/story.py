@@ -9,7 +9,7 @@ from loadwise.ports import JsonObject
 
 def told(story: JsonObject) -> str:
     """The story in sentences."""
-    lines = [f"Request {story['request_id']}"]
+    lines = [f"Request {story['request_id']}", *_which(story)]
     for attempt in story["attempts"]:
         lines += ["", *_attempt_told(attempt)]
     for refusal in story["refusals"]:
@@ -19,6 +19,15 @@ def told(story: JsonObject) -> str:
     for said in story["feedback"]:
         lines.append(f"{said['time']}  {said['source']} scored the answer {said['score']:g}.")
     return "\n".join(lines)
+
+
+def _which(story: JsonObject) -> Iterator[str]:
+    """Which request is meant, where several carried the id."""
+    carried = story["carried_by"]
+    if len(carried) > 1:
+        yield f"{len(carried)} requests carried this id; this is number {story['number']}:"
+        for number, each in enumerate(carried, 1):
+            yield f"  {number}. {each['time']}  {each['tenant'] or 'tenant not known'}"
 
 
 def _attempt_told(attempt: JsonObject) -> Iterator[str]:

@@ -1,10 +1,11 @@
-"""What a journal holds of one request: its decisions, how they ended, and what was said of its answer."""
+"""What a journal holds of a request: its decisions, how they ended, and what was said of its answer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from loadwise.decision.facts import Ending
 from loadwise.telemetry.journal import records
 from loadwise.telemetry.journal.reader import Reader
 from loadwise.telemetry.journal.records import Record
@@ -24,8 +25,10 @@ class Attempt:
 
 @dataclass(slots=True, kw_only=True)
 class Trail:
-    """Everything about one request id, in order; several attempts where replicas failed or ids repeat."""
+    """Everything about one request, in order; several attempts where replicas failed."""
 
+    # None for a refusal of an older version.
+    tenant: str | None
     attempts: list[Attempt] = field(default_factory=list)
     # (wall time, refusal).
     refusals: list[tuple[float, records.TurnedAway]] = field(default_factory=list)
@@ -36,19 +39,58 @@ class Trail:
         """The last attempt that ended."""
         return next((each for each in reversed(self.attempts) if each.ended is not None), None)
 
+    @property
+    def began_s(self) -> float:
+        """When it was first heard of (wall time)."""
+        return min([each.at_s for each in self.attempts] + [at_s for at_s, _ in self.refusals])
 
-def trail_of(reader: Reader, request_id: str) -> Trail:
-    """A request's trail; empty where the journal knows nothing of it."""
-    trail = Trail(feedback=reader.feedback(request_id))
+    @property
+    def over(self) -> bool:
+        """Whether nothing more can come of it: it was answered, or refused."""
+        ended = self.attempts[-1].ended if self.attempts else None
+        return bool(self.refusals) or (ended is not None and ended.outcome.ending is not Ending.FAILED)
+
+
+def trails_of(reader: Reader, request_id: str) -> list[Trail]:
+    """The requests that carried an id, oldest first: clients may use one again, and tenants the same one."""
+    trails: list[Trail] = []
     for segment, offset_s, row in _rows(reader, request_id):
         match row:
             case records.Decided():
-                trail.attempts.append(Attempt(segment=segment, at_s=row.now_s + offset_s, decided=row))
+                attempt = Attempt(segment=segment, at_s=row.now_s + offset_s, decided=row)
+                # A second look, or a second replica, leaves somebody out.
+                again = bool(row.excluded)
+                _request_of(trails, row.request.principal.tenant, again=again).attempts.append(attempt)
             case records.TurnedAway():
+                trail = _request_of(trails, row.tenant, again=True)
                 trail.refusals.append((row.now_s + offset_s, row))
             case records.Ended():
-                _end(trail, row, row.outcome.finished_s + offset_s)
-    return trail
+                _end(trails, row, row.outcome.finished_s + offset_s)
+    for said in reader.feedback(request_id):
+        _hear(trails, said)
+    return trails
+
+
+def _request_of(trails: list[Trail], tenant: str | None, *, again: bool) -> Trail:
+    """The tenant's latest request where this goes on with it, else a new one."""
+    found = next((each for each in reversed(trails) if tenant in (None, each.tenant)), None)
+    if again and found is not None and not found.over:
+        return found
+    trails.append(Trail(tenant=tenant))
+    return trails[-1]
+
+
+def _hear(trails: list[Trail], said: Scored) -> None:
+    """Feedback belongs to the answer that it was given for; of an older version, to its tenant's latest."""
+    own = [each for each in trails if each.tenant == said.tenant]
+    meant = [each for each in own if said.started_s in (0.0, *_starts(each))]
+    if meant:
+        meant[-1].feedback.append(said)
+
+
+def _starts(trail: Trail) -> list[float]:
+    sent = (each.decided.dispatched for each in trail.attempts)
+    return [dispatched.started_s for dispatched in sent if dispatched is not None]
 
 
 def _rows(reader: Reader, request_id: str) -> Iterator[tuple[int, float, Record]]:
@@ -58,8 +100,8 @@ def _rows(reader: Reader, request_id: str) -> Iterator[tuple[int, float, Record]
                 yield batch.segment, batch.offset_s, row
 
 
-def _end(trail: Trail, row: records.Ended, ended_s: float) -> None:
-    for attempt in trail.attempts:
+def _end(trails: list[Trail], row: records.Ended, ended_s: float) -> None:
+    for attempt in (attempt for trail in trails for attempt in trail.attempts):
         dispatched = attempt.decided.dispatched
         if (
             attempt.ended is None
