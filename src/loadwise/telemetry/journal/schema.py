@@ -10,10 +10,11 @@ from loadwise.errors import LoadwiseError
 VERSION: Final = 2
 # Versions that a reader understands.
 READABLE: Final = frozenset({1, VERSION})
+# The key's columns first and in its order: SQLite's quick_check takes any other order for damage.
 _FEEDBACK: Final = """
-CREATE TABLE feedback (request_id TEXT NOT NULL, source TEXT NOT NULL, member TEXT NOT NULL,
-                       tenant TEXT NOT NULL, score REAL NOT NULL, at_s REAL NOT NULL,
-                       started_s REAL NOT NULL,
+CREATE TABLE feedback (request_id TEXT NOT NULL, tenant TEXT NOT NULL, source TEXT NOT NULL,
+                       started_s REAL NOT NULL, member TEXT NOT NULL, score REAL NOT NULL,
+                       at_s REAL NOT NULL,
                        PRIMARY KEY (request_id, tenant, source, started_s)) WITHOUT ROWID;
 """
 _SCHEMA: Final = """
@@ -30,7 +31,7 @@ CREATE TABLE kept (name TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 """
 # Feedback of version 1 did not say which of a request id's answers it was given for.
 _FROM_1: Final = """
-INSERT INTO feedback SELECT request_id, source, member, tenant, score, at_s, 0.0 FROM feedback_1;
+INSERT INTO feedback SELECT request_id, tenant, source, 0.0, member, score, at_s FROM feedback_1;
 DROP TABLE feedback_1;
 """
 # SQLite's codes for a file that is damaged, or none of its own.

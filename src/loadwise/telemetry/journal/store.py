@@ -136,8 +136,8 @@ class Store:
     def score(self, scored: Scored) -> Scored | None:
         """Keeps feedback; the one of the same answer and source that was there before, if any."""
         values = (
-            scored.request_id, scored.source, scored.member, scored.tenant, scored.score, scored.at_s,
-            scored.started_s,
+            scored.request_id, scored.tenant, scored.source, scored.started_s, scored.member, scored.score,
+            scored.at_s,
         )  # fmt: skip
         with self._transaction() as run:
             found = run.execute(
