@@ -2,7 +2,8 @@
 
 A feature counts where its effect was seen (a tool call, two choices, an answer that obeys a schema), where
 the server's own description lists its field, or where the server refuses a value of a wrong type for it: a
-server that does not know a field ignores any value. Everything else is absent.
+server that does not know a field ignores any value. What engines list and then refuse or pass over (a suffix,
+an effort of reasoning) must be seen besides. Everything else is absent.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ _SCHEMA: Final = {
     "required": ["k"],
     "additionalProperties": False,
 }
+OBEYED: Final = '{"k":"zq"}'
+# So much of it no server says that was not told to.
+LEAST_OBEYED: Final = 4
 # Fields whose effect no short answer shows: a value of the right type, and one of a wrong type.
 _TYPED: Final[Mapping[str, tuple[Feature, Any, Any]]] = {
     "seed": (Feature.SEED, 1, "x"),
@@ -49,9 +53,9 @@ _TYPED: Final[Mapping[str, tuple[Feature, Any, Any]]] = {
     "logit_bias": (Feature.LOGIT_BIAS, {"1": 0.5}, "x"),
     "reasoning_effort": (Feature.REASONING_EFFORT, "low", 7),
 }
-_COMPLETION_FIELDS: Final[Mapping[str, Feature]] = {
-    "best_of": Feature.BEST_OF,
-    "suffix": Feature.SUFFIX,
+_COMPLETION_FIELDS: Final[Mapping[str, tuple[Feature, Any]]] = {
+    "best_of": (Feature.BEST_OF, 2),
+    "suffix": (Feature.SUFFIX, "b"),
 }
 
 
@@ -66,6 +70,20 @@ class Reply(NamedTuple):
         """The answer's choices, as far as they are objects."""
         found = self.body.get("choices")
         return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the first choice ended; None where it does not say."""
+        found = self.choices[0].get("finish_reason") if self.choices else None
+        return found if isinstance(found, str) else None
+
+    @property
+    def reasoned(self) -> bool:
+        """Whether the answer shows that the model reasoned."""
+        usage = self.body.get("usage")
+        details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
+        counted = isinstance(details, dict) and bool(details.get("reasoning_tokens"))
+        return counted or any(bool(self.message.get(name)) for name in ("reasoning", "reasoning_content"))
 
     @property
     def message(self) -> Mapping[str, Any]:
@@ -107,6 +125,8 @@ class Prober:
         self.seen = Probed()
         # Tokens of the prompt that most requests send.
         self._plain_prompt: int | None = None
+        # Whether any answer showed that the model reasons.
+        self._reasoned = False
 
     async def probe(self) -> Probed:
         """Everything that can be told of the server; raises nothing, what fails is absent."""
@@ -119,6 +139,9 @@ class Prober:
         await self._lengths()
         await self._completions(described.get(Endpoint.COMPLETION, frozenset()))
         await self._media()
+        if "reasoning_effort" in described.get(Endpoint.CHAT, ()) and not self._reasoned:
+            # Engines list the field whatever the model.
+            self._saw(Feature.REASONING_EFFORT, False)
         return self.seen
 
     # --- what it says of itself ---
@@ -147,7 +170,8 @@ class Prober:
     # --- what it does ---
 
     async def _tools(self) -> None:
-        reply = await self._chat(24, tools=[_TOOL], tool_choice="required")
+        # A call is a few dozen tokens where a tokenizer knows no markup.
+        reply = await self._chat(64, tools=[_TOOL], tool_choice="required")
         if not reply.message.get("tool_calls"):
             return
         auto = await self._chat(8, tools=[_TOOL], tool_choice="auto")
@@ -156,14 +180,14 @@ class Prober:
     async def _structure(self) -> None:
         form = {"type": "json_schema", "json_schema": {"name": "k", "schema": _SCHEMA, "strict": True}}
         reply = await self._chat(32, response_format=form)
-        try:
-            said = msgspec.json.decode(str(reply.message.get("content")))
-        except msgspec.MsgspecError:
-            return
-        self._saw(Feature.RESPONSE_FORMAT, said == {"k": "zq"})
+        said = "".join(str(reply.message.get("content")).split())
+        # Grammars allow space anywhere, and small models fill an answer with it.
+        cut = reply.finish_reason == "length" and len(said) >= LEAST_OBEYED and OBEYED.startswith(said)
+        self._saw(Feature.RESPONSE_FORMAT, said == OBEYED or cut)
 
     async def _choices(self) -> None:
-        reply = await self._chat(1, n=2, logprobs=True, top_logprobs=2)
+        # Of greedy sampling engines refuse two choices.
+        reply = await self._chat(1, n=2, logprobs=True, top_logprobs=2, temperature=1)
         self._plain_prompt = reply.usage("prompt_tokens")
         self._saw(Feature.N, len(reply.choices) == 2)
         logprobs = (reply.choices[0].get("logprobs") or {}) if reply.choices else {}
@@ -204,8 +228,11 @@ class Prober:
         echoed = await self._complete(prompt="loadwise", echo=True)
         text = echoed.choices[0].get("text") if echoed.choices else None
         self._saw(Feature.ECHO, isinstance(text, str) and text.startswith("loadwise"))
-        for name, feature in _COMPLETION_FIELDS.items():
-            self._saw(feature, name in described)
+        listed = {name: asked for name, (_, asked) in _COMPLETION_FIELDS.items() if name in described}
+        # A field may be listed only to be refused.
+        taken = bool(listed) and (await self._complete(prompt="a", temperature=1, **listed)).status == 200
+        for name, (feature, _) in _COMPLETION_FIELDS.items():
+            self._saw(feature, taken and name in listed)
 
     async def _media(self) -> None:
         """An image that was read is tokens of the prompt; one that was passed over is none."""
@@ -253,7 +280,9 @@ class Prober:
         except (EngineError, msgspec.MsgspecError, RecursionError):
             return Reply(0, {})
         self.seen.answered |= status == 200 and method == "POST" and "choices" in decoded
-        return Reply(status, decoded if isinstance(decoded, dict) else {})
+        reply = Reply(status, decoded if isinstance(decoded, dict) else {})
+        self._reasoned |= reply.reasoned
+        return reply
 
 
 def _properties(document: Mapping[str, Any], path: Any) -> Iterable[str]:

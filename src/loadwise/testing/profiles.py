@@ -112,6 +112,8 @@ class Profile:
             message["tool_calls"] = [{"type": "function", "function": {"name": "now", "arguments": "{}"}}]
         if has(Feature.RESPONSE_FORMAT) and "response_format" in body:
             message["content"] = '{"k": "zq"}'
+        if has(Feature.REASONING_EFFORT):
+            message["reasoning_content"] = "hm"
         choice: dict[str, Any] = {"message": message, "finish_reason": "stop"}
         if has(Feature.LOGPROBS) and body.get("logprobs"):
             top = [{"token": "w", "logprob": -0.1}] if has(Feature.TOP_LOGPROBS) else []
