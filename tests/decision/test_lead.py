@@ -15,6 +15,7 @@ from loadwise.decision.beliefs import BATCH_START, Belief, Health
 from loadwise.decision.capacity import busy_s, capacity_per_s
 from loadwise.decision.facts import Objectives
 from loadwise.decision.lead import CAP_FADES_S, Asked, Crew, LeadState, lead
+from loadwise.decision.surge import NO_LIMIT, NO_SURGE, Surge, overflows, poured
 
 # Seconds per output token on an idle device; taught at little work.
 SPEEDS = {"fast": 0.001, "balanced": 0.004, "accurate": 0.012}
@@ -123,6 +124,56 @@ def test_quality_comes_back_when_demand_falls() -> None:
 
 def test_beyond_everybody_the_one_that_carries_most_leads() -> None:
     assert Loop().run(5.0 * carried("fast"), 20)[-1] == "fast"
+
+
+def surge(loop: Loop, per_s: float, most: int) -> Surge:
+    """The bucket when requests at that rate first overflow it, or after `most` of them."""
+    found, limit = NO_SURGE, loop.state.limit
+    for at in range(most):
+        found = poured(found, limit, loop.now_s + at / per_s)
+        if overflows(found, limit):
+            break
+    return found
+
+
+def test_a_surge_moves_the_lead_before_many_requests_are_in_flight() -> None:
+    loop, rate = Loop(), carried("accurate")
+    loop.run(0.5 * rate, 30)
+    seen = surge(loop, 2.0 * rate, 100)
+    assert overflows(seen, loop.state.limit)
+    assert seen.requests <= PLACES["accurate"]
+    asked = replace(loop.asked, requests=loop.asked.requests + seen.requests, surge=seen)
+    crew = Crew(route="auto", pool_id="local", places=PLACES, default_member="accurate", asked=asked)
+    after = lead(loop.state, crew, loop.beliefs, seen.at_s)
+    assert after.member_id != "accurate"
+    assert after.demand_per_s == pytest.approx(2.0 * rate, rel=0.2)
+    # It was looked at: the same bucket is no surge under the new lead.
+    assert not overflows(seen, after.limit)
+    assert poured(seen, after.limit, seen.at_s).requests == 1
+
+
+def test_what_the_lead_carries_is_no_surge() -> None:
+    loop, rate = Loop(), carried("accurate")
+    loop.run(0.5 * rate, 30)
+    assert not overflows(surge(loop, 0.95 * rate, 1000), loop.state.limit)
+
+
+def test_a_surge_that_the_lead_carries_after_all_is_looked_at_once() -> None:
+    loop, rate = Loop(), carried("accurate")
+    loop.run(0.5 * rate, 30)
+    seen = surge(loop, 2.0 * rate, 100)
+    loop.beliefs = {name: belief._replace(cost=belief.cost / 10.0) for name, belief in loop.beliefs.items()}
+    asked = replace(loop.asked, requests=loop.asked.requests + seen.requests, surge=seen)
+    crew = Crew(route="auto", pool_id="local", places=PLACES, default_member="accurate", asked=asked)
+    after = lead(loop.state, crew, loop.beliefs, seen.at_s + 0.001)
+    assert after.member_id == "accurate"
+    assert not overflows(seen, after.limit)
+
+
+def test_nobody_waits_for_a_surge_where_no_other_carries_more() -> None:
+    loop = Loop()
+    loop.run(5.0 * carried("fast"), 20)
+    assert loop.state.limit == NO_LIMIT
 
 
 @given(st.floats(0.1, 3.0))

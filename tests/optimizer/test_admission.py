@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
 from loadwise.errors import RequestError
@@ -114,3 +116,21 @@ async def test_demand_above_the_best_member_moves_the_lead_and_falling_demand_gi
     assert leads() != {"accurate"}
     await seconds(60, 1)
     assert leads() == {"accurate"}
+
+
+async def test_a_surge_moves_the_lead_at_the_request_that_shows_it(make) -> None:
+    server = await slow_server(make)
+    for number in range(20):
+        ended(server, server.dispatch(number))
+        await server.turn(1.0)
+
+    def leads() -> frozenset[str]:
+        return server.director.strategies["local"].leads["auto"]
+
+    assert leads() == {"accurate"}
+    for number in range(100):
+        # Refused or not, it was asked for.
+        with suppress(RequestError):
+            server.dispatch(number)
+    # No turn of the loop passed.
+    assert leads() != {"accurate"}

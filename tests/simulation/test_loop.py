@@ -10,7 +10,7 @@ import pytest
 from loadwise.decision.beliefs import Health
 from loadwise.decision.facts import EnsembleStrategy, Member, Policy, Replica, Route
 from loadwise.simulation.clock import VirtualClock
-from loadwise.simulation.loop import Result, Scenario, fixed, simulate
+from loadwise.simulation.loop import Result, Run, Scenario, fixed, simulate
 from loadwise.simulation.queueing import Device, Job, MemberModel, Sharing
 from loadwise.simulation.workloads import Arrival, Lengths, poisson
 
@@ -139,6 +139,40 @@ def test_at_half_of_what_accurate_sustains_adaptive_is_accurate(case: tuple[Scen
     requests = sum(result.requests for result in results)
     assert sum(result.by_member["accurate"] for result in results) >= 0.95 * requests
     assert sum(result.within_objectives for result in results) >= 0.98 * requests
+
+
+# --- right after a step ------------------------------------------------------------------------------
+
+SHORT = Lengths()
+# Small models on two cores, and what fixed `accurate` sustains of them in windows of 12 s.
+SMALL = {"fast": (0.0008, 0.0001), "balanced": (0.002, 0.0004), "accurate": (0.006, 0.001)}
+SMALL_PER_S = 37.0
+
+
+def windows(sharing: Sharing, rates: dict[str, float]) -> dict[str, dict[str, Result]]:
+    """Auto and each fixed member over the same windows, from quiet, judged from the first request."""
+    models = {n: MemberModel(member_id=n, step_s=s, request_s=r) for n, (s, r) in SMALL.items()}
+    run = Run(scenario(sharing, **models))
+    for name in SMALL:
+        run.window(name, poisson(4.0, 6.0, 1, SHORT), 1.0)
+    return {
+        case: {name: run.window(name, poisson(rate, 12.0, 7, SHORT), 3.0) for name in ("auto", *SMALL)}
+        for case, rate in rates.items()
+    }
+
+
+@pytest.mark.parametrize("sharing", ["interleaved", "fair"])
+def test_a_step_costs_no_goodput_and_quality_is_back_in_the_next_window(sharing: Sharing) -> None:
+    found = windows(
+        sharing, {"half": SMALL_PER_S / 2, "twice": SMALL_PER_S * 2, "half again": SMALL_PER_S / 2}
+    )
+    twice = {name: result.within_objectives for name, result in found["twice"].items()}
+    auto = twice.pop("auto")
+    assert auto >= 0.998 * max(twice.values())
+    assert auto >= 1.5 * twice["accurate"]
+    for case in ("half", "half again"):
+        assert found[case]["auto"].share("accurate") >= 0.95
+        assert found[case]["auto"].within_fraction >= 0.98
 
 
 def test_same_seed_is_the_same_day() -> None:

@@ -8,7 +8,7 @@ its places, the first token's objective, or the time per token's.
 from __future__ import annotations
 
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from loadwise.decision.beliefs import BATCH_START, FIRST_TOKEN_OVERHEAD_TOKENS, Belief, Fit
 from loadwise.decision.facts import Objectives
@@ -18,11 +18,23 @@ FIRST_TOKEN_SHARE: Final = 0.5
 OUTPUT_TOKEN_SHARE: Final = 0.85
 
 
+class Capacity(NamedTuple):
+    """Requests per second that a member carries alone on its device, and those in flight then."""
+
+    per_s: float
+    in_flight: float
+
+
 def capacity_per_s(belief: Belief, objectives: Objectives, places: int | None, prompt_tokens: float) -> float:
     """Requests per second that the member carries alone on its device, `prompt_tokens` long in the mean.
 
     0 where a single request would miss its objectives; inf where nothing bounds it.
     """
+    return capacity(belief, objectives, places, prompt_tokens).per_s
+
+
+def capacity(belief: Belief, objectives: Objectives, places: int | None, prompt_tokens: float) -> Capacity:
+    """What the member carries, and how many requests it then has in flight."""
     # Without the trend: what is slow for half a minute carries as much as ever after it.
     first = _scaled(belief.first_fit, prompt_tokens + FIRST_TOKEN_OVERHEAD_TOKENS)
     each = belief.output_fit
@@ -32,13 +44,13 @@ def capacity_per_s(belief: Belief, objectives: Objectives, places: int | None, p
         _work_at(each, OUTPUT_TOKEN_SHARE * objectives.time_per_output_token_s) / belief.cost - BATCH_START,
     )
     if most < 1.0:
-        return 0.0
+        return Capacity(0.0, 0.0)
     grown = first.slope + belief.answer_tokens * each.slope
     if most == inf:
-        return 1.0 / (grown * belief.cost) if grown > 0.0 else inf
+        return Capacity(1.0 / (grown * belief.cost) if grown > 0.0 else inf, inf)
     work = (most + BATCH_START) * belief.cost
     held_s = first.at(work) + belief.answer_tokens * each.at(work)
-    return most / held_s if held_s > 0.0 else inf
+    return Capacity(most / held_s if held_s > 0.0 else inf, most)
 
 
 def busy_s(belief: Belief, places: int, prompt_tokens: float) -> float:

@@ -293,7 +293,7 @@ class Outcome:
     gateway_s: float | None = None
     # Of the time to the first token, the wait for a place (`stages.queued_s`); None: could not be told.
     queue_s: float | None = None
-    # Of the work, that of other members' requests on the same device.
+    # Of the work, that of other members' requests on the same device; above 0 also where some ran at its end.
     beside: float = 0.0
     load_score: float | None = None
     # False: the answer is no generated text, so its times say nothing of the member's speed.

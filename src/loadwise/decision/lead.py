@@ -7,7 +7,9 @@ carries everything goes to one cheaper member, and back when demand falls.
    by more than chance explains (one standard error of a Poisson count).
 2. A member leads while demand stays below `STAYS` of its capacity; one ranked above it takes over below
    `RISES` of its own, `REST_S` after the last change at the soonest.
-3. What is carried is also seen: where the lead refused, was late with or had no room for more than `TROUBLE`
+3. A surge is followed at the request that shows it: those in flight on the old lead end beside the new one,
+   and the fewer they are, the fewer are late.
+4. What is carried is also seen: where the lead refused, was late with or had no room for more than `TROUBLE`
    of the requests, it carries less than was computed. It is capped at the rest, and the cap fades. Far
    below what was computed something else is the likelier cause, and more is needed (`FAR_TROUBLE`).
 """
@@ -20,20 +22,23 @@ from math import exp, inf, sqrt
 from typing import Final
 
 from loadwise.decision.beliefs import Belief, Health
-from loadwise.decision.capacity import capacity_per_s
+from loadwise.decision.capacity import Capacity, capacity
 from loadwise.decision.choices import Choice, ChoiceReason
 from loadwise.decision.strategy import Strategy
+from loadwise.decision.surge import NO_LIMIT, NO_SURGE, Limit, Surge, overflows
 
 MEMORY_S: Final = 3.0
 MEMORY_REQUESTS: Final = 40.0
 LONGEST_MEMORY_S: Final = 60.0
 STAYS: Final = 1.0
 RISES: Final = 0.85
-REST_S: Final = 5.0
+REST_S: Final = 3.0
 TROUBLE: Final = 0.05
 FAR_TROUBLE: Final = 0.25
 FAR: Final = 0.75
 TROUBLES_NEEDED: Final = 3.0
+# What a lead bears at once beyond what it carries, as a share of what it then has in flight.
+SURGE_SHARE: Final = 0.4
 # A cap grows by e in this time.
 CAP_FADES_S: Final = 300.0
 UNKNOWN_PROMPT_TOKENS: Final = 256.0
@@ -47,6 +52,7 @@ class Asked:
     requests: int = 0
     prompt_tokens: float = 0.0
     troubled: Mapping[str, int] = field(default_factory=dict)
+    surge: Surge = NO_SURGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +83,8 @@ class LeadState:
     troubled: float = 0.0
     # Per member: the demand that it was seen to carry and no more, and when.
     caps: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    # What the lead bears before it must be looked at again; without end where no other carries more.
+    limit: Limit = NO_LIMIT
 
     @property
     def demand_per_s(self) -> float:
@@ -95,8 +103,19 @@ def lead(state: LeadState, crew: Crew, beliefs: Mapping[str, Belief], now_s: flo
     ranked = _ranked(crew, beliefs)
     if seen.requests <= 0.0 or not ranked:
         return seen
-    carried = {name: _carried(seen, crew, beliefs[name], now_s) for name in ranked}
-    if seen.member_id not in carried:
+    found = {name: _carried(seen, crew, beliefs[name], now_s) for name in ranked}
+    surged = overflows(crew.asked.surge, seen.limit)
+    if surged:
+        seen = _surged(seen, crew.asked.surge, now_s)
+    after = _decided(seen, ranked, {name: each.per_s for name, each in found.items()}, now_s, surged=surged)
+    since_s = now_s if surged else max(after.since_s, seen.limit.since_s)
+    return replace(after, limit=_limit(after, found, since_s))
+
+
+def _decided(
+    seen: LeadState, ranked: Sequence[str], carried: Mapping[str, float], now_s: float, *, surged: bool
+) -> LeadState:
+    if surged or seen.member_id not in carried:
         return _led(seen, _best(ranked, carried, seen.demand_per_s), now_s)
     held = str(seen.member_id)
     if _troubled(seen, carried[held]):
@@ -137,6 +156,20 @@ def _observed(state: LeadState, asked: Asked, now_s: float) -> LeadState:
     )
 
 
+def _surged(state: LeadState, surge: Surge, now_s: float) -> LeadState:
+    """The sums begin where the surge did."""
+    seconds = max(now_s - surge.since_s, surge.requests / (4.0 * state.limit.per_s))
+    tokens = state.prompt_tokens / state.requests * surge.requests
+    return replace(state, seconds=seconds, requests=float(surge.requests), prompt_tokens=tokens)
+
+
+def _limit(state: LeadState, carried: Mapping[str, Capacity], since_s: float) -> Limit:
+    own = carried[str(state.member_id)]
+    if own.per_s >= max(other.per_s for other in carried.values()):
+        return NO_LIMIT
+    return Limit(own.per_s, max(1.0, SURGE_SHARE * own.in_flight), since_s)
+
+
 def _ranked(crew: Crew, beliefs: Mapping[str, Belief]) -> list[str]:
     """Serving members, the best first; unknown quality is the mean of the known, the default leads equals."""
     serving = [name for name in crew.places if beliefs[name].health is not Health.OUT]
@@ -150,14 +183,12 @@ def _ranked(crew: Crew, beliefs: Mapping[str, Belief]) -> list[str]:
     return sorted(serving, key=merit)
 
 
-def _carried(state: LeadState, crew: Crew, belief: Belief, now_s: float) -> float:
-    """Requests per second that a member carries, as computed and as seen."""
+def _carried(state: LeadState, crew: Crew, belief: Belief, now_s: float) -> Capacity:
+    """What a member carries, as computed and as seen."""
     prompt_tokens = state.prompt_tokens / state.requests if state.requests > 0.0 else UNKNOWN_PROMPT_TOKENS
-    computed = capacity_per_s(
-        belief, belief.objectives, crew.places[belief.member_id], max(0.0, prompt_tokens)
-    )
+    computed = capacity(belief, belief.objectives, crew.places[belief.member_id], max(0.0, prompt_tokens))
     cap, capped_s = state.caps.get(belief.member_id, (inf, now_s))
-    return min(computed, cap * exp((now_s - capped_s) / CAP_FADES_S))
+    return computed._replace(per_s=min(computed.per_s, cap * exp((now_s - capped_s) / CAP_FADES_S)))
 
 
 def _best(ranked: Sequence[str], carried: Mapping[str, float], demand_per_s: float) -> str:

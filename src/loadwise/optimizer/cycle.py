@@ -71,6 +71,7 @@ class Cycle:
         self.turns = 0
         # Told after each look at the load, by the part that each is.
         self.on_probed: dict[str, Callable[[], None]] = {}
+        parts.director.on_surge = self.look
 
     async def probe(self) -> None:
         """Load is read and strategy, places and health follow; whatever fails, serving goes on."""
@@ -85,6 +86,13 @@ class Cycle:
         await self._part("experiments", self._experiment)
         for part, listener in self.on_probed.items():
             await self._part(part, listener)
+
+    def look(self) -> None:
+        """Strategies and leads follow what is asked for now, by the latest readings."""
+        try:
+            self._decide()
+        except Exception as error:  # noqa: BLE001 - whatever fails, serving goes on; it is told on
+            self.failed("decision", error)
 
     async def measured(self) -> PoolDecision:
         """The worst pool as it is now, without deciding anything."""
@@ -217,6 +225,7 @@ class Cycle:
         if parts.recorder.monitoring is not None and parts.recorder.monitoring.lost:
             strategies = parts.tuner.safe(decision.decided_s)
         parts.director.strategies = strategies
+        parts.director.demand.limits = {crew: led.limit for crew, led in self._state.leads.items()}
         parts.recorder.telemetry.count(names.STEPS, decision.worst.strategy.reason)
         self._count_time(decision.decided_s)
         changed = self.decision is None or decision.worst.changed

@@ -70,6 +70,8 @@ class EnsembleDirector:
         self.in_flight = InFlight()
         self.places = Places()
         self.demand = Demand()
+        # Called when more is asked for than a lead bears, before the request is decided; set by the loop.
+        self.on_surge: Callable[[], None] = lambda: None
         self.conversations = conversations or Conversations()
         self._clock: Clock = clock or SystemClock()
         self._created_s = int(self._clock.wall_s())
@@ -156,8 +158,8 @@ class EnsembleDirector:
         route = self.ensemble.fleet.route_of(request.model)
         if route is None:
             raise unknown_model(request, [card.model_id for card in self.models()])
-        if not exclude:
-            self.demand.ask(request)
+        if not exclude and self.demand.ask(request, now_s) and self.running:
+            self.on_surge()
         remembered = self._remembered(route, request)
         pressures = self._pressures(route)
         strategy = self._strategy(route)
@@ -353,16 +355,7 @@ class EnsembleDirector:
         entry = self.in_flight.close(dispatch)
         if entry is None:
             return
-        heard = outcome
-        if outcome.work is None or outcome.control is not dispatch.control:
-            heard = replace(
-                outcome,
-                work=dispatch.work,
-                wait_s=dispatch.wait_s,
-                beside=dispatch.beside,
-                control=dispatch.control,
-                load_score=dispatch.load_score,
-            )
+        heard = self._heard(dispatch, entry, outcome)
         self.ensemble.learn(heard)
         self._charge(dispatch, heard, entry.expected_tokens)
         within = self.recorder.record(
@@ -391,6 +384,23 @@ class EnsembleDirector:
         cost = self.ensemble.terms.ended(member, ended, expected, dispatch.started_s)
         if cost is not None:
             self.recorder.telemetry.count(names.SPENT, dispatch.member_id, by=cost)
+
+    def _heard(self, dispatch: Dispatch, entry: Open, outcome: Outcome) -> Outcome:
+        """The outcome with what was known at its dispatch, and with those that run beside it at its end."""
+        counts = self.in_flight
+        others = counts.by_pool.get(entry.pool_id, 0) - counts.by_member.get(dispatch.member_id, 0)
+        beside = max(dispatch.beside, float(others))
+        known = outcome.work is not None and outcome.control is dispatch.control
+        if known and outcome.beside == beside:
+            return outcome
+        return replace(
+            outcome,
+            work=dispatch.work,
+            wait_s=dispatch.wait_s,
+            beside=beside,
+            control=dispatch.control,
+            load_score=dispatch.load_score,
+        )
 
 
 def comparable(reason: ChoiceReason) -> bool:

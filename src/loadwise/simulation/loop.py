@@ -28,9 +28,10 @@ from loadwise.decision.facts import (
     ServiceReading,
     StrategyName,
 )
-from loadwise.decision.lead import Asked, Crew, overflowed
+from loadwise.decision.lead import Asked, Crew, LeadState, overflowed
 from loadwise.decision.outcome import HealthChange
 from loadwise.decision.step import Decision, Observation, State, step
+from loadwise.decision.surge import NO_SURGE, overflows, poured
 from loadwise.simulation.queueing import Device, Job, MemberModel, Sharing
 from loadwise.simulation.workloads import Arrival
 
@@ -86,7 +87,7 @@ class Result:
 
 def simulate(scenario: Scenario, workload: Iterable[Arrival]) -> Result:
     """The result of a workload in order of time; seconds and tokens as `Arrival` has them."""
-    run = _Run(scenario)
+    run = Run(scenario)
     for arrival in workload:
         run.until(arrival.t_s)
         run.arrive(arrival)
@@ -94,8 +95,8 @@ def simulate(scenario: Scenario, workload: Iterable[Arrival]) -> Result:
     return run.result
 
 
-class _Run:
-    """One simulation on its way."""
+class Run:
+    """One simulation on its way: beliefs, strategies and leads last from one window to the next."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
@@ -109,8 +110,21 @@ class _Run:
         self.choices: dict[int, tuple[Choice, int]] = {}
         self.first_tokens: list[float] = []
         self.next_probe_s = 0.0
-        self.asked = self.prompt_tokens = 0
+        self.jobs = self.asked = self.prompt_tokens = 0
         self.troubled: Counter[str] = Counter()
+        self.surge = NO_SURGE
+
+    def window(self, model: str, workload: Iterable[Arrival], rest_s: float = 0.0) -> Result:
+        """What became of a workload for the route or a member that begins now; then `rest_s` of quiet."""
+        self.scenario = replace(self.scenario, fixed=None if model == self.scenario.route.name else model)
+        self.result, starts_s = Result(), self.device.now_s
+        for arrival in workload:
+            now = replace(arrival, t_s=starts_s + arrival.t_s)
+            self.until(now.t_s)
+            self.arrive(now)
+        self.drain()
+        self.until(self.device.now_s + rest_s)
+        return self.result
 
     def _result(self, arrived_s: float) -> Result:
         """Where a request is counted."""
@@ -135,8 +149,11 @@ class _Run:
         """Decides a request and hands it to its member."""
         result, scenario = self._result(arrival.t_s), self.scenario
         result.requests += 1
-        self.asked += 1
-        self.prompt_tokens += arrival.input_tokens
+        self.jobs += 1
+        if scenario.fixed is None:
+            self.asked += 1
+            self.prompt_tokens += arrival.input_tokens
+            self._pour(arrival.t_s)
         chosen = self._choose(arrival)
         if isinstance(chosen, Choice) and not self._admitted(chosen) and not self._led_or_fixed():
             other = self._choose(arrival, frozenset({chosen.member_id}))
@@ -146,19 +163,33 @@ class _Run:
             return
         if not self._admitted(chosen):
             result.shed += 1
-            self.troubled[chosen.member_id] += 1
+            self._trouble(chosen.member_id)
             return
         strategy = self.decision.worst.strategy if self.decision else None
-        self.troubled.update(overflowed(chosen, strategy, scenario.route.name))
+        self._trouble(*overflowed(chosen, strategy, scenario.route.name))
         result.by_member[chosen.member_id] += 1
         result.by_reason[chosen.reason] += 1
         pool_in_flight = sum(self.device.in_flight(name) for name in scenario.members) + 1
         if scenario.members[chosen.member_id].fails_at(arrival.t_s):
             self._fail(arrival, chosen, pool_in_flight)
             return
-        job = Job(self.asked, chosen.member_id, arrival.input_tokens, arrival.output_tokens, arrival.t_s)
+        job = Job(self.jobs, chosen.member_id, arrival.input_tokens, arrival.output_tokens, arrival.t_s)
         self.choices[job.job_id] = chosen, pool_in_flight
         self.device.submit(job)
+
+    def _pour(self, now_s: float) -> None:
+        """The request counts towards a surge, which is looked at once."""
+        if not self._led:
+            return
+        led = self.state.leads.get((self.scenario.route.name, "local"), LeadState())
+        self.surge = poured(self.surge, led.limit, now_s)
+        if overflows(self.surge, led.limit):
+            self._probe(now_s)
+
+    def _trouble(self, *member_ids: str) -> None:
+        # What a client named was not asked of the route.
+        if self.scenario.fixed is None:
+            self.troubled.update(member_ids)
 
     def _led_or_fixed(self) -> bool:
         """Whether a refusal by one member is one by all."""
@@ -168,7 +199,7 @@ class _Run:
     def _choose(self, arrival: Arrival, excluded: frozenset[str] = frozenset()) -> Choice | Refusal:
         scenario = self.scenario
         request = RequestFacts(
-            request_id=str(self.asked),
+            request_id=str(self.jobs),
             model=scenario.fixed or scenario.route.name,
             prompt_tokens=arrival.input_tokens,
         )
@@ -217,6 +248,7 @@ class _Run:
     def _finish(self, job: Job) -> None:
         chosen, pool_in_flight = self.choices.pop(job.job_id)
         finished_s, first_s = job.finished_s or 0.0, job.first_token_s or 0.0
+        others = sum(self.device.in_flight(name) for name in self.scenario.members if name != job.member_id)
         self._learn(
             Outcome(
                 request_id=str(job.job_id),
@@ -232,7 +264,7 @@ class _Run:
                 concurrency=pool_in_flight,
                 work=chosen.work,
                 wait_s=chosen.expected.wait_s if chosen.expected else 0.0,
-                beside=chosen.expected.beside if chosen.expected else 0.0,
+                beside=max(chosen.expected.beside if chosen.expected else 0.0, float(others)),
                 load_score=self.decision.worst.score.value if self.decision else None,
             )
         )
@@ -241,7 +273,7 @@ class _Run:
         self._result(arrival.t_s).failed += 1
         self._learn(
             Outcome(
-                request_id=str(self.asked),
+                request_id=str(self.jobs),
                 member_id=chosen.member_id,
                 replica_id=chosen.member_id,
                 ending=Ending.FAILED,
@@ -260,7 +292,7 @@ class _Run:
             result.within_objectives += 1
             result.quality += self.beliefs[member_id].quality or 0.0
         elif ended.ending is Ending.SUCCEEDED:
-            self.troubled[member_id] += 1
+            self._trouble(member_id)
         self.beliefs[member_id] = outcome.learn(self.scenario.policy, self.beliefs[member_id], ended)
 
     def _probe(self, now_s: float) -> None:
@@ -298,7 +330,7 @@ class _Run:
 
     @property
     def _led(self) -> bool:
-        return not self.scenario.fixed and self.scenario.route.strategy is EnsembleStrategy.ADAPTIVE
+        return self.scenario.route.strategy is EnsembleStrategy.ADAPTIVE
 
     def _crew(self) -> Crew:
         return Crew(
@@ -307,7 +339,10 @@ class _Run:
             places={name: self.scenario.members[name].places for name in self.capabilities},
             default_member=self.scenario.route.default_member,
             asked=Asked(
-                requests=self.asked, prompt_tokens=float(self.prompt_tokens), troubled=dict(self.troubled)
+                requests=self.asked,
+                prompt_tokens=float(self.prompt_tokens),
+                troubled=dict(self.troubled),
+                surge=self.surge,
             ),
         )
 
