@@ -127,6 +127,13 @@ def test_a_step_through_noise_is_followed_within_ten_seconds(seed: int) -> None:
     assert found[309] is P
 
 
+def test_one_score_far_off_changes_nothing_where_the_next_comes_in_time() -> None:
+    chance = Random(1)
+    scores = [uniform(chance, 0.9) for _ in range(60)]
+    assert changes(names([*scores, 0.66, *scores], 5.0)) == 0
+    assert changes(names([*scores, *[0.66] * 6], 5.0)) == 1
+
+
 @pytest.mark.parametrize("seed", [0, 2, 3])
 def test_noise_at_high_load_is_no_jump(seed: int) -> None:
     chance = Random(seed)

@@ -38,7 +38,7 @@ FAR_TROUBLE: Final = 0.25
 FAR: Final = 0.75
 TROUBLES_NEEDED: Final = 3.0
 # What a lead bears at once beyond what it carries, as a share of what it then has in flight.
-SURGE_SHARE: Final = 0.4
+SURGE_SHARE: Final = 0.3
 # A cap grows by e in this time.
 CAP_FADES_S: Final = 300.0
 UNKNOWN_PROMPT_TOKENS: Final = 256.0

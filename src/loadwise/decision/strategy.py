@@ -5,7 +5,8 @@ Rules, in order:
 1. Without a score the strategy holds; after `stale_after_s` it becomes balanced at middle load, which
    claims neither quiet nor overload. The first score, and the first after that, decides at once.
 2. The level is the mean of the scores since load last moved. It moved when a short mean lies further
-   from the level than noise explains (four standard errors of the noise seen so far).
+   from the level than noise explains (four standard errors of the noise seen so far), and not by one score
+   alone: in an hour of them some lie far off.
 3. A threshold is passed upward at its value and downward by `hysteresis` below it for performance, and
    mirrored for quality; both also by the level's standard error, so noise is waited out.
 4. A change waits `dwell_s` after the last one. A jump (`policy.jump` or more within a second, seven
@@ -36,6 +37,8 @@ MOVED: Final = 4.0
 # Standard deviations by which a single score must leave the level to be a jump: an hour has thousands
 # of scores, and where load nears 1 noise is cut off above and looks smaller than it is below.
 JUMPED: Final = 7.0
+# Standard deviations beyond which a score says no more of noise.
+FAR_OFF: Final = 2.5
 # What is assumed of noise before it is seen: 10 % of the level, which counts as 3 observations.
 NOISE_PRIOR: Final = 0.10
 NOISE_PRIOR_WEIGHT: Final = 3.0
@@ -100,6 +103,8 @@ class StrategyState:
     # A short mean and the observations in it.
     short: float = 0.0
     short_count: float = 0.0
+    # The score before.
+    last: float = 0.0
     # A score about a second old, to see jumps by.
     anchor: float = 0.0
     anchor_s: float = 0.0
@@ -205,6 +210,7 @@ def _first(policy: Policy, score: float, now_s: float) -> tuple[StrategyState, S
         variance=_prior_variance(score),
         short=score,
         short_count=1.0,
+        last=score,
         anchor=score,
         anchor_s=now_s,
     )
@@ -232,17 +238,26 @@ def _observe(policy: Policy, state: StrategyState, score: float, now_s: float) -
     noise = sqrt(max(state.variance, NOISE_FLOOR**2))
     jumped = _jumped(policy, state, score, now_s, noise)
     error = noise * sqrt(1.0 / short_count + 1.0 / max(state.count, 1.0))
-    moved = jumped or abs(short - state.level) > MOVED * error
+    moved = jumped or (
+        abs(short - state.level) > MOVED * error and _confirmed(policy, state, score, elapsed, noise)
+    )
     anchored = moved or now_s - state.anchor_s >= 1.0
     seen = replace(
         state,
         scored_s=now_s,
         short=score if moved else short,
         short_count=1.0 if moved else short_count,
+        last=score,
         anchor=score if anchored else state.anchor,
         anchor_s=now_s if anchored else state.anchor_s,
     )
     return (_restarted(seen, score) if moved else _averaged(policy, seen, score, elapsed)), jumped
+
+
+def _confirmed(policy: Policy, state: StrategyState, score: float, elapsed: float, noise: float) -> bool:
+    """Whether the score before was off too, on the same side; one must do where a second comes too late."""
+    before, now = state.last - state.level, score - state.level
+    return 2.0 * elapsed > _follow_s(policy) or (min(before, now) > noise or max(before, now) < -noise)
 
 
 def _jumped(policy: Policy, state: StrategyState, score: float, now_s: float, noise: float) -> bool:
@@ -263,7 +278,9 @@ def _averaged(policy: Policy, state: StrategyState, score: float, elapsed: float
     count = state.count * remembered + 1.0
     off = score - state.level
     # The score was not yet in the level that it is compared with: hence the factor.
-    squares = state.squares * remembered + off * off * state.count / (state.count + 1.0)
+    # What lies further off than noise does may be a step on its way: it must not pass for noise.
+    far = min(abs(off), FAR_OFF * sqrt(state.variance))
+    squares = state.squares * remembered + far * far * state.count / (state.count + 1.0)
     seen = state.seen * remembered + 1.0
     prior = _prior_variance(state.level) * NOISE_PRIOR_WEIGHT
     return replace(
