@@ -71,10 +71,10 @@ def percentile(values: Sequence[float], share: float) -> float:
 class Bed:
     """An engine with its compiler, and requests for it."""
 
-    def __init__(self, model: Path, cache: Path) -> None:
+    def __init__(self, model: Path, cache: Path, config: OptimizationConfig) -> None:
         store = PackageStore(cache / "builds")
         workshop = Workshop.keeping(["inductor"], store, cache / "building")
-        self.compiler = ModelCompiler(OptimizationConfig(), workshop=workshop, automatic=False)
+        self.compiler = ModelCompiler(config, workshop=workshop, automatic=False)
         self.engine = TorchTokenEngine(
             model,
             clock=CLOCK,
@@ -122,9 +122,9 @@ class Bed:
         self.compiler.close()
 
 
-async def to_promotion_s(model: Path, cache: Path) -> tuple[Bed, float]:
+async def to_promotion_s(model: Path, cache: Path, config: OptimizationConfig) -> tuple[Bed, float]:
     """A started bed whose default build serves, and how long after its start that was."""
-    bed, started_s = Bed(model, cache), CLOCK.monotonic_s()
+    bed, started_s = Bed(model, cache, config), CLOCK.monotonic_s()
     await bed.engine.start()
     await asyncio.to_thread(bed.compiler.wait)
     if bed.compiler.compilation_stats[bed.name]["mode"] is None:
@@ -187,19 +187,27 @@ async def disturbance(bed: Bed, seconds: float, limit_s: float) -> dict[str, Any
     }
 
 
-async def measured(model: Path, seconds: float, limit_s: float) -> dict[str, Any]:
+async def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     """The three parts."""
+    model, config = arguments.model, OptimizationConfig(build_share=arguments.share)
     with tempfile.TemporaryDirectory(prefix="build-life-") as cache:
-        bed, first_s = await to_promotion_s(model, Path(cache))
+        bed, first_s = await to_promotion_s(model, Path(cache), config)
         await bed.close()
-        bed, again_s = await to_promotion_s(model, Path(cache))
+        bed, again_s = await to_promotion_s(model, Path(cache), config)
         try:
             kept = bed.compiler.compilation_stats[bed.name]["kept"]
             # As a server does: searching what lives as long as it does would only stop requests.
             gc.collect()
             gc.freeze()
             start = {"first_s": first_s, "again_s": again_s, "share": again_s / first_s, "kept": kept}
-            return {"to_promotion": start, "at_70_percent": await disturbance(bed, seconds, limit_s)}
+            start |= {
+                "first_under_60_s": first_s < 60.0,
+                "again_at_most_30_percent": again_s <= 0.3 * first_s,
+            }
+            return {
+                "to_promotion": start,
+                "at_70_percent": await disturbance(bed, arguments.seconds, arguments.limit),
+            }
         finally:
             await bed.close()
 
@@ -211,6 +219,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="A build's life beside requests.")
     parser.add_argument("--model", type=Path, default=family()["accurate"])
     parser.add_argument("--seconds", type=float, default=30.0, help="of requests without a rebuild")
+    parser.add_argument("--share", type=float, default=OptimizationConfig().build_share, help="build_share")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds that the rebuild may take")
     parser.add_argument("--out", type=Path, help="save the results as JSON")
     arguments = parser.parse_args(argv)
@@ -220,7 +229,7 @@ def main(argv: Sequence[str]) -> None:
         "command": shown(["python", "benchmarks/build_life.py", *argv]),
         "model": arguments.model.name,
         "machine": before,
-        **asyncio.run(measured(arguments.model, arguments.seconds, arguments.limit)),
+        **asyncio.run(measured(arguments)),
         "finished": iso_utc(CLOCK.wall_s()),
     }
     print(json.dumps(document, indent=1))

@@ -33,7 +33,8 @@ class Course:
             order = list(engines) if run % 2 == 0 else list(engines)[::-1]
             for count in CONCURRENCIES:
                 for name in order:
-                    found[name][count].append(await self._tokens_per_s(engines[name], count, 2))
+                    rounds = 2 if count == 1 else 1
+                    found[name][count].append(await self._tokens_per_s(engines[name], count, rounds))
         return found
 
     async def _tokens_per_s(self, engine: TokenEngine, concurrency: int, rounds: int) -> float:
