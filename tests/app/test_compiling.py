@@ -126,6 +126,12 @@ async def test_eager_form_is_measured_and_backends_that_cannot_decode_say_why(
     json.dumps(result)
 
 
+def test_prompts_that_cannot_be_read_are_refused_before_anything_is_made(llama: Path, tmp_path: Path) -> None:
+    settings = load_settings(cache_dir=tmp_path, build_prompts=tmp_path / "none.txt")
+    with pytest.raises(ConfigurationError, match="Cannot read prompts"):
+        Session(llama, settings, SystemClock(), lambda _: None, 600.0)
+
+
 def test_unknown_backend_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigurationError, match="Unknown backend 'fastest'"):
         chosen([], ["fastest"])

@@ -16,6 +16,7 @@ from loadwise.compiler.backends import BACKENDS
 from loadwise.compiler.store import PackageStore
 from loadwise.compiler.workshop import Workshop
 from loadwise.engines.exporter import Exporter
+from loadwise.engines.held_out import held_out
 from loadwise.engines.openvino.precision import PRECISIONS
 from loadwise.errors import BuildError, EngineError
 from loadwise.ports import Clock, TokenEngine
@@ -50,13 +51,17 @@ class Candidate:
 
 
 class Candidates:
-    """Makes every form of the model in `folder` and judges it against the model in fp32."""
+    """Makes every form of the model in `folder` and judges it against the model in fp32.
+
+    `ConfigurationError` when the operator's prompts cannot be read.
+    """
 
     def __init__(self, folder: Path, settings: Settings, clock: Clock, say: Callable[[str], None]) -> None:
         self._folder = folder
         self._settings = settings
         self._clock = clock
         self._exporter = Exporter(settings.cache_dir, say)
+        self._texts = held_out(folder, settings.build_prompts)
         self._forcing: Forcing | None = None
 
     def all(self) -> list[Candidate]:
@@ -177,15 +182,13 @@ class Candidates:
         return self._forcing
 
     def _load_reference(self) -> Forcing:
-        from loadwise.engines.held_out import held_out
         from loadwise.torch_engine.forcing import Forcing
         from loadwise.torch_engine.loading import load
         from loadwise.torch_engine.runner import Runner
 
-        texts = held_out(self._folder, self._settings.build_prompts)
         loaded = load(self._folder, dtype="float32")
         runner = Runner(loaded, PLACES, loaded.context_tokens)
-        return Forcing(loaded, runner.original, PLACES, prepare=runner.prepare, texts=texts)
+        return Forcing(loaded, runner.original, PLACES, prepare=runner.prepare, texts=self._texts)
 
 
 _NOT_FOR_DECODING = {
