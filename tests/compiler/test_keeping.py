@@ -148,6 +148,23 @@ def test_build_serves_where_it_cannot_be_kept_and_the_reason_is_told(
     assert "not kept" in store.problem
 
 
+def test_build_that_finds_no_place_to_be_made_fails_with_the_reason_and_the_original_serves(
+    packer: Packer, store: PackageStore, model: Doubler, clock: FakeClock, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    workshop = Workshop([KeepingBackend(packer, store, tmp_path / "file" / "building")], store)
+    compiler = ModelCompiler(workshop=workshop, clock=clock)
+    served = compiler.compile_model(model, "m", examples=lambda: [(X,)])
+    assert compiler.wait(30)
+    stats = compiler.compilation_stats["m"]
+    compiler.close()
+    assert (stats["state"], stats["mode"]) == ("failed", None)
+    assert "NotADirectoryError" in stats["cause"]
+    assert stats["remedy"]
+    with torch.no_grad():
+        assert torch.equal(served(X), X * 2)
+
+
 def test_unknown_backend_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Unknown build backend 'fastest'"):
         Workshop.keeping(["fastest"], PackageStore(tmp_path), tmp_path)

@@ -58,16 +58,17 @@ def test_equal_and_faster_build_serves_with_its_times_in_the_stats(
     assert stats["speedup"] == pytest.approx(2.5)
 
 
+@pytest.mark.parametrize(("factor", "why"), [(1.01, "differs by 0.01"), (float("nan"), "NaN")])
 def test_wrong_build_never_serves_and_the_stats_say_what_differs(
-    compiler: ModelCompiler, backend: FakeBackend, model: Doubler, clock: FakeClock
+    compiler: ModelCompiler, backend: FakeBackend, model: Doubler, clock: FakeClock, factor: float, why: str
 ) -> None:
-    backend.recipe = lambda request: Build(clock, request.model, FASTER_S, factor=1.01)
+    backend.recipe = lambda request: Build(clock, request.model, FASTER_S, factor=factor)
     served = compiler.compile_model(model, "m")
     call(served)
     assert compiler.wait(30)
     stats = compiler.compilation_stats["m"]
     assert (stats["state"], stats["mode"]) == ("failed", None)
-    assert "differs by 0.01" in stats["cause"]
+    assert why in stats["cause"]
     assert stats["remedy"]
     calls = model.calls
     assert torch.equal(call(served), X * 2)

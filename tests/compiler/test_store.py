@@ -126,19 +126,20 @@ def test_directory_that_others_may_enter_is_not_used(tmp_path: Path) -> None:
     assert "0700" in store.problem
 
 
-def test_full_disk_keeps_nothing_breaks_nothing_and_leaves_what_was_there(
-    store: PackageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "said"), [(28, "No space left on device"), (30, "Read-only file system")])
+def test_full_or_read_only_disk_keeps_nothing_breaks_nothing_and_leaves_what_was_there(
+    store: PackageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
 ) -> None:
     put(store, "a", tmp_path)
 
     def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(number, said)
 
     with monkeypatch.context() as patch:
         patch.setattr("shutil.copyfile", full)
         assert not put(store, "a", tmp_path, "new")
         assert not put(store, "b", tmp_path)
-    assert "No space left" in store.problem
+    assert said in store.problem
     assert content(store, "a") == "code"
     assert not list(store.root.glob(".new-*"))
     assert put(store, "b", tmp_path)
