@@ -62,13 +62,23 @@ class TestCompilation:
         await compiled(optimizer, model, batch, "problematic_model")
         stats = optimizer.get_optimization_status()["compilation_stats"]["problematic_model"]
         assert (stats["state"], stats["cause"], stats["remedy"]) == ("failed", "no space left", "Free some.")
+        await optimizer.cycle.probe()
         backend.fault = None
         answer = await OptimizationControl(optimizer).apply(Recompile(model_id="problematic_model"))
         assert answer["models"] == ["problematic_model"]
         assert await asyncio.to_thread(optimizer.model_compiler.wait, 60)
         stats = optimizer.get_optimization_status()["compilation_stats"]["problematic_model"]
+        await optimizer.cycle.probe()
+        told = [
+            change for change in optimizer.export_performance_report()["changes"] if change["kind"] == "build"
+        ]
         await optimizer.close()
         assert stats["state"] == "promoted"
+        promoted, failed = told
+        assert failed["what"].endswith("of problematic_model: failed")
+        assert (failed["reason"], failed["undo"]) == ("no space left", None)
+        assert promoted["what"].endswith("of problematic_model: promoted")
+        assert "enable_torch_compile" in promoted["undo"]
 
     async def test_a_wrong_build_never_serves(self, optimizer, model, batch, backend) -> None:
         backend.wrong = True

@@ -13,6 +13,7 @@ from loadwise.decision.fault import ours
 from loadwise.errors import ConfigurationError
 from loadwise.logs import get_logger
 from loadwise.optimizer.continuity import PREFIX, Continuity
+from loadwise.optimizer.milestones import Milestones
 from loadwise.optimizer.recorder import Entry, turned_away
 from loadwise.optimizer.trust import Trust
 from loadwise.ports import Feedback, JsonObject
@@ -52,6 +53,7 @@ class Chronicle:
         self._measured: lastgood.History | None = None
         self._version: int | None = None
         self._continuity = Continuity(optimizer.recorder.experiments)
+        self._milestones = Milestones(optimizer.model_compiler, optimizer.recorder.experiments.rollouts)
         optimizer.ensemble_manager.listener = self._heard
         optimizer.configurations.on_applied(self._configured)
 
@@ -121,6 +123,12 @@ class Chronicle:
         return found
 
     # --- what happens ---
+
+    def look(self) -> None:
+        """Builds that ended and rollouts that moved are known, and what experiments know now outlives us."""
+        for event in self._milestones.since(self._clock.monotonic_s()):
+            self._optimizer.ensemble_manager.tell(event)
+        self.keep()
 
     def _heard(self, event: Event) -> None:
         offset_s = self._clock.wall_s() - self._clock.monotonic_s()

@@ -168,7 +168,7 @@ class ServerSideOptimizer:
         # Starting and stopping take turns: the later one counts.
         self._switching = asyncio.Lock()
         self.lookout = Lookout(self)
-        self.cycle.on_probed |= {"watch": self.lookout.sample, "experiments_kept": self.chronicle.keep}
+        self.cycle.on_probed |= {"watch": self.lookout.sample, "chronicle": self.chronicle.look}
 
     # --- the origin's methods ---
 

@@ -52,14 +52,20 @@ def line(change: JsonObject) -> str:
         case ChangeKind.MEMBER:
             return f"member {subject}: {before} → {after}"
         case ChangeKind.BUILD:
-            return f"build {after} of {subject} begun"
+            return (
+                f"build {after} of {subject} begun"
+                if before is None
+                else f"build {before} of {subject}: {after}"
+            )
+        case ChangeKind.ROLLOUT:
+            return f"rollout of {subject}: {before} → {after} optimised"
         case _:
             return f"configuration {subject}: {after}"
 
 
 def command(change: JsonObject) -> str | None:
     """The shell command that undoes the change."""
-    if change["kind"] == ChangeKind.MEMBER:
+    if change["kind"] == ChangeKind.MEMBER or not change["undo"]:
         return None
     method, path = str(change["undo"]).split(" ", 1)
     post = f'curl -X {method} "$LOADWISE_URL{path}" {_KEY}'

@@ -12,9 +12,10 @@ from loadwise.clock import iso_utc
 from loadwise.decision.beliefs import Health
 from loadwise.decision.outcome import HealthChange
 from loadwise.ports import JsonObject
-from loadwise.telemetry.journal.events import Configured, Event, Reviewed, Stepped
+from loadwise.telemetry.journal.events import Built, Configured, Event, Reviewed, Rolled, Stepped
 
 STOP: Final = "POST /v1/optimization/stop"
+CONFIGURE: Final = "POST /v1/optimization/configure"
 
 
 class ChangeKind(StrEnum):
@@ -24,10 +25,11 @@ class ChangeKind(StrEnum):
     MEMBER = "member"
     CONFIGURATION = "configuration"
     BUILD = "build"
+    ROLLOUT = "rollout"
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One change; `at_s` is wall time, `undo` a request that takes it back."""
+    """One change; `at_s` is wall time, `undo` a request that takes it back, or empty."""
 
     at_s: float
     kind: ChangeKind
@@ -63,6 +65,10 @@ def changes_of(event: Event, offset_s: float) -> Iterator[Change]:
             yield from _members(event.changes, _wall_s(event.now_s, offset_s))
         case Configured():
             yield _configuration(event, _wall_s(event.now_s, offset_s))
+        case Built():
+            yield _built(event, _wall_s(event.now_s, offset_s))
+        case Rolled():
+            yield _rolled(event, _wall_s(event.now_s, offset_s))
 
 
 def _wall_s(now_s: float, offset_s: float) -> float:
@@ -113,6 +119,34 @@ def _build(event: Stepped, at_s: float) -> Change:
     )
 
 
+def _built(event: Built, at_s: float) -> Change:
+    serves = event.became == "promoted"
+    return Change(
+        at_s=at_s,
+        kind=ChangeKind.BUILD,
+        subject=event.model_id,
+        before=event.mode,
+        after=event.became,
+        reason=event.reason,
+        # Where it does not serve, the original does already.
+        undo=CONFIGURE if serves else "",
+        undo_body={"enable_torch_compile": False} if serves else None,
+    )
+
+
+def _rolled(event: Rolled, at_s: float) -> Change:
+    return Change(
+        at_s=at_s,
+        kind=ChangeKind.ROLLOUT,
+        subject=event.route if event.key is None else f"{event.route} for {event.key}",
+        before=f"{event.before:.0%}",
+        after=f"{event.after:.0%}",
+        reason=event.reason,
+        # One that was taken back begins anew with another `attempt`, which is the operator's to decide.
+        undo=STOP if event.after > event.before else "",
+    )
+
+
 def _configuration(event: Configured, at_s: float) -> Change:
     return Change(
         at_s=at_s,
@@ -122,6 +156,6 @@ def _configuration(event: Configured, at_s: float) -> Change:
         after=", ".join(f"{name}={value['to']}" for name, value in event.changes.items()) or "unchanged",
         reason="regression" if event.reverting else "operator",
         automatic=event.reverting,
-        undo="POST /v1/optimization/configure",
+        undo=CONFIGURE,
         undo_body={name: value["from"] for name, value in event.changes.items()},
     )

@@ -102,6 +102,27 @@ class Configured(NamedTuple):
     reverting: bool
 
 
-Event = Chose | Sent | Kept | Refused | Learned | Ended | Stepped | Reviewed | Configured
+class Built(NamedTuple):
+    """A build came to its end; `became` is its state, `reverted` for one that served until then."""
+
+    now_s: float
+    model_id: str
+    mode: str
+    became: str
+    reason: str
+
+
+class Rolled(NamedTuple):
+    """The share (0..1) of a route, or of a key on it, that is optimised became another."""
+
+    now_s: float
+    route: str
+    key: str | None
+    before: float
+    after: float
+    reason: str
+
+
+Event = Chose | Sent | Kept | Refused | Learned | Ended | Stepped | Reviewed | Configured | Built | Rolled
 # Takes an event within microseconds, never waits and never raises.
 Witness = Callable[[Event], None]
