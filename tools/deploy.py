@@ -34,7 +34,7 @@ ROWS = (
         "Builds and configuration",
         ("builds", "failed_builds", "config", "rollbacks", "rollouts", "optimization"),
     ),
-    ("Alerts and the loop", ("alert", "sink", "control_", "engine_", "monitoring_")),
+    ("Alerts and the loop", ("alert", "sink", "control_", "journal_", "engine_", "monitoring_")),
 )
 
 

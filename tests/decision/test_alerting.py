@@ -82,6 +82,9 @@ def rolled_back(seconds_ago: float) -> Health:
         (rolled_back(30.0), ["configuration_rolled_back"]),
         (rolled_back(1000.0), []),
         (Health(rollouts_back_s={"auto": 30.0, "other": 1000.0}), ["rollout_taken_back"]),
+        (Health(faults_ago_s={"decision": 9.0, "observe": 1.0, "builds": 400.0}), ["optimizer_fault"]),
+        (Health(journal_lost_ago_s=9.0), ["journal_losing"]),
+        (Health(journal_lost_ago_s=400.0), []),
         (Health(monitoring_age_s=1.0), ["monitoring_failed"]),
     ],
 )
@@ -104,6 +107,8 @@ EVERYTHING = Health(
     silences=[Silence(member_id="a", seconds=90.0, isolated=False)],
     rollback=Rollback(from_version=4, to_version=3, seconds_ago=1.0),
     rollouts_back_s={"auto": 1.0},
+    faults_ago_s={"decision": 1.0},
+    journal_lost_ago_s=1.0,
     monitoring_age_s=12.0,
 )
 
@@ -114,6 +119,7 @@ def test_every_rule_can_fire_and_says_what_to_do_and_how_to_undo() -> None:
     for condition in found:
         assert condition.remedy
         assert condition.undo
+        assert condition.limit is not None
         assert "{" not in condition.message + condition.remedy
 
 

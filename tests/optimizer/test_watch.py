@@ -158,6 +158,19 @@ async def a_rollout_does_harm(run: Running) -> None:
     rollouts.as_json = as_json
 
 
+async def the_host_cannot_be_read(run: Running) -> None:
+    run.server.optimizer.cycle.parts.tuner.read_host = lambda: 1 / 0
+
+
+async def the_journal_drops(run: Running) -> None:
+    class Full:
+        lost, fault, queue = 7, None, ()
+
+        def keep(self, *_: object) -> None: ...
+
+    run.server.optimizer.chronicle.journal = Full()
+
+
 FAULTS: dict[str, Callable[[Running], Awaitable[None]]] = {
     "high_error_rate": errors,
     "excessive_latency": slow,
@@ -172,6 +185,8 @@ FAULTS: dict[str, Callable[[Running], Awaitable[None]]] = {
     "compilation_failure": a_build_fails,
     "configuration_rolled_back": a_configuration_regresses,
     "rollout_taken_back": a_rollout_does_harm,
+    "optimizer_fault": the_host_cannot_be_read,
+    "journal_losing": the_journal_drops,
 }
 
 
@@ -295,6 +310,41 @@ async def test_names_that_clients_invent_become_no_series(make: Any) -> None:
     # One status more; of a million it would be the same one.
     assert series() - before == 1
     assert telemetry.value(names.REFUSED, {"status": "404"}) == 5000
+
+
+async def test_what_a_guard_caught_is_counted_and_told(make: Any) -> None:
+    run = Running(make())
+    await healthy(run)
+
+    class Broken:
+        def deliver(self, alert: Any) -> None:
+            raise RuntimeError("a sink of another's making")
+
+    run.server.optimizer.alerts.add([Broken()])
+    await the_journal_drops(run)
+    for _ in range(3):
+        await run.second()
+    telemetry = run.server.optimizer.telemetry
+    assert telemetry.value(names.JOURNAL_DROPPED) == 7
+    assert telemetry.value(names.STEP_ERRORS, {"part": "alert_sink"}) >= 1
+    assert telemetry.value(names.STEP_ERRORS, {"part": "decision"}) == 0
+    subjects = {alert.subject for alert in run.server.heard.alerts if alert.name == "optimizer_fault"}
+    assert "alert_sink" in subjects
+
+
+@pytest.mark.parametrize("name", list(FAULTS))
+async def test_each_alert_carries_evidence_what_to_do_and_the_way_back(make: Any, name: str) -> None:
+    run = Running(make())
+    await healthy(run)
+    await FAULTS[name](run)
+    for _ in range(round(WITHIN_S[name])):
+        await run.second()
+    told = next(alert for alert in run.server.heard.alerts if alert.name == name)
+    assert {"value", "limit"} <= set(told.evidence)
+    assert told.remedy
+    assert told.undo
+    rule = next(rule for rule in RULES if rule.name == name)
+    assert told.severity == rule.severity.value
 
 
 async def test_the_watch_runs_by_itself_and_ends(make: Any) -> None:

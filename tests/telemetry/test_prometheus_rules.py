@@ -61,6 +61,8 @@ HEALTHY: dict[str, str] = {
     'loadwise_engine_reading_age_seconds{pool="local",replica="fast/1"}': level(0.5),
     "loadwise_decision_age_seconds": level(0.7),
     "loadwise_rollbacks_total": level(0),
+    'loadwise_control_errors_total{part="observe"}': steady(1),
+    "loadwise_journal_dropped_total": level(0),
 }
 
 
@@ -104,6 +106,10 @@ FAULTS: dict[str, Fault] = {
     "rollout_taken_back": Fault(
         {'loadwise_rollouts_taken_back{rollout="auto"}': level("_", 1)}, 'rollout="auto"'
     ),
+    "optimizer_fault": Fault(
+        {'loadwise_control_errors_total{part="decision"}': steady(0, 1)}, 'part="decision"'
+    ),
+    "journal_losing": Fault({"loadwise_journal_dropped_total": steady(0, 5)}),
     "monitoring_failed": Fault({"loadwise_monitoring_age_seconds": level("_", 5)}),
 }
 

@@ -55,6 +55,10 @@ class Health:
     rollback: Rollback | None = None
     # Rollouts that were taken back, by route (and key), since when, in seconds.
     rollouts_back_s: Mapping[str, float] = field(default_factory=dict)
+    # Since each part of ours last failed in a way that serving survived.
+    faults_ago_s: Mapping[str, float] = field(default_factory=dict)
+    # Since the journal last lost events; None where it never did.
+    journal_lost_ago_s: float | None = None
     # Since a monitoring system that is read was last read well; None without one, or while it is well.
     monitoring_age_s: float | None = None
 

@@ -15,6 +15,8 @@ STOP: Final = (
     "POST /v1/optimization/stop: requests then pass untouched to the default member; "
     "POST /v1/optimization/start takes that back."
 )
+# An error that serving survived is told for so long.
+FAULT_SHOWN_S: Final = 300.0
 NOTHING_CHANGED: Final = "The optimizer changed nothing here; there is nothing to undo."
 
 RULES: Final = (
@@ -184,6 +186,29 @@ RULES: Final = (
         remedy="rollouts in /v1/optimization/status name the harm; see the members' errors there.",
         undo="Nothing is optimised there now. Change any setting of rollout to begin it anew.",
         within_s=60.0,
+        keeps=1.0,
+    ),
+    Rule(
+        name="optimizer_fault",
+        severity=Severity.TICKET,
+        find=findings.faults,
+        limit=lambda _: FAULT_SHOWN_S,
+        message="{subject} failed {value:.0f} s ago; serving went on without it.",
+        remedy="loop.faults in /v1/optimization/status and the log name the error.",
+        undo=STOP,
+        within_s=30.0,
+        keeps=1.0,
+    ),
+    Rule(
+        name="journal_losing",
+        severity=Severity.TICKET,
+        find=findings.journal_lost,
+        limit=lambda _: FAULT_SHOWN_S,
+        message="The journal lost events {value:.0f} s ago: its queue was full, or its disk takes none.",
+        remedy="journal in /v1/optimization/status says how many and why: free its disk, or raise "
+        "journal.queue_size. What was lost cannot be explained or replayed.",
+        undo=NOTHING_CHANGED,
+        within_s=30.0,
         keeps=1.0,
     ),
     Rule(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from loadwise.decision import burn
 from loadwise.decision.alert_facts import Finding, Health
 from loadwise.decision.burn import Share
 from loadwise.decision.facts import Policy
+
+# Parts whose failures other rules tell: they are not of our making.
+TOLD_ELSEWHERE: Final = frozenset({"observe", "monitoring"})
 
 
 def _above(value: float | None, limit: float) -> Iterator[Finding]:
@@ -138,6 +142,20 @@ def rollouts_back(_: Policy, health: Health, limit: float) -> Iterator[Finding]:
     for subject, seconds in health.rollouts_back_s.items():
         if seconds < limit:
             yield Finding(value=seconds, subject=subject)
+
+
+def faults(_: Policy, health: Health, limit: float) -> Iterator[Finding]:
+    """Each part of ours that failed less than the limit ago (s)."""
+    for part, seconds in health.faults_ago_s.items():
+        if seconds < limit and part not in TOLD_ELSEWHERE:
+            yield Finding(value=seconds, subject=part)
+
+
+def journal_lost(_: Policy, health: Health, limit: float) -> Iterator[Finding]:
+    """The journal lost events less than the limit ago (s)."""
+    ago_s = health.journal_lost_ago_s
+    if ago_s is not None and ago_s < limit:
+        yield Finding(value=ago_s)
 
 
 def monitoring(_: Policy, health: Health, limit: float) -> Iterator[Finding]:

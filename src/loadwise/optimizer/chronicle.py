@@ -18,6 +18,7 @@ from loadwise.optimizer.recorder import Entry, turned_away
 from loadwise.optimizer.trust import Trust
 from loadwise.ports import Feedback, JsonObject
 from loadwise.settings import OptimizationConfig
+from loadwise.telemetry import names
 from loadwise.telemetry.history import History
 from loadwise.telemetry.journal import records
 from loadwise.telemetry.journal.changes import Change, ChangeKind, changes_of
@@ -52,6 +53,9 @@ class Chronicle:
         # What was kept last of the applied configurations.
         self._measured: lastgood.History | None = None
         self._version: int | None = None
+        # Events that the journal had lost at the last look, and when more were.
+        self._lost, self._lost_s = 0, float("-inf")
+        optimizer.telemetry.count(names.JOURNAL_DROPPED, by=0.0)
         self._continuity = Continuity(optimizer.recorder.experiments)
         self._milestones = Milestones(optimizer.model_compiler, optimizer.recorder.experiments.rollouts)
         optimizer.ensemble_manager.listener = self._heard
@@ -141,6 +145,11 @@ class Chronicle:
 
     def _watch(self) -> None:
         """A journal that cannot be written is a fault of the loop's: shown, counted, and gone when it is."""
+        lost = 0 if self.journal is None else self.journal.lost
+        if lost > self._lost:
+            self._lost_s = self._clock.monotonic_s()
+            self._optimizer.telemetry.count(names.JOURNAL_DROPPED, by=float(lost - self._lost))
+        self._lost = lost
         fault = None if self.journal is None else self.journal.fault
         if fault is None:
             self._optimizer.cycle.recovered(JOURNAL)
@@ -157,6 +166,10 @@ class Chronicle:
         self._optimizer.ensemble_manager.tell(
             Configured(self._clock.monotonic_s(), version, changed, reverting)
         )
+
+    def lost_ago_s(self, now_s: float) -> float | None:
+        """Seconds since the journal last lost events; None where it never did."""
+        return now_s - self._lost_s if self._lost_s > float("-inf") else None
 
     async def give(self, feedback: Feedback) -> JsonObject:
         """Feedback is journaled and counts; see `Trust.give`."""

@@ -29,6 +29,11 @@ from loadwise.telemetry.journal.events import Stepped
 log = get_logger(__name__)
 # Without a decision for so long, what was decided on old figures is given up for the safe strategy.
 SAFE_AFTER_S: Final = 30.0
+# Parts whose errors are survived and are alerts of their own kind.
+GUARDED: Final = (
+    "host", "engine_client", "places", "decision", "safe_strategy", "experiments", "watch", "strategy",
+    "builds", "last_known_good", "alerts", "alert_sink", "journal", "optimize_model_for_request",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +73,12 @@ class Cycle:
         self.decision: Decision | None = None
         self.faults: dict[str, Fault] = {}
         self.errors: Counter[str] = Counter()
+        # When each part last failed, whether or not it works again.
+        self.failed_s: dict[str, float] = {}
         self.turns = 0
+        for part in GUARDED:
+            # From 0 on, so that a first error is seen as an increase.
+            parts.recorder.telemetry.count(names.STEP_ERRORS, part, by=0.0)
         # Told after each look at the load, by the part that each is.
         self.on_probed: dict[str, Callable[[], None]] = {}
         parts.director.on_surge = self.look
@@ -121,7 +131,13 @@ class Cycle:
             log.warning("control_loop_part_failed", part=part, error=repr(error), exc_info=trace)
         self.faults[part] = Fault(part=part, message=f"{type(error).__name__}: {error}", since_s=since_s)
         self.errors[part] += 1
-        self.parts.recorder.telemetry.count(names.STEP_ERRORS, part.partition(":")[0])
+        self.survived(part)
+
+    def survived(self, part: str, errors: int = 1) -> None:
+        """Errors of a part that a guard caught are counted, and when the last of them was."""
+        kind = part.partition(":")[0]
+        self.failed_s[kind] = self._clock.monotonic_s()
+        self.parts.recorder.telemetry.count(names.STEP_ERRORS, kind, by=float(errors))
 
     def recovered(self, part: str) -> None:
         """The part works again; nothing happens when it had not failed."""

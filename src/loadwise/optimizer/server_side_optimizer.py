@@ -158,6 +158,7 @@ class ServerSideOptimizer:
         self.loop = ControlLoop(
             self.cycle.tune, self.cycle.probe, lambda: self.configurations.current.tuning_interval_sec
         )
+        self.alerts.on_sink_failed = lambda: self.cycle.survived("alert_sink")
         self.configurations.on_applied(self._configured)
         self.director.on_finished(self.configurations.count)
         self.chronicle = Chronicle(self)

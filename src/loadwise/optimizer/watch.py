@@ -64,6 +64,7 @@ class Watch:
                 self.evaluate()
             except Exception:  # whatever is wrong with one look, the next one may see more
                 log.exception("health_not_evaluated")
+                self._optimizer.cycle.survived("alerts")
             await asyncio.sleep(EVERY_S)
 
     # --- the figures ---
@@ -88,6 +89,8 @@ class Watch:
             silences=silences(made.director, made.readings, recorder, now_s),
             rollback=made.configurations.rollback(now_s),
             rollouts_back_s=_rollouts_back(made, now_s),
+            faults_ago_s={part: now_s - at_s for part, at_s in made.cycle.failed_s.items()},
+            journal_lost_ago_s=made.chronicle.lost_ago_s(now_s),
             monitoring_age_s=None if recorder.monitoring is None else recorder.monitoring.age_s(),
         )
 

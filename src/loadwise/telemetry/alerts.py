@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from loadwise.decision.alert_facts import Condition
@@ -42,6 +42,8 @@ class AlertBook:
 
     def __init__(self, sinks: Sequence[AlertSink] = ()) -> None:
         self._sinks = tuple(sinks)
+        # Hears of every sink that failed.
+        self.on_sink_failed: Callable[[], None] = lambda: None
         self._tracked: dict[tuple[str, str], _Tracked] = {}
 
     def add(self, sinks: Sequence[AlertSink]) -> None:
@@ -86,6 +88,7 @@ class AlertBook:
                 sink.deliver(alert)
             except Exception:  # a sink of another's making must not silence the rest
                 log.exception("alert_sink_failed", alert=alert.name, sink=type(sink).__name__)
+                self.on_sink_failed()
 
     def active(self) -> list[Alert]:
         """Alerts that began and have not ended, longest first."""

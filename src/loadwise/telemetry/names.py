@@ -149,8 +149,13 @@ STEPS = Metric(
 STEP_ERRORS = Metric(
     name="loadwise_control_errors_total",
     kind=Kind.COUNTER,
-    help="Errors that a part of the control loop survived.",
+    help="Errors of ours that requests and the control loop survived, by the part that failed.",
     labels=("part",),
+)
+JOURNAL_DROPPED = Metric(
+    name="loadwise_journal_dropped_total",
+    kind=Kind.COUNTER,
+    help="Events that the journal lost: its queue was full, or the disk took none.",
 )
 ALERTS_FIRED = Metric(
     name="loadwise_alerts_total",

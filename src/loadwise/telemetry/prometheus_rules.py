@@ -11,6 +11,7 @@ from loadwise.decision.alert_facts import Rule
 from loadwise.decision.alert_rules import RULES
 from loadwise.decision.burn import Pair
 from loadwise.decision.facts import Policy
+from loadwise.decision.findings import TOLD_ELSEWHERE
 from loadwise.telemetry import names
 
 ONE = "by (job, instance)"
@@ -91,6 +92,16 @@ def _rolled_back(_: Policy, limit: float) -> str:
     return f"increase({names.ROLLBACKS.name}[{_span(limit)}]) > 0"
 
 
+def _faults(_: Policy, limit: float) -> str:
+    elsewhere = "|".join(sorted(TOLD_ELSEWHERE))
+    errors = f'{names.STEP_ERRORS.name}{{part!~"{elsewhere}"}}'
+    return f"sum by (job, instance, part) (increase({errors}[{_span(limit)}])) > 0"
+
+
+def _journal_lost(_: Policy, limit: float) -> str:
+    return f"increase({names.JOURNAL_DROPPED.name}[{_span(limit)}]) > 0"
+
+
 def _span(seconds: float) -> str:
     for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds % length == 0:
@@ -114,6 +125,8 @@ EXPRESSIONS: Final[Mapping[str, Expression]] = {
     "silent_member_serving": Expression(_silent_and_serving, "member"),
     "configuration_rolled_back": Expression(_rolled_back),
     "rollout_taken_back": Expression(lambda *_: f"{names.ROLLOUTS_BACK.name} > 0", "rollout"),
+    "optimizer_fault": Expression(_faults, "part"),
+    "journal_losing": Expression(_journal_lost),
     "monitoring_failed": Expression(_above(names.MONITORING_AGE.name)),
 }
 

@@ -139,12 +139,17 @@ class Journal:
             "path": str(self.folder),
             "written": self._written,
             "waiting": len(self._queue),
-            "dropped": self.dropped + self._unwritable,
+            "dropped": self.lost,
             "size_bytes": None if store is None else store.size_bytes(),
             "max_bytes": self.limits.max_bytes,
             "fault": self.fault,
             "set_aside": None if self.set_aside is None else str(self.set_aside),
         }
+
+    @property
+    def lost(self) -> int:
+        """Events that were never written: the queue was full, or nothing could write them."""
+        return self.dropped + self._unwritable
 
     # --- the writer's thread ---
 
