@@ -12,7 +12,9 @@ from loadwise.app.members import Members
 from loadwise.clock import SystemClock
 from loadwise.engines.catalogue import Catalogue
 from loadwise.errors import ConfigurationError, UnknownNameError
-from loadwise.settings import load_settings
+from loadwise.optimizer.abilities import refresh
+from loadwise.optimizer.fleet import Fleet
+from loadwise.settings import OptimizationConfig, load_settings
 from loadwise.testing import StubUpstream
 
 
@@ -162,3 +164,37 @@ async def test_settings_may_name_a_model_that_is_admitted_later(stub: StubUpstre
 def test_a_routes_default_is_one_of_its_members() -> None:
     with pytest.raises(ConfigurationError, match=r"routes\.auto\.default_member 'other' is none"):
         members(routes={"auto": {"members": ["eu"], "default_member": "other"}})
+
+
+async def test_a_members_terms_are_those_of_the_settings(stub: StubUpstream) -> None:
+    opened = members(
+        upstreams={
+            "eu": {
+                "url": stub.url,
+                "price": {"input_per_million": 1, "output_per_million": 2},
+                "limits": {"requests_per_minute": 9, "max_context_tokens": 512},
+                "tags": ["paid"],
+            }
+        }
+    )
+    (parts,) = await opened.open_all()
+    fleet = Fleet(OptimizationConfig())
+    fleet.add(parts)
+    refresh(fleet)
+    await opened.close()
+    member = fleet.parts("eu").member
+    assert member.price is not None
+    assert (member.price.output_per_million, member.limits.requests_per_minute) == (2.0, 9)
+    assert member.tags == {"paid"}
+    # The server says 1,024, and the operator less.
+    assert member.capabilities.context_tokens == 512
+
+
+async def test_what_an_upstream_lists_besides_has_no_price(stub: StubUpstream) -> None:
+    stub.behaviour.models = ({"id": "one"}, {"id": "other"})
+    price = {"input_per_million": 1, "output_per_million": 2}
+    opened = members(upstreams={"eu": {"url": stub.url, "model": "one", "price": price, "tags": ["paid"]}})
+    await opened.open_all()
+    parts = await opened.open("other")
+    await opened.close()
+    assert (parts.member.price, parts.member.tags) == (None, {"paid"})
