@@ -507,3 +507,28 @@ def test_replica_with_most_room_is_picked() -> None:
     assert pick_replica(two, {"a": 4, "b": 8}, 0.5, frozenset({"b"})) == "a"
     assert pick_replica(two, {}, 0.5, frozenset({"a", "b"})) is None
     assert {pick_replica(two, {}, draw) for draw in (0.0, 0.49, 0.5, 1.0)} == {"a", "b"}
+
+
+def test_best_of_n_leaves_a_member_that_became_six_times_slower_within_tens_of_requests() -> None:
+    """Each on a device of its own: on a shared one its requests slow down everybody."""
+    speeds = {"fast": 0.004, "balanced": 0.005, "accurate": 0.006}
+    of = route(EnsembleStrategy.BEST_OF_N)
+    of = replace(
+        of,
+        members=tuple(
+            replace(each, replicas=(replace(each.replicas[0], pool_id=each.member_id),), quality=quality)
+            for each, quality in zip(of.members, (0.9, 0.95, 1.0), strict=True)
+        ),
+    )
+    known, taken = taught(of, speeds, count=200), []
+    now = speeds | {"accurate": 6.0 * speeds["accurate"]}
+    for at in range(200):
+        at_s = 10.0 + 0.5 * at
+        choice = select(POLICY, of, request(), known, pressures(of), at_load(0.5), 0.5, at_s)
+        assert isinstance(choice, Choice)
+        name = choice.member_id
+        ended = succeeded(name, at_s, total_s=0.05 + 100 * now[name], time_to_first_token_s=0.05)
+        known[name] = learn(POLICY, known[name], replace(ended, work=choice.work))
+        taken.append(name)
+    assert taken[0] == "accurate"
+    assert 0 < taken.count("accurate") <= 30

@@ -50,6 +50,26 @@ class Fit(NamedTuple):
         return self.base + self.slope * work
 
 
+class Told(NamedTuple):
+    """A value at `middle`, and its growth per unit of work as far as `reach` on both sides."""
+
+    value: float
+    slope: float
+    middle: float
+    reach: float
+
+    def at(self, work: float) -> float:
+        """The value at `work`, at least 0."""
+        value, slope, middle, reach = self
+        off = work - middle
+        if off > reach:
+            off = reach
+        elif off < -reach:
+            off = -reach
+        value += slope * off
+        return value if value > 0.0 else 0.0
+
+
 class Line(NamedTuple):
     """Decayed sums of weighted points (x, y) that a straight line is fitted through."""
 
@@ -71,21 +91,20 @@ class Line(NamedTuple):
             xys * kept + wx * y,
         )
 
-    def seen(self, x: float, start: float) -> float:
-        """The value at `x` by the points alone, no further from their middle than they tell; else `start`.
+    def told(self, start: float) -> Told:
+        """What the points alone tell, no further from their middle than they do; `start` without any.
 
         So far a line through them is as sure as a value from a few of them: points that lie close together
         tell of no slope.
         """
         weight, xs, ys, xxs, xys = self
         if weight <= 0.0:
-            return start
+            return Told(start, 0.0, 0.0, 0.0)
         spread = xxs - xs * xs / weight
         if spread <= 1e-9 * xxs:
-            return ys / weight
-        slope = max(0.0, (xys - xs * ys / weight) / spread)
-        reach = SURE * sqrt(spread)
-        return max(0.0, ys / weight + slope * min(reach, max(-reach, x - xs / weight)))
+            return Told(ys / weight, 0.0, 0.0, 0.0)
+        slope = (xys - xs * ys / weight) / spread
+        return Told(ys / weight, slope if slope > 0.0 else 0.0, xs / weight, SURE * sqrt(spread))
 
     def fit(self, start: float, end_x: float, end: float) -> Fit:
         """The line through these points and the prior's two: (0, `start`) and, lightly, (`end_x`, `end`)."""

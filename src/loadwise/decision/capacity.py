@@ -56,8 +56,11 @@ def capacity(belief: Belief, objectives: Objectives, places: int | None, prompt_
 def busy_s(belief: Belief, places: int, prompt_tokens: float) -> float:
     """Seconds of a full device that one request takes: the member's cost, measured."""
     work = (places + BATCH_START) * belief.cost
-    first_s = (prompt_tokens + FIRST_TOKEN_OVERHEAD_TOKENS) * belief.first_fit.at(work)
-    return (first_s + belief.answer_tokens * belief.output_fit.at(work)) / places
+    # Unpacked: this runs for every member of a full device at every request.
+    base, slope = belief.first_fit
+    first_s = (prompt_tokens + FIRST_TOKEN_OVERHEAD_TOKENS) * (base + slope * work)
+    base, slope = belief.output_fit
+    return (first_s + belief.answer_tokens * (base + slope * work)) / places
 
 
 def _scaled(fit: Fit, by: float) -> Fit:

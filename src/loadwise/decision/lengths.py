@@ -70,6 +70,10 @@ def _quantile(rows: tuple[tuple[int, ...], ...], total: int, fraction: float) ->
     above = total - max(1, ceil(fraction * total))
     for at in range(ROWS - 1, -1, -1):
         row = rows[at]
+        counted = sum(row)
+        if counted <= above:
+            above -= counted
+            continue
         for place in range(ROW - 1, -1, -1):
             above -= row[place]
             if above < 0:

@@ -121,6 +121,7 @@ class Scene:
 
     __slots__ = (
         "_crowds",
+        "_fills",
         "_first_objective_s",
         "_output_objective_s",
         "beliefs",
@@ -174,6 +175,7 @@ class Scene:
         self._first_objective_s = objectives.time_to_first_token_s
         self._output_objective_s = objectives.time_per_output_token_s
         self._crowds: dict[str, Crowd] = {}
+        self._fills: dict[int, float] = {}
         prompt = request.prompt_tokens if request.prompt_tokens is not None else request.prompt_tokens_bound
         self.tokens = (UNKNOWN_PROMPT_TOKENS if prompt is None else prompt) + FIRST_TOKEN_OVERHEAD_TOKENS
         self._look(self.tokens)
@@ -223,15 +225,15 @@ class Scene:
         """
         belief, trend, work = self.known[at], self.known[at].trend, self.works[at]
         alone, tokens = work - self._own_work(at), self.tokens * trend
-        first, each = belief.first_line, belief.output_line
-        first_idle_s, each_idle_s = belief.prior.first_idle_s, belief.prior.output_idle_s
-        each_s = each.seen(work, each_idle_s) * trend
+        first = belief.first_line.told(belief.prior.first_idle_s)
+        each = belief.output_line.told(belief.prior.output_idle_s)
+        each_s = each.at(work) * trend
         return Latencies(
-            tokens * first.seen(work, first_idle_s) + self._waiting_s(at, each_s),
+            tokens * first.at(work) + self._waiting_s(at, each_s),
             each_s,
             self.wait_s[at],
-            tokens * first.seen(alone, first_idle_s),
-            each.seen(alone, each_idle_s) * trend,
+            tokens * first.at(alone),
+            each.at(alone) * trend,
             alone - belief.cost * STARTING,
         )
 
@@ -330,6 +332,12 @@ class Scene:
 
     def _filled(self, at: int) -> float:
         """The fullest of time to first token, time per token and places, in shares of what is allowed."""
+        found = self._fills.get(at)
+        if found is None:
+            found = self._fills[at] = self._filling(at)
+        return found
+
+    def _filling(self, at: int) -> float:
         fill = self.first_s[at] / (self._first_objective_s * FIRST_TOKEN_TARGET)
         each = self.each_s[at] / (self._output_objective_s * OUTPUT_TOKEN_TARGET)
         if each > fill:
