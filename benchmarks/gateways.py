@@ -79,7 +79,13 @@ def litellm(venv: Path, port: int, url: str, folder: Path) -> Server:
     config = folder / "litellm.yaml"
     config.write_text(json.dumps({"model_list": [{"model_name": MODEL, "litellm_params": parameters}]}))
     command = [str(venv / "bin/litellm"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
-    env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PATH": _path(venv), "PYTHONPATH": ""}
+    env = {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        # Without keys, as the others run.
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+        "PATH": _path(venv),
+        "PYTHONPATH": "",
+    }
     return _server("litellm", command, port, folder, "/health/liveliness", **env)
 
 
