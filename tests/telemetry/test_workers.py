@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -20,7 +21,13 @@ from pathlib import Path
 from loadwise.telemetry import names
 from loadwise.telemetry.prometheus import Telemetry
 telemetry = Telemetry()
-telemetry.gauges_from(lambda: [(names.IN_FLIGHT, ("fast",), 2.0), (names.CONFIG_VERSION, (), 1.0)])
+SILENT = (names.ALERT_ACTIVE, ("silent_member", "page"), 1.0)
+telemetry.gauges_from(
+    lambda: [
+        (names.IN_FLIGHT, ("fast",), 2.0), (names.CONFIG_VERSION, (), 1.0), (names.LOAD_SCORE, (), 0.9),
+        (names.RUNNING, (), 0.0), SILENT, SILENT,
+    ]
+)
 telemetry.share(Path(sys.argv[1]))
 for number in range(int(sys.argv[2])):
     telemetry.count(names.OUTPUT_TOKENS, "fast", by=3)
@@ -49,7 +56,15 @@ def end(worker: subprocess.Popen[str], *, kill: bool = False) -> None:
 @pytest.fixture
 def ours(tmp_path: Path):  # type: ignore[no-untyped-def]
     telemetry = Telemetry()
-    telemetry.gauges_from(lambda: [(names.IN_FLIGHT, ("fast",), 1.0), (names.CONFIG_VERSION, (), 1.0)])
+    telemetry.gauges_from(
+        lambda: [
+            (names.IN_FLIGHT, ("fast",), 1.0),
+            (names.CONFIG_VERSION, (), 1.0),
+            (names.LOAD_SCORE, (), 0.4),
+            (names.RUNNING, (), 1.0),
+            (names.ALERT_ACTIVE, ("silent_member", "page"), 1.0),
+        ]
+    )
     telemetry.share(tmp_path / "metrics")
     telemetry.count(names.OUTPUT_TOKENS, "fast", by=5)
     yield telemetry
@@ -67,7 +82,12 @@ def test_real_processes_are_summed_and_the_dead_stay_in_the_sum(ours: Telemetry,
         assert tokens(ours) == 5 + 3 * 107
         assert b'time_to_first_token_seconds_count{member="fast"} 107.0' in ours.render()[0]
         assert ours.value(names.IN_FLIGHT, {"member": "fast"}) == 1 + 2 + 2
-        assert ours.value(names.CONFIG_VERSION) == 1
+        for process in (os.getpid(), first.pid, second.pid):
+            assert ours.value(names.CONFIG_VERSION, {"worker": str(process)}) == 1
+        # The worst of all, and what holds of all.
+        assert ours.value(names.LOAD_SCORE) == 0.9
+        assert ours.value(names.RUNNING) == 0.0
+        assert ours.value(names.ALERT_ACTIVE, {"alert": "silent_member", "severity": "page"}) == 2.0
         end(first, kill=True)
         assert tokens(ours) == 5 + 3 * 107
         assert ours.value(names.IN_FLIGHT, {"member": "fast"}) == 1 + 2
@@ -80,6 +100,8 @@ def test_real_processes_are_summed_and_the_dead_stay_in_the_sum(ours: Telemetry,
                 end(worker)
     assert tokens(ours) == 5 + 3 * 108
     assert ours.value(names.IN_FLIGHT, {"member": "fast"}) == 1
+    assert ours.value(names.LOAD_SCORE) == 0.4
+    assert ours.value(names.RUNNING) == 1.0
 
 
 def test_a_new_generation_begins_at_zero(tmp_path: Path) -> None:

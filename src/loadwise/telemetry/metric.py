@@ -14,6 +14,15 @@ class Kind(StrEnum):
     HISTOGRAM = "histogram"
 
 
+class Across(StrEnum):
+    """How the gauges of several worker processes become one; `each` has a label `worker`, its process id."""
+
+    EACH = "each"
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """One line of the table. Units are base units and end the name, as Prometheus asks."""
@@ -27,5 +36,10 @@ class Metric:
     buckets: tuple[float, ...] = ()
     # Values that each label may take before further ones count as "other".
     label_limit: int = 48
-    # A gauge of which several workers each have a part; of others each worker has the whole.
-    summed: bool = False
+    # What one answer says of a gauge that several workers have.
+    across: Across = Across.EACH
+
+    @property
+    def summed(self) -> bool:
+        """Whether workers each have a part of it."""
+        return self.across is Across.SUM

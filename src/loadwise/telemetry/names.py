@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadwise.telemetry.metric import Kind, Metric
+from loadwise.telemetry.metric import Across, Kind, Metric
 
 # From a small embedded model's first token (milliseconds) to a long answer of a large one.
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -132,6 +132,7 @@ ROLLOUTS_BACK = Metric(
     kind=Kind.GAUGE,
     help="1 for a quarter of an hour after a rollout (a route, or a key on one) was taken back.",
     labels=("rollout",),
+    across=Across.MAX,
 )
 SINK_ALERTS = Metric(
     name="loadwise_sink_alerts_total",
@@ -168,13 +169,14 @@ IN_FLIGHT = Metric(
     kind=Kind.GAUGE,
     help="Requests dispatched and not yet ended.",
     labels=("member",),
-    summed=True,
+    across=Across.SUM,
 )
 LOAD_SCORE = Metric(
     name="loadwise_load_score_ratio",
     kind=Kind.GAUGE,
     help="Load of the most loaded pool, 0 to 1; absent while nothing could be measured.",
     unit="ratio",
+    across=Across.MAX,
 )
 POOL_LOAD_SCORE = Metric(
     name="loadwise_pool_load_score_ratio",
@@ -182,6 +184,7 @@ POOL_LOAD_SCORE = Metric(
     help="Load of each pool, 0 to 1; absent where nothing could be measured.",
     unit="ratio",
     labels=("pool",),
+    across=Across.MAX,
 )
 LOAD_COMPONENT = Metric(
     name="loadwise_load_component_ratio",
@@ -189,6 +192,7 @@ LOAD_COMPONENT = Metric(
     help="The load score's components per pool, 0 (idle) to 1 (saturated); absent where they cannot be read.",
     unit="ratio",
     labels=("pool", "component"),
+    across=Across.MAX,
 )
 STRATEGY = Metric(
     name="loadwise_strategy_active",
@@ -200,6 +204,7 @@ RUNNING = Metric(
     name="loadwise_optimization_running",
     kind=Kind.GAUGE,
     help="1 while the control loop runs, 0 while it is stopped.",
+    across=Across.MIN,
 )
 CONFIG_VERSION = Metric(
     name="loadwise_config_version",
@@ -218,6 +223,7 @@ MEMBER_ACTIVE = Metric(
     kind=Kind.GAUGE,
     help="1 for an active member, 0 for one that stands by or is out.",
     labels=("member",),
+    across=Across.MIN,
 )
 MEMBER_SHARE = Metric(
     name="loadwise_member_share_ratio",
@@ -252,12 +258,14 @@ MEMBER_SILENT = Metric(
     help="For how long a member has had requests and given no token; absent while it has none.",
     unit="seconds",
     labels=("member",),
+    across=Across.MAX,
 )
 BUILDS = Metric(
     name="loadwise_builds",
     kind=Kind.GAUGE,
     help="Builds of compiled models by their state.",
     labels=("state",),
+    across=Across.SUM,
 )
 IMPROVEMENT = Metric(
     name="loadwise_improvement_ratio",
@@ -278,18 +286,21 @@ FAILED_BUILDS = Metric(
     kind=Kind.GAUGE,
     help="1 for a compiled model whose latest build failed; the original serves.",
     labels=("model",),
+    across=Across.MAX,
 )
 ALERT_ACTIVE = Metric(
     name="loadwise_alert_active",
     kind=Kind.GAUGE,
     help="Subjects (members, replicas, pools, routes, or the server) for which an alert holds.",
     labels=("alert", "severity"),
+    across=Across.MAX,
 )
 SINK_QUEUE = Metric(
     name="loadwise_sink_queue_alerts",
     kind=Kind.GAUGE,
     help="Alerts that wait to be delivered to a sink.",
     labels=("sink",),
+    across=Across.SUM,
 )
 READING_AGE = Metric(
     name="loadwise_engine_reading_age_seconds",
@@ -297,47 +308,55 @@ READING_AGE = Metric(
     help="Since when a replica's engine was not read.",
     unit="seconds",
     labels=("pool", "replica"),
+    across=Across.MAX,
 )
 DECISION_AGE = Metric(
     name="loadwise_decision_age_seconds",
     kind=Kind.GAUGE,
     help="Since the control loop's latest decision; absent while it is stopped.",
     unit="seconds",
+    across=Across.MAX,
 )
 MONITORING_AGE = Metric(
     name="loadwise_monitoring_age_seconds",
     kind=Kind.GAUGE,
     help="Since a monitoring system that is read was read well; absent without one.",
     unit="seconds",
+    across=Across.MAX,
 )
 CPU_USAGE = Metric(
     name="loadwise_host_cpu_usage_ratio",
     kind=Kind.GAUGE,
     help="Processor use of the machine, 0 to 1.",
     unit="ratio",
+    across=Across.MAX,
 )
 MEMORY_USAGE = Metric(
     name="loadwise_host_memory_usage_ratio",
     kind=Kind.GAUGE,
     help="Memory use of the machine, 0 to 1.",
     unit="ratio",
+    across=Across.MAX,
 )
 GPU_USAGE = Metric(
     name="loadwise_host_gpu_usage_ratio",
     kind=Kind.GAUGE,
     help="GPU use of the machine, 0 to 1; absent without a GPU that can be read.",
     unit="ratio",
+    across=Across.MAX,
 )
 QUEUE_DEPTH = Metric(
     name="loadwise_queue_depth_requests",
     kind=Kind.GAUGE,
     help="Requests waiting in the engines together; absent where no engine says.",
+    across=Across.MAX,
 )
 KV_CACHE_USAGE = Metric(
     name="loadwise_kv_cache_usage_ratio",
     kind=Kind.GAUGE,
     help="Key/value cache in use, of the fullest engine, 0 to 1; absent where no engine says.",
     unit="ratio",
+    across=Across.MAX,
 )
 
 METRICS: tuple[Metric, ...] = tuple(found for found in globals().values() if isinstance(found, Metric))

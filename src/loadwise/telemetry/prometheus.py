@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final, cast
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
@@ -16,10 +15,11 @@ from loadwise.decision.facts import Ending, Outcome
 from loadwise.decision.fault import Fault, fault_of, shown_ending
 from loadwise.ports import Dispatch
 from loadwise.telemetry import names
-from loadwise.telemetry.metric import Kind, Metric
+from loadwise.telemetry.metric import Metric
 from loadwise.telemetry.names import METRICS
 from loadwise.telemetry.series import Series
-from loadwise.telemetry.workers import Workers
+from loadwise.telemetry.shared_gauges import families
+from loadwise.telemetry.workers import Gauge, Workers
 
 # One gauge's value for its labels; None is "could not be read" and gives no sample.
 GaugeValue = tuple[Metric, tuple[str, ...], float | None]
@@ -47,7 +47,7 @@ class Telemetry:
 
     def share(self, folder: Path) -> None:
         """From now on `/metrics` answers for every process that shares `folder`."""
-        self._workers = Workers(folder, self._series.snapshot, self._summed)
+        self._workers = Workers(folder, self._series.snapshot, self._totals)
 
     def close(self) -> None:
         """What was counted is with the processes that share it."""
@@ -114,17 +114,17 @@ class Telemetry:
 
     def collect(self) -> Iterator[Family]:
         """Every metric with its present values, of all workers where there are several."""
-        series, gauges = (self._workers.others()) if self._workers is not None else ([], [])
+        series, gauges = ([], None) if self._workers is None else self._workers.others()
         yield from self._series.families([self._series.snapshot(), *series])
-        yield from _gauge_families([*self._gauges(), *gauges])
+        yield from families(self._totals(), gauges)
 
-    def _gauges(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    def _totals(self) -> list[Gauge]:
+        """This process's gauges; values of the same labels (several subjects of an alert) are summed."""
+        totals: dict[tuple[str, tuple[str, ...]], float] = {}
         for metric, labels, value in (item for source in self._gauge_sources for item in source()):
             if value is not None:
-                yield metric.name, labels, float(value)
-
-    def _summed(self) -> list[tuple[str, tuple[str, ...], float]]:
-        return [gauge for gauge in self._gauges() if _GAUGES[gauge[0]].summed]
+                totals[metric.name, labels] = totals.get((metric.name, labels), 0.0) + float(value)
+        return [(name, labels, value) for (name, labels), value in totals.items()]
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
         """The exposition in the format that `accept` asks for, and its content type."""
@@ -134,19 +134,3 @@ class Telemetry:
     def value(self, metric: Metric, labels: Mapping[str, str] | None = None) -> float | None:
         """A sample's present value by its full name, or None where there is none."""
         return self._registry.get_sample_value(metric.name, dict(labels or {}))
-
-
-_GAUGES = {metric.name: metric for metric in METRICS if metric.kind is Kind.GAUGE}
-
-
-def _gauge_families(values: Iterable[tuple[str, tuple[str, ...], float]]) -> Iterator[Family]:
-    """Families of gauges; values of the same labels are summed."""
-    totals: dict[str, dict[tuple[str, ...], float]] = {}
-    for name, labels, value in values:
-        cells = totals.setdefault(name, {})
-        cells[tuple(labels)] = cells.get(tuple(labels), 0.0) + value
-    for name, cells in totals.items():
-        family = GaugeMetricFamily(name, _GAUGES[name].help, labels=_GAUGES[name].labels)
-        for labels, value in cells.items():
-            family.add_metric(labels, value)
-        yield family

@@ -24,15 +24,17 @@ from loadwise.telemetry.series import Labels, Snapshot, merged
 log = get_logger(__name__)
 EVERY_S: Final = 1.0
 ENDED: Final = "ended.json"
+# A gauge's name, labels and value.
+Gauge = tuple[str, Labels, float]
 
 
 class Written(msgspec.Struct):
-    """What one worker wrote: who it is, its counters and histograms, and the gauges that are summed."""
+    """What one worker wrote: who it is, its counters and histograms, and its gauges."""
 
     pid: int
     began_s: float
     series: Snapshot
-    gauges: list[tuple[str, Labels, float]] = []
+    gauges: list[Gauge] = []
 
     def alive(self) -> bool:
         """Whether that very process still runs."""
@@ -52,7 +54,7 @@ class Workers:
         self,
         folder: Path,
         series: Callable[[], Snapshot],
-        gauges: Callable[[], list[tuple[str, Labels, float]]],
+        gauges: Callable[[], list[Gauge]],
     ) -> None:
         self._folder = folder
         self._series = series
@@ -99,12 +101,12 @@ class Workers:
             part.write_bytes(msgspec.json.encode(value))
             part.replace(path)
 
-    def others(self) -> tuple[list[Snapshot], list[tuple[str, Labels, float]]]:
-        """What the other workers wrote: counters of all there ever were, summed gauges of those that run."""
+    def others(self) -> tuple[list[Snapshot], dict[int, list[Gauge]]]:
+        """What the others wrote: counters of all there ever were, gauges by process of those that run."""
         with self._locked(fcntl.LOCK_SH):
             found = [written for _, written in self._read() if written.pid != self._me[0]]
             series = [self._ended(), *(written.series for written in found)]
-        return series, [gauge for written in found if written.alive() for gauge in written.gauges]
+        return series, {written.pid: written.gauges for written in found if written.alive()}
 
     def _ended(self) -> Snapshot:
         path = self._folder / ENDED
