@@ -109,6 +109,13 @@ def test_a_plot_draws_what_is_finite_and_stays_in_its_frame(values: list[float |
     assert "inf" not in drawn
 
 
+@pytest.mark.parametrize("value", [5e-324, 1.7e308])
+def test_the_smallest_and_the_largest_number_have_a_scale(value: float) -> None:
+    drawn = plots.over_time("t", ["00:00"], [plots.Line(name="x", values=[value])])
+    assert "nan" not in drawn
+    assert "inf" not in drawn
+
+
 def test_a_gap_parts_a_line() -> None:
     drawn = plots.over_time("t", ["0"] * 5, [plots.Line(name="x", values=[1, 2, None, 2, 1])])
     assert drawn.count("M") == 2

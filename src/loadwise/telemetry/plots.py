@@ -77,6 +77,8 @@ def nice(value: float) -> float:
     """The next of 1, 2, 2.5, 5 times a power of ten; 1 for nothing."""
     if value <= 0.0 or not isfinite(value):
         return 1.0
+    # Near the ends of what a float holds, a step further would be 0 or infinite.
+    value = min(max(value, 1e-300), 1e300)
     power = 10.0 ** floor(log10(value))
     return float(next(step * power for step in _STEPS if step * power >= value * (1 - 1e-12)))
 
