@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -112,3 +113,50 @@ async def test_what_the_operator_vouches_for_counts_whatever_was_seen() -> None:
     assert engine.capabilities.features == {Feature.SEED}
     await engine.close()
     await stub.close()
+
+
+# --- as vLLM 0.32.0 answers the demo model: its words, but those about suffixes are from its source ---
+
+
+def vllm(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Its answers where they are not what the field alone suggests; usage as it counts it."""
+    usage = {"prompt_tokens": 7, "completion_tokens": 1, "completion_tokens_details": None}
+    if body.get("n", 1) > 1 and not body["temperature"]:
+        return 400, {"error": {"message": "n must be 1 when using greedy sampling, got 2.", "code": 400}}
+    if "suffix" in body:
+        return 400, {
+            "error": {"message": "suffix is only supported for models with FIM completion", "code": 400}
+        }
+    message: dict[str, Any] = {"role": "assistant", "content": "#", "reasoning": None}
+    if "response_format" in body:
+        message["content"] = '{"k"' + "\n" * 28
+    choice = {"message": message, "finish_reason": "length", "logprobs": None}
+    if body.get("logprobs"):
+        choice["logprobs"] = {"content": [{"token": "#", "logprob": -1.0, "top_logprobs": [{"token": "#"}]}]}
+    return 200, {"choices": [choice] * body.get("n", 1), "usage": usage}
+
+
+LISTED = ("n", "logprobs", "response_format", "reasoning_effort", "seed", "suffix")
+
+
+async def test_what_an_engine_lists_counts_only_where_it_also_does_it() -> None:
+    schema = {"schema": {"properties": {name: {} for name in LISTED}}}
+    operation = {"post": {"requestBody": {"content": {"application/json": schema}}}}
+    paths = {endpoint.value: operation for endpoint in (Endpoint.CHAT, Endpoint.COMPLETION)}
+
+    async def ask(method: str, path: str, body: Any) -> tuple[int, bytes]:
+        if path == "/openapi.json":
+            return 200, json.dumps({"paths": paths}).encode()
+        status, answer = (404, {}) if path == "/tokenize" else vllm(body)
+        return status, json.dumps(answer).encode()
+
+    seen = await Prober(ask, "small").probe()
+    assert {Feature.N, Feature.LOGPROBS, Feature.TOP_LOGPROBS, Feature.RESPONSE_FORMAT} <= seen.features
+    assert Feature.SEED in seen.features
+    assert not {Feature.SUFFIX, Feature.REASONING_EFFORT, Feature.TOOLS} & seen.features
+    assert seen.requests <= MOST_REQUESTS
+
+
+async def test_an_effort_of_reasoning_counts_where_a_model_was_seen_to_reason() -> None:
+    features = frozenset({Feature.REASONING_EFFORT})
+    assert (await probed(Profile(features, described=True))).features == features
