@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loadwise.clock import SystemClock
@@ -32,6 +32,8 @@ async def probed(profile: Profile) -> Probed:
     return await Prober(ask, "m").probe()
 
 
+@example({Feature.BEST_OF, Feature.IGNORE_EOS, Feature.MEDIA, Feature.MIN_TOKENS}, True, True)
+@example({Feature.BEST_OF, Feature.MEDIA, Feature.RESPONSE_FORMAT, Feature.LOGIT_BIAS}, True, True)
 @given(st.sets(st.sampled_from(list(Feature))), st.booleans(), st.booleans())
 def test_every_feature_is_told_and_none_invented(features, strict: bool, described: bool) -> None:
     profile = Profile(frozenset(features), strict=strict, described=described)

@@ -219,6 +219,8 @@ class Prober:
         """Exactly so many tokens, though the first may be no end."""
         if {Feature.MIN_TOKENS, Feature.IGNORE_EOS} <= self.seen.features:
             reply = await self._chat(6, min_tokens=6, ignore_eos=True)
+            if self._plain_prompt is None:
+                self._plain_prompt = reply.usage("prompt_tokens")
             if reply.usage("completion_tokens") != 6:
                 self.seen.features -= {Feature.MIN_TOKENS, Feature.IGNORE_EOS}
 
