@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 NATIVE := tests/compiler tests/torch_engine tests/app/test_compiling.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-engines coverage check lint types layers doctor format reference lock bench bench-compare bench-inside bench-engines bench-compile bench-gateways bench-monitoring demo bench-proof clean
+.PHONY: help install serve test test-engines test-gateways coverage check lint types layers doctor format reference lock bench bench-compare bench-inside bench-engines bench-compile bench-gateways bench-monitoring demo bench-proof clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -111,6 +111,9 @@ bench-monitoring: $(STAMP) ## CPU and memory of all monitoring, on and off in 20
 
 bench-gateways: $(STAMP) ## loadwise in front beside other gateways on one upstream (about 4 minutes; needs tools/gateways/build.sh)
 	$(BIN)/python benchmarks/gateways.py --venvs $(GATEWAYS) --out benchmarks/results/gateways.json --document $(ARGS)
+
+test-gateways: $(STAMP) ## behind LiteLLM's proxy (needs tools/gateways/build.sh)
+	LOADWISE_GATEWAYS=$(GATEWAYS) $(BIN)/python -m pytest -m gateways tests/real $(ARGS)
 
 bench-proof: $(STAMP) ## 1,000 simulated weeks of experiments: can the measured gain be trusted? (minutes)
 	$(BIN)/python benchmarks/proof.py --out benchmarks/results/proof.json $(ARGS)
