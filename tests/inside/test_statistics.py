@@ -134,7 +134,7 @@ def test_speeds_and_times_are_those_of_the_last_seconds(views: Views, clock: Fak
     clock.advance(10.0)
     made.note(0, scheduler(), iteration(100, 50, first=[0.2, 0.4], later=[0.01] * 10), clock.monotonic_s())
     views.renew(made)
-    reading = views.reading()
+    reading, last_s = views.reading(), clock.monotonic_s()
     assert reading.prompt_tokens_per_s == pytest.approx(10.0)
     assert reading.output_tokens_per_s == pytest.approx(5.0)
     assert reading.time_to_first_token_s == pytest.approx(0.3)
@@ -144,6 +144,7 @@ def test_speeds_and_times_are_those_of_the_last_seconds(views: Views, clock: Fak
         views.renew(made)
     quiet = views.reading()
     assert quiet.output_tokens_per_s == 0.0
+    assert quiet.last_token_s == last_s
     assert quiet.time_to_first_token_s is None
 
 

@@ -268,6 +268,36 @@ async def test_a_silent_member_returns_by_probes_on_a_ramp(make: Any) -> None:
     assert list(dict.fromkeys(seen)) == ["out", "ramping", "healthy"]
 
 
+async def test_a_slow_member_with_a_long_prompt_is_out_within_half_a_minute_of_its_last_token(
+    make: Any,
+) -> None:
+    run = Running(make())
+    await healthy(run)
+    clock, ensemble = run.server.clock, run.server.optimizer.ensemble_manager
+    last_s = clock.monotonic_s() + 1.0
+
+    async def observe() -> EngineReading:
+        now_s = clock.monotonic_s()
+        # As embedded engines do: the mean of ten seconds, and when the last token came.
+        speed = max(0.0, last_s + 10.0 - now_s)
+        return EngineReading(
+            replica_id="fast/0", read_s=now_s, output_tokens_per_s=speed, last_token_s=min(now_s, last_s)
+        )
+
+    run.server.engines["fast/0"].observe = observe
+    run.server.dispatch(10**6, model="fast", prompt_tokens=900)
+    ensemble.beliefs["fast"] = ensemble.beliefs["fast"]._replace(trend=50.0)
+    run.member = "accurate"
+    while clock.monotonic_s() < last_s + 20.0:
+        await run.second()
+    # So slow a member may take a while.
+    assert ensemble.members_out() == []
+    while clock.monotonic_s() < last_s + 30.0:
+        await run.second()
+    assert ensemble.members_out() == ["fast"]
+    assert "silent_member_serving" not in run.fired()
+
+
 @pytest.mark.parametrize(
     ("stream", "figures", "silent"),
     [

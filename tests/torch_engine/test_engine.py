@@ -72,8 +72,10 @@ def test_statistics_tell_times_and_speeds_of_the_last_seconds() -> None:
     assert seen.output_tokens_per_s == pytest.approx(2 / 10)
     while engine.busy:
         engine.step()
+    last_s = clock.monotonic_s()
     clock.advance(60)
     quiet = engine.snapshot()
+    assert quiet.last_token_s == pytest.approx(last_s)
     assert (quiet.running, quiet.output_tokens_per_s, quiet.time_to_first_token_s) == (0, 0.0, None)
 
 

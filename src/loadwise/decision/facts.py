@@ -221,7 +221,8 @@ class EngineReading:
     output_tokens_per_s: float | None = None
     # False where that counts answers as they end, not tokens as they come.
     tokens_counted_live: bool = True
-    # When a token of ours last came, to the time between two readings; None before the first.
+    # When a token last came, to the time between two readings; None before the first, or where only
+    # the speed tells.
     last_token_s: float | None = None
     # Recent averages (tens of seconds), None without recent requests.
     time_to_first_token_s: float | None = None

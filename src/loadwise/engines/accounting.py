@@ -78,6 +78,8 @@ class Accounting:
         gauges = scrape.gauges
         running, waiting = gauges.get("running"), gauges.get("waiting")
         usage, counted = gauges.get("kv_cache_usage"), "output_tokens" in scrape.counters
+        speed = _rate(before, scrape, "output_tokens", now_s)
+        own_s = self._last_token(now_s)
         return EngineReading(
             replica_id=self._replica_id,
             read_s=now_s,
@@ -86,11 +88,10 @@ class Accounting:
             capacity_requests=self._capacity,
             kv_cache_usage_fraction=None if usage is None else min(usage, 1.0),
             prompt_tokens_per_s=_rate(before, scrape, "prompt_tokens", now_s),
-            output_tokens_per_s=_rate(before, scrape, "output_tokens", now_s)
-            if counted
-            else self._output_tokens.rate_per_s(now_s),
+            output_tokens_per_s=speed if counted else self._output_tokens.rate_per_s(now_s),
             tokens_counted_live=counted,
-            last_token_s=self._last_token(now_s),
+            # Others' tokens show that the engine works, too.
+            last_token_s=now_s if speed else own_s,
             time_to_first_token_s=_mean(before, scrape, "first_token"),
             time_per_output_token_s=_mean(before, scrape, "per_token"),
         )

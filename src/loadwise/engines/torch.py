@@ -170,6 +170,7 @@ class TorchTokenEngine:
             kv_cache_usage_fraction=now.cache_usage_fraction,
             prompt_tokens_per_s=now.prompt_tokens_per_s,
             output_tokens_per_s=now.output_tokens_per_s,
+            last_token_s=now.last_token_s,
             time_to_first_token_s=now.time_to_first_token_s,
             time_per_output_token_s=now.time_per_output_token_s,
         )

@@ -48,10 +48,11 @@ class EngineReadings:
             self._on_observed(replica_id, error)
             return
         self._latest[replica_id] = reading
-        if reading.output_tokens_per_s and reading.tokens_counted_live:
-            self._tokens_s[replica_id] = reading.read_s
-        elif reading.last_token_s is not None:
+        # A speed is a mean over seconds: it goes on after the last token.
+        if reading.last_token_s is not None:
             self._tokens_s[replica_id] = reading.last_token_s
+        elif reading.output_tokens_per_s and reading.tokens_counted_live:
+            self._tokens_s[replica_id] = reading.read_s
         self._on_observed(replica_id, None)
 
     def asked(self) -> set[str]:

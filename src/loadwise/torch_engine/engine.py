@@ -115,6 +115,7 @@ class Engine:
                 cache_usage_fraction=min(1.0, held / (self.limits.places * self.limits.context_tokens)),
                 prompt_tokens_per_s=stats.prompt_tokens.rate_per_s(now_s),
                 output_tokens_per_s=stats.output_tokens.rate_per_s(now_s),
+                last_token_s=stats.output_tokens.last_s,
                 time_to_first_token_s=stats.first_token_s.mean(now_s),
                 time_per_output_token_s=stats.per_token_s.mean(now_s),
             )

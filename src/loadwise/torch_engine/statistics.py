@@ -18,6 +18,8 @@ class Snapshot:
     cache_usage_fraction: float
     prompt_tokens_per_s: float
     output_tokens_per_s: float
+    # When the last token came; None before the first.
+    last_token_s: float | None
     # From arrival to the first token, and between later ones.
     time_to_first_token_s: float | None
     time_per_output_token_s: float | None
@@ -31,12 +33,15 @@ class Window:
         self._entries: deque[tuple[float, float, int]] = deque()
         self._sum = 0.0
         self._count = 0
+        # When something was last added, also where it was forgotten since.
+        self.last_s: float | None = None
 
     def add(self, now_s: float, value: float, count: int = 1) -> None:
         """`value` is the sum of `count` measurements."""
         self._entries.append((now_s, value, count))
         self._sum += value
         self._count += count
+        self.last_s = now_s
         self._forget(now_s)
 
     def rate_per_s(self, now_s: float) -> float:

@@ -31,13 +31,19 @@ class Views:
         self._left: dict[str, Totals] = {}
         # Sums at past moments, oldest first.
         self._past: deque[tuple[float, Totals]] = deque()
+        # Tokens that were counted, and when they last became more.
+        self._tokens_seen = 0
+        self._last_token_s: float | None = None
 
     def renew(self, view: View) -> None:
         """The process says how it sees the engine now."""
         now_s = self._clock.monotonic_s()
         self._back(view)
         self._views[view.process] = (now_s, view)
-        self._remember(now_s)
+        totals = self.totals()
+        if totals.output_tokens > self._tokens_seen:
+            self._tokens_seen, self._last_token_s = totals.output_tokens, now_s
+        self._remember(now_s, totals)
 
     def leave(self, process: str) -> None:
         """The process is no more; what it counted stays counted."""
@@ -70,6 +76,7 @@ class Views:
             kv_cache_usage_fraction=_worst(schedulers),
             prompt_tokens_per_s=_rate(rated, now_s, now.prompt_tokens, "prompt_tokens"),
             output_tokens_per_s=_rate(rated, now_s, now.output_tokens, "output_tokens"),
+            last_token_s=self._last_token_s,
             time_to_first_token_s=_mean(timed, now, "first_token_s", "first_tokens"),
             time_per_output_token_s=_mean(timed, now, "per_token_s", "tokens_after_first"),
         )
@@ -80,9 +87,9 @@ class Views:
         if counted is not None and not view.totals.continues(counted):
             self._left[EARLIER] = summed([self._left.get(EARLIER, Totals()), counted])
 
-    def _remember(self, now_s: float) -> None:
+    def _remember(self, now_s: float, totals: Totals) -> None:
         if not self._past or now_s - self._past[-1][0] >= 0.5:
-            self._past.append((now_s, self.totals()))
+            self._past.append((now_s, totals))
         # One older than the span is the one to compare with.
         while len(self._past) > 1 and self._past[1][0] <= now_s - TIME_SPAN_S:
             self._past.popleft()

@@ -138,6 +138,7 @@ class OpenVinoEngine:
             kv_cache_usage_fraction=self._cache_usage(),
             prompt_tokens_per_s=statistics.prompt_tokens.rate_per_s(now_s),
             output_tokens_per_s=statistics.output_tokens.rate_per_s(now_s),
+            last_token_s=statistics.output_tokens.last_s,
             time_to_first_token_s=statistics.first_token_s.mean(now_s),
             time_per_output_token_s=statistics.per_token_s.mean(now_s),
         )
