@@ -199,9 +199,8 @@ async def test_names_that_look_like_markup_are_shown_as_text(serving, look, xss)
         for evil in xss:
             frame["diagnosis"]["sentence"] = evil
             frame["members"][0]["model_id"] = evil
-            frame["alerts"] = [
-                {"name": evil, "severity": evil, "summary": evil, "remedy": evil, "undo": evil}
-            ]
+            told = dict.fromkeys(("name", "severity", "summary", "remedy", "undo"), evil)
+            frame["alerts"] = [{**told, "evidence": {evil: evil}}]
             frame["changes"] = [
                 {"time": frame["time"], "ago_s": 1, "kind": evil, "what": evil, "reason": evil, "undo": evil}
             ]
