@@ -112,7 +112,7 @@ bench-monitoring: $(STAMP) ## CPU and memory of all monitoring, on and off in 20
 bench-gateways: $(STAMP) ## loadwise in front beside other gateways on one upstream (about 4 minutes; needs tools/gateways/build.sh)
 	$(BIN)/python benchmarks/gateways.py --venvs $(GATEWAYS) --out benchmarks/results/gateways.json --document $(ARGS)
 
-test-gateways: $(STAMP) ## behind LiteLLM's proxy (needs tools/gateways/build.sh)
+test-gateways: $(STAMP) ## behind LiteLLM's proxy, and load tools against loadwise (needs tools/gateways/build.sh)
 	LOADWISE_GATEWAYS=$(GATEWAYS) $(BIN)/python -m pytest -m gateways tests/real $(ARGS)
 
 bench-proof: $(STAMP) ## 1,000 simulated weeks of experiments: can the measured gain be trusted? (minutes)
