@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 
+from loadwise.decision.limits import Limits
 from loadwise.errors import RequestError
 from loadwise.ports import Dispatch
 
@@ -71,6 +72,27 @@ async def test_members_that_nobody_measured_refuse_only_what_finds_no_place(make
     await server.optimizer.loop.stop()
     entered, error = asked_until_refused(server, "accurate")
     assert (entered, error.code) == (22, "queue_full")
+
+
+async def server_with_a_queue_of_unknown_length(make):  # type: ignore[no-untyped-def]
+    """A running server whose upstreams run eight requests at once and do not say how many may wait."""
+    server = make(capacity=8, queue_limit=None, embedded=False)
+    await server.optimizer.start_optimization()
+    await server.optimizer.loop.stop()
+    return server
+
+
+async def test_places_alone_refuse_nobody_where_the_upstream_does_not_say_how_many_may_wait(make) -> None:
+    server = await server_with_a_queue_of_unknown_length(make)
+    entered = [server.dispatch(number, model="accurate") for number in range(16)]
+    assert server.director.in_flight.by_member["accurate"] == len(entered) == 16
+
+
+async def test_an_operators_limit_bounds_what_such_an_upstream_holds(make) -> None:
+    server = await server_with_a_queue_of_unknown_length(make)
+    server.optimizer.ensemble_manager.fleet.update("accurate", limits=Limits(max_concurrent_requests=8))
+    entered, error = asked_until_refused(server, "accurate")
+    assert (entered, error.status, error.code) == (8, 429, "max_concurrent_requests")
 
 
 @pytest.mark.parametrize("how", ["setting", "stopped"])
