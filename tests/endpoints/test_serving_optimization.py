@@ -34,8 +34,13 @@ class RecordingOptimizer:
         self.failing = failing
         self.contexts: list[dict[str, Any]] = []
         self.records: list[tuple[str, float, bool]] = []
+        self.survived: list[str] = []
 
     tuning_policy = Policy()
+
+    @property
+    def cycle(self) -> Any:
+        return SimpleNamespace(survived=self.survived.append)
 
     @property
     def parameter_tuner(self) -> Any:
@@ -123,6 +128,8 @@ class TestMiddleware:
         assert (model, data) == ("original", request)
         assert "goes_on_without_it" in caplog.text
         assert len(optimizer.records) == 1
+        # The choice failed, and the record of the outcome.
+        assert optimizer.survived == ["middleware", "middleware"]
 
     async def test_a_failure_is_recorded_and_raised(self):
         optimizer = RecordingOptimizer()

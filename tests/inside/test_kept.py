@@ -156,6 +156,18 @@ async def test_a_disk_that_takes_nothing_is_told_of_and_the_engine_goes_on(
     assert one.desk.errors == 0
 
 
+async def test_an_error_of_ours_inside_an_engine_is_counted_and_told(engine: Any) -> None:
+    (one,) = await engine("one")
+    await shown(one)
+    one.desk.failed("answer", RuntimeError("a bug of ours"))
+    async with asyncio.timeout(20):
+        told: set[str] = set()
+        while "engine_process" not in told:
+            await asyncio.sleep(0.05)
+            alerts = (await one.read(View.STATUS))["alerts"]
+            told = {alert["subject"] for alert in alerts if alert["name"] == "optimizer_fault"}
+
+
 @pytest.fixture
 async def receiver() -> AsyncIterator[Any]:
     """Somebody's webhook and Alertmanager: what they were sent, by path."""

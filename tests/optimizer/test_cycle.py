@@ -135,6 +135,8 @@ class TestSurviving:
         server.optimizer.parameter_tuner.on_applied(broken)
         await server.turn()
         assert "strategy" not in server.optimizer.cycle.faults
+        counted = server.optimizer.telemetry.value(names.STEP_ERRORS, {"part": "strategy_listener"})
+        assert counted == 1
 
 
 class TestAlerting:

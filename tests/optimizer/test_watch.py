@@ -17,6 +17,7 @@ from loadwise.decision.silence import Silence
 from loadwise.errors import RequestError
 from loadwise.telemetry import names
 from loadwise.telemetry.alerts import AlertBook
+from loadwise.telemetry.monitoring import Monitoring
 from loadwise.telemetry.objectives import ObjectiveCounts
 
 WITHIN_S = {rule.name: rule.within_s for rule in RULES}
@@ -171,6 +172,29 @@ async def the_journal_drops(run: Running) -> None:
     run.server.optimizer.chronicle.journal = Full()
 
 
+class Collector:
+    """A monitoring system beside us, which fails once it is `broken`."""
+
+    broken = False
+
+    def record_request_start(self) -> int:
+        return 1
+
+    def record_request_end(self, number: int, success: bool, response_time_ms: float) -> None: ...
+
+    def get_current_metrics(self) -> dict[str, float]:
+        if self.broken:
+            raise ConnectionError("the collector is down")
+        return {"active_requests": 1, "throughput_rps": 1.0, "avg_response_time_ms": 300.0, "error_rate": 0.0}
+
+
+async def monitoring_fails(run: Running) -> None:
+    collector = Collector()
+    run.server.optimizer.recorder.monitoring = Monitoring(collector, run.server.clock)
+    await healthy(run, 120)
+    collector.broken = True
+
+
 FAULTS: dict[str, Callable[[Running], Awaitable[None]]] = {
     "high_error_rate": errors,
     "excessive_latency": slow,
@@ -187,7 +211,14 @@ FAULTS: dict[str, Callable[[Running], Awaitable[None]]] = {
     "rollout_taken_back": a_rollout_does_harm,
     "optimizer_fault": the_host_cannot_be_read,
     "journal_losing": the_journal_drops,
+    "monitoring_failed": monitoring_fails,
 }
+# Those of whole hours and days have tests of their own below.
+SLOW = {"objectives_burning", "objectives_spent"}
+
+
+def test_every_alert_has_its_fault() -> None:
+    assert set(FAULTS) | SLOW == {rule.name for rule in RULES}
 
 
 @pytest.mark.parametrize("name", list(FAULTS))
@@ -218,6 +249,26 @@ async def test_burning_objectives_page_within_ten_minutes_after_hours_of_health(
     (page,) = [a for a in run.server.heard.alerts if a.name == "objectives_burning"]
     assert (page.severity, page.subject) == ("page", "auto")
     assert page.evidence["short_judged"] >= 20
+
+
+async def test_a_budget_that_is_slowly_spent_is_told_within_a_day_after_days_of_health(make: Any) -> None:
+    run = Running(make())
+
+    async def minutes(count: int) -> None:
+        for _ in range(count // 5):
+            run.server.clock.advance(299.0)
+            await run.second()
+
+    await minutes(3 * 24 * 60)
+    assert run.fired() == []
+    for _ in range(24 * 60 // 100):
+        await errors(run)
+        await minutes(5)
+        run.ending, run.facts = Ending.SUCCEEDED, {}
+        await minutes(95)
+    (told,) = [a for a in run.server.heard.alerts if a.name == "objectives_spent" and not a.resolved]
+    assert (told.severity, told.subject) == ("ticket", "auto")
+    assert "objectives_burning" not in run.fired()
 
 
 async def test_a_silent_member_is_taken_out_within_half_a_minute_and_is_no_page(make: Any) -> None:

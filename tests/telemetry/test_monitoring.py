@@ -11,6 +11,7 @@ from loadwise.decision.facts import Ending, HostReading, Outcome, ServiceReading
 from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
 from loadwise.ports import Alert
 from loadwise.settings import OptimizationConfig
+from loadwise.telemetry import names
 from loadwise.telemetry.monitoring import HandlerSink, Monitoring, MonitoringError
 from loadwise.testing import FakeClock
 
@@ -191,6 +192,23 @@ def test_handlers_that_were_there_and_those_that_come_hear_each_alert_once() -> 
     sink.deliver(alert())
     assert (len(first), len(second)) == (1, 1)
     assert len(manager.notification_handlers) == 2
+
+
+async def test_what_another_system_fails_at_is_counted(clock: FakeClock) -> None:
+    collector, manager = Collector(), Manager()
+    manager.add_notification_handler(lambda _: 1 / 0)
+    optimizer = made(clock, collector, manager)
+    collector.broken = True
+    optimizer.record_request_performance("m", 80.0, True)
+    optimizer.alerts.add([])
+    await optimizer.cycle.tune()
+    clock.advance(6.0)
+    await optimizer.cycle.tune()
+    counted = {
+        part: optimizer.telemetry.value(names.STEP_ERRORS, {"part": part})
+        for part in ("metrics_collector", "notification_handler")
+    }
+    assert min(counted.values()) >= 1
 
 
 def test_a_handler_that_fails_does_not_keep_alerts_from_others(caplog: pytest.LogCaptureFixture) -> None:

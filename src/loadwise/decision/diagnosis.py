@@ -199,18 +199,32 @@ def _nobody(situation: Situation, slowest: str | None) -> Fault:
     if not any(share.judged for burn in situation.burns for share in (burn.short, burn.long)):
         return Fault(
             culprit=Culprit.UNKNOWN,
-            sentence="No request ended in the last hour, so nothing can be said of objectives.",
+            sentence="No member or pool is known to be at fault: no request ended in the last hour, "
+            "so nothing can be said of objectives.",
         )
     if not _burns(situation):
         return Fault(
             culprit=Culprit.NOTHING, sentence="Nothing is at fault: every objective is within its budget."
         )
-    spent = "" if slowest is None else f"; most time goes to {slowest}"
-    return Fault(
+    told = _turned_away(situation) + ("" if slowest is None else f"; most time goes to {slowest}")
+    return (None if slowest == "gateway" else _shared(situation, told)) or Fault(
         culprit=Culprit.EVERYONE,
-        sentence=f"No single member or pool stands out: objectives are missed by all alike"
-        f"{_turned_away(situation)}{spent}.",
+        sentence=f"No single member or pool is at fault: objectives are missed by all alike{told}.",
     )
+
+
+def _shared(situation: Situation, told: str) -> Fault | None:
+    """What all that is missed has in common: the only member that answered, or the only pool."""
+    answering = [member for member in situation.members if member.requests]
+    if len(answering) == 1:
+        (alone,) = answering
+        met = f"{alone.within} of its {alone.judged} judged requests met their objectives"
+        return _member(alone, f"it alone answered, and {met}{told}")
+    if len(situation.pools) != 1:
+        return None
+    name = situation.pools[0].pool_id
+    said = f"its members miss their objectives alike{told}"
+    return Fault(culprit=Culprit.POOL, name=name, sentence=f"Pool {name} is at fault: {said}.")
 
 
 def _turned_away(situation: Situation) -> str:

@@ -220,6 +220,7 @@ class OptimizationMiddleware:
             )
         except Exception:
             log.exception("optimizer_failed_request_goes_on_without_it", request_id=context["request_id"])
+            _survived(optimizer)
             return model, request
 
     def _record(self, context: Mapping[str, Any], began_s: float, *, success: bool) -> None:
@@ -233,6 +234,14 @@ class OptimizationMiddleware:
             optimizer.record_request_performance(model_id, latency_ms, success)
         except Exception:
             log.exception("outcome_not_recorded", request_id=context["request_id"])
+            _survived(optimizer)
+
+
+def _survived(optimizer: Any) -> None:
+    """The error is counted where the optimizer counts errors: one of another's making may not."""
+    cycle = getattr(optimizer, "cycle", None)
+    if cycle is not None:
+        cycle.survived("middleware")
 
 
 def _context(model: Any, request: Any) -> dict[str, Any]:

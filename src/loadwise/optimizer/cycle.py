@@ -33,6 +33,8 @@ SAFE_AFTER_S: Final = 30.0
 GUARDED: Final = (
     "host", "engine_client", "places", "decision", "safe_strategy", "experiments", "watch", "strategy",
     "builds", "last_known_good", "alerts", "alert_sink", "journal", "optimize_model_for_request",
+    "middleware", "strategy_listener", "sensor", "notification_handler", "metrics_collector",
+    "engine_process",
 )  # fmt: skip
 
 

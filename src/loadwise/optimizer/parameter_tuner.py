@@ -52,6 +52,8 @@ class LoadBasedParameterTuner:
         # Per pool, the strategy in force; replaced, never changed, so that requests may read it.
         self.strategies: dict[str, Strategy] = {}
         self._listeners: list[Callable[[Strategy], None]] = []
+        # Hears "strategy_listener" or "sensor" when one failed and was survived.
+        self.on_failed: Callable[[str], None] = lambda part: None
 
     def configure(self, config: OptimizationConfig) -> None:
         """Decides by another configuration from now on; strategies in force stay until then."""
@@ -90,6 +92,7 @@ class LoadBasedParameterTuner:
                 self._last_read[sensor] = read()
         except Exception as error:  # noqa: BLE001 - a sensor of any making may fail in any way
             log.warning("sensor_failed", sensor=sensor, error=repr(error))
+            self.on_failed("sensor")
         return self._last_read.get(sensor)
 
     def score(self, metrics: ServerLoadMetrics) -> LoadScore:
@@ -117,6 +120,7 @@ class LoadBasedParameterTuner:
                 listener(strategy)
             except Exception:  # another's code must not stop the loop
                 log.exception("strategy_listener_failed", strategy=strategy.name)
+                self.on_failed("strategy_listener")
         return strategy
 
     def _tell_manager(self, strategy: Strategy) -> None:

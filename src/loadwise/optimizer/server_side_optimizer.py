@@ -124,6 +124,8 @@ class ServerSideOptimizer:
         self.model_compiler.drained = self.director.drained
         self.director.config_version = self.configurations.version
         handlers = [] if alert_manager is None else [HandlerSink(alert_manager)]
+        for handler in handlers:
+            handler.on_failed = lambda: self.cycle.survived("notification_handler")
         self.alerts = AlertBook([*([LogSink()] if sinks is None else sinks), *handlers])
         self.watch = Watch(self, self.alerts)
         self._join(config)
@@ -159,6 +161,9 @@ class ServerSideOptimizer:
             self.cycle.tune, self.cycle.probe, lambda: self.configurations.current.tuning_interval_sec
         )
         self.alerts.on_sink_failed = lambda: self.cycle.survived("alert_sink")
+        self.parameter_tuner.on_failed = self.cycle.survived
+        if self.recorder.monitoring is not None:
+            self.recorder.monitoring.on_failed = lambda: self.cycle.survived("metrics_collector")
         self.configurations.on_applied(self._configured)
         self.director.on_finished(self.configurations.count)
         self.chronicle = Chronicle(self)

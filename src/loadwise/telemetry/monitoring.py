@@ -38,6 +38,8 @@ class Monitoring:
         self._began_s = clock.monotonic_s()
         self._good: ServiceReading | None = None
         self._failing = False
+        # Hears of each call that the collector failed.
+        self.on_failed: Callable[[], None] = lambda: None
         # Requests that the collector was told of, by request and replica.
         self._started: dict[tuple[str, str], list[Any]] = {}
 
@@ -69,6 +71,7 @@ class Monitoring:
             return getattr(self._collector, method)(*values)
         except Exception as error:  # noqa: BLE001 - of another's making: no request may fail by it
             log.warning("monitoring_not_told", method=method, error=type(error).__name__)
+            self.on_failed()
             return None
 
     # --- what it says ---
@@ -138,6 +141,8 @@ class HandlerSink:
 
     def __init__(self, alert_manager: Any) -> None:
         self._manager = alert_manager
+        # Hears of each handler that failed.
+        self.on_failed: Callable[[], None] = lambda: None
         self._later: list[Callable[[Any], Any]] = []
         register = alert_manager.add_notification_handler
 
@@ -160,3 +165,4 @@ class HandlerSink:
                 handler(alert)
             except Exception:  # of another's making
                 log.exception("notification_handler_failed", alert=alert.name)
+                self.on_failed()

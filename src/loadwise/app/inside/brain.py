@@ -60,6 +60,8 @@ class Brain:
         self._beside = Beside(made.optimizer)
         self._control = InsideControl(made.control, description, self._shown)
         self._peers = Peers(place.socket, self._heard, self._left, self)
+        # Errors of loadwise in each process that were counted.
+        self._errors: dict[str, int] = {}
         self._serial = 0
         self._published: tuple[Any, ...] = ()
         self._renewed_s = float("-inf")
@@ -101,6 +103,7 @@ class Brain:
         """Notes and statistics that waited are taken in; a new plan is published where one is due."""
         for heard in self._desk.take_statistics():
             self._view.note(heard.core, heard.scheduler, heard.iteration, heard.heard_s)
+        self._count_errors(self._view.process, self._desk.errors)
         for note in self._desk.take_notes():
             self._beside.take(self._view.process, note)
         now_s = self._clock.monotonic_s()
@@ -160,9 +163,18 @@ class Brain:
     def _heard(self, process: str, report: Report) -> None:
         report.view.process = process
         self.views.renew(report.view)
+        self._count_errors(process, report.errors)
         for note in report.notes:
             self._take(process, note)
         self._beside.ended_below(process, report.open_from)
+
+    def _count_errors(self, process: str, errors: int) -> None:
+        known = self._errors.get(process, 0)
+        self._errors[process] = errors
+        # Fewer than before: another process of that name.
+        new = errors - known if errors >= known else errors
+        if new:
+            self._optimizer.cycle.survived("engine_process", new)
 
     def _take(self, process: str, note: Note) -> None:
         engine = next(iter(self._optimizer.ensemble_manager.fleet.engines().values()))
