@@ -14,7 +14,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
-# Tests of compilers and runtimes have a process of their own: what those leave in one can end it.
+# Tests of compilers and runtimes have a process of their own, beside the others: what those leave in one can end it.
 NATIVE := tests/compiler tests/torch_engine tests/app/test_compiling.py
 
 .DEFAULT_GOAL := help
@@ -45,8 +45,10 @@ demo: $(STAMP) ## a day in five minutes to watch, with faults, ending with the r
 test: $(STAMP) ## run the tests (with coverage)
 	@rm -f .coverage .coverage.*
 ifeq ($(ARGS),)
-	$(BIN)/python -m coverage run -m pytest $(addprefix --ignore=,$(NATIVE))
-	$(BIN)/python -m coverage run -m pytest $(NATIVE)
+	@$(BIN)/python -m coverage run -m pytest $(NATIVE) > $(VENV)/native-tests.log 2>&1 & native=$$!; \
+	trap 'kill $$native 2>/dev/null' EXIT; \
+	$(BIN)/python -m coverage run -m pytest $(addprefix --ignore=,$(NATIVE)); others=$$?; \
+	wait $$native; ended=$$?; cat $(VENV)/native-tests.log; exit $$((others | ended))
 else
 	$(BIN)/python -m coverage run -m pytest $(ARGS)
 endif
