@@ -199,8 +199,7 @@ def _nobody(situation: Situation, slowest: str | None) -> Fault:
     if not any(share.judged for burn in situation.burns for share in (burn.short, burn.long)):
         return Fault(
             culprit=Culprit.UNKNOWN,
-            sentence="No member or pool is known to be at fault: no request ended in the last hour, "
-            "so nothing can be said of objectives.",
+            sentence="No request ended in the last hour: no member or pool is known to be at fault.",
         )
     if not _burns(situation):
         return Fault(
