@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
@@ -428,12 +429,19 @@ async def test_each_alert_carries_evidence_what_to_do_and_the_way_back(make: Any
     assert told.severity == rule.severity.value
 
 
-async def test_the_watch_runs_by_itself_and_ends(make: Any) -> None:
-    server = make()
-    await server.optimizer.watch.start()
-    await server.optimizer.watch.start()
-    await server.optimizer.watch.stop()
-    await server.optimizer.watch.stop()
+async def test_the_watch_started_twice_looks_once_and_not_after_its_end(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch, looks = make().optimizer.watch, []
+    monkeypatch.setattr(watch, "evaluate", lambda: looks.append(1))
+    await watch.start()
+    await watch.start()
+    await asyncio.sleep(0)
+    assert looks == [1]
+    await watch.stop()
+    await watch.stop()
+    await asyncio.sleep(0)
+    assert looks == [1]
 
 
 class Week:
