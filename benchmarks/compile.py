@@ -122,6 +122,7 @@ def main(argv: Sequence[str]) -> None:
     from loadwise_models import family
 
     arguments, results, before = arguments_of(argv), {}, machine()
+    command = shown(["python", "benchmarks/compile.py", *argv])
     with tempfile.TemporaryDirectory(prefix="bench-compile-") as made:
         scratch = Path(made)
         for name in arguments.models:
@@ -131,16 +132,16 @@ def main(argv: Sequence[str]) -> None:
             results[name] = found
             found["summary"] = summary(found)
             print(json.dumps({"model": name, **found["summary"]}, indent=1), flush=True)
-    document = {
-        "kind": "compile",
-        "command": shown(["python", "benchmarks/compile.py", *argv]),
-        "finished": iso_utc(SystemClock().wall_s()),
-        "machine": before,
-        "models": results,
-    }
-    if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            save(arguments.out, {"command": command, "machine": before, "models": results})
+
+
+def save(out: Path | None, found: dict[str, Any]) -> None:
+    """After every model: what was measured is kept, whatever becomes of the next."""
+    if out is None:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    document = {"kind": "compile", "finished": iso_utc(SystemClock().wall_s()), **found}
+    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -67,10 +67,17 @@ SETTINGS = (
 )
 
 
+# A closed loop waits for every answer, however late: nothing is refused for lateness, as vLLM refuses nothing.
+CLOSED_LOOP = "optimization: {refuse_late: false}\n"
+
+
 def loadwise_server(arguments: argparse.Namespace, logs: Path) -> Server:
     """`loadwise serve` as a user starts it, with the given weights where a folder was named."""
     port = free_port()
+    config = logs / "loadwise.yaml"
+    config.write_text(CLOSED_LOOP, encoding="utf-8")
     command = [str(Path(sys.executable).with_name("loadwise")), "serve", "--port", str(port)]
+    command += ["--config", str(config)]
     if arguments.serve_only_model:
         command += ["--model", f"{NAME}={arguments.model}"]
     return Server(
