@@ -67,7 +67,7 @@ SETTINGS = (
 )
 
 
-# A closed loop waits for every answer, however late: nothing is refused for lateness, as vLLM refuses nothing.
+# A closed loop waits for every answer, however late: nothing is refused for lateness, as with vLLM.
 CLOSED_LOOP = "optimization: {refuse_late: false}\n"
 
 
