@@ -4,7 +4,7 @@ VENV ?= .venv
 # A CPU build by default. Another: make install TORCH="torch==2.13.0" TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH ?= torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-# Where real engines for tests are built and kept (about 7 GB).
+# Where real engines for tests are built and kept (about 4 GB).
 ENGINES ?= $(or $(LOADWISE_ENGINES),.cache/engines)
 # Where other gateways and load tools are built and kept (about 2 GB).
 GATEWAYS ?= $(or $(LOADWISE_GATEWAYS),.cache/gateways)
@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 NATIVE := tests/compiler tests/torch_engine tests/app/test_compiling.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-engines test-gateways coverage check lint types layers doctor format reference lock bench bench-compare bench-inside bench-engines bench-compile bench-gateways bench-monitoring demo bench-proof clean
+.PHONY: help install serve test engines test-engines test-gateways coverage check lint types layers doctor format reference lock bench bench-compare bench-inside bench-engines bench-compile bench-gateways bench-monitoring demo bench-proof clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,8 +53,10 @@ else
 	$(BIN)/python -m coverage run -m pytest $(ARGS)
 endif
 
-test-engines: $(STAMP) ## one contract against real Aphrodite and vLLM, inside and in front, and the embedded engine
+engines: $(STAMP) ## build real engines for tests, once: 3 to 5 minutes and 4 GB
 	tools/engines/build.sh $(ENGINES)
+
+test-engines: engines ## one contract against real Aphrodite and vLLM, inside and in front, and the embedded engine
 	LOADWISE_ENGINES=$(ENGINES) $(BIN)/python -m pytest -m engines tests/real $(ARGS)
 
 coverage: $(STAMP) ## after `make test`: hold the coverage of lines and branches against what is promised

@@ -3,7 +3,9 @@
 Starts alternate: an engine with the plugin, one without, timed from the command to the first `/health`
 that answers. The last two of them stay; each window streams answers of equal length from one of them, in
 random order within a pair, while the other is paused. Figures are means over pairs with their 95 % interval
-(Student's t): seconds of start more, and the share by which p50 and p99 of the gaps between tokens grew.
+(Student's t): seconds of start more, the share by which p50 and p99 of the gaps between tokens grew, and the
+processor time of the API server's process per token more, which is what loadwise itself takes there. Two
+engines differ by chance too: `--null` compares two without loadwise, and shows by how much.
 
     python benchmarks/inside_engine.py --engines .cache/engines                  # Aphrodite, about 6 minutes
     python benchmarks/inside_engine.py --engines .cache/engines --engine vllm    # vLLM, about 8 minutes
@@ -24,6 +26,7 @@ from time import monotonic
 from typing import Any
 
 import aiohttp
+import psutil
 from monitoring_overhead import interval
 from servers import Server, free_port, shown, stop_servers_when_told
 
@@ -46,7 +49,7 @@ def engine(side: str, number: int, folder: Path, options: argparse.Namespace) ->
     """An engine that was not started yet, with (`on`) or without loadwise."""
     port, home = free_port(), folder / f"{side}{number}"
     home.mkdir()
-    plugins = {"on": "loadwise", "off": "none"}[side]
+    plugins = "loadwise" if side == "on" and not options.null else "none"
     program, *words = COMMANDS[options.engine]
     return Server(
         name=f"{options.engine} {side}",
@@ -104,6 +107,25 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[int(share * (len(values) - 1))]
 
 
+def window(server: Server, options: argparse.Namespace) -> dict[str, float]:
+    """The gaps between tokens while callers keep streams going, and what the API server's process worked."""
+    before_s = processor_s(server)
+    gaps = asyncio.run(gaps_s(server.url, options, options.window))
+    worked_s = processor_s(server) - before_s
+    return {
+        "p50_s": percentile(gaps, 0.5),
+        "p99_s": percentile(gaps, 0.99),
+        "processor_s_per_gap": worked_s / len(gaps),
+    }
+
+
+def processor_s(server: Server) -> float:
+    """Processor time of the process that answers HTTP; the engine's core is another one."""
+    assert server.process is not None
+    times = psutil.Process(server.process.pid).cpu_times()
+    return times.user + times.system
+
+
 def windows(sides: Mapping[str, Server], options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
     """Each side's percentiles in every pair."""
     chance, found = Random(options.seed), {side: list[dict[str, float]]() for side in sides}
@@ -115,11 +137,10 @@ def windows(sides: Mapping[str, Server], options: argparse.Namespace) -> dict[st
             for other in others:
                 other.pause()
             try:
-                gaps = asyncio.run(gaps_s(sides[side].url, options, options.window))
+                found[side].append(window(sides[side], options))
             finally:
                 for other in others:
                     other.resume()
-            found[side].append({"p50_s": percentile(gaps, 0.5), "p99_s": percentile(gaps, 0.99)})
         print(f"pair {pair + 1} of {options.pairs}", file=sys.stderr)
     return found
 
@@ -158,10 +179,11 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             [window[name] for window in tokens["off"]],
             relative=True,
         )
-        for name in ("p50_s", "p99_s")
+        for name in ("p50_s", "p99_s", "processor_s_per_gap")
     }
     return {
         "engine": options.engine,
+        "null": options.null,
         "command": command,
         "starts": options.starts,
         "pairs": options.pairs,
@@ -172,6 +194,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "time_per_token_s": tokens,
         "time_per_token_p50_more": by_name["p50_s"],
         "time_per_token_p99_more": by_name["p99_s"],
+        "processor_time_per_token_more": by_name["processor_s_per_gap"],
     }
 
 
@@ -180,6 +203,7 @@ def table(found: Mapping[str, Any]) -> str:
     start, p50, p99 = (
         found[name] for name in ("start_more_s", "time_per_token_p50_more", "time_per_token_p99_more")
     )
+    worked = found["processor_time_per_token_more"]
     spoken = "{name}: {mean:+.2%}, 95 % interval {low:+.2%} to {high:+.2%}{goal}"
     return "\n".join(
         [
@@ -187,6 +211,7 @@ def table(found: Mapping[str, Any]) -> str:
             f"(goal: at most {START_GOAL_S:g} s more)",
             spoken.format(name="time per token, p50", goal="", **p50),
             spoken.format(name="time per token, p99", goal=f" (goal: at most {P99_GOAL:.0%} more)", **p99),
+            spoken.format(name="processor time of the API server per token", goal="", **worked),
         ]
     )
 
@@ -203,11 +228,12 @@ def main() -> None:
     parser.add_argument("--engine", choices=list(COMMANDS), default="aphrodite")
     parser.add_argument("--model", type=Path, default=root / "models/src/loadwise_models/balanced")
     parser.add_argument("--starts", type=int, default=3, help="of each side")
-    parser.add_argument("--pairs", type=int, default=8)
-    parser.add_argument("--window", type=float, default=6.0, help="seconds of each side in each pair")
+    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--window", type=float, default=4.0, help="seconds of each side in each pair")
     parser.add_argument("--callers", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--null", action="store_true", help="no side has loadwise: what chance makes")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path, help="also keep the JSON in this file")
     options = parser.parse_args()
