@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loadwise.app.logs import configure_logs
-from loadwise.app.server import composed
+from loadwise.app.server import composed, settle
 from loadwise.gateway.server import run, serve
 from loadwise.settings import load_settings
 
@@ -56,6 +56,7 @@ async def serve_until_told(options: argparse.Namespace) -> None:
             silence(optimizer)
             await optimizer.watch.stop()
         await optimizer.start_optimization()
+        settle()
         await serve(server.listeners)
 
 

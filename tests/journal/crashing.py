@@ -32,7 +32,7 @@ from loadwise.telemetry.journal.store import Store
 
 LIMITS = Limits(max_bytes=2 * 1024**2)
 # Longer than the writer waits, so that most children die with something on disk and something not yet.
-LONGEST_S = 0.6
+LONGEST_S = 1.0
 PROOF = OptimizationConfig(
     experiment={"block_share": 0.5, "block_sec": 3600.0, "burn_in_sec": 0.0, "conversation_share": 0.0},
     rollout={"mode": "ramp"},

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from loadwise.cli.application import app
 from loadwise.decision.facts import Ending, Principal
 from loadwise.errors import LoadwiseError, RequestError
-from loadwise.telemetry.journal import records
-from loadwise.telemetry.journal.store import packed
+from loadwise.telemetry.journal import lean, records
+from loadwise.telemetry.journal.bodies import packed
 
 
 def run(*arguments: str | Path) -> Any:
@@ -61,11 +61,11 @@ def test_a_journal_that_was_tampered_with_is_not_reproduced(house, written):
     number, rows = next(
         (number, rows)
         for number, body in connection.execute("SELECT id, body FROM batches")
-        for rows in [records.DECODER.decode(zlib.decompress(body))]
+        for rows in [lean.decoded(zlib.decompress(body))]
         if any(isinstance(row, records.Decided) and row.dispatched is not None for row in rows)
     )
     lied = [row if not isinstance(row, records.Decided) else _other_draw(row) for row in rows]
-    body = packed([records.ENCODER.encode(row) for row in lied])
+    body = packed([lean.encoded(row) for row in lied])
     connection.execute("UPDATE batches SET body = ? WHERE id = ?", (body, number))
     connection.close()
     ended = run("replay", written, "--json")

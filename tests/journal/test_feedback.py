@@ -178,12 +178,44 @@ async def test_an_id_used_again_means_the_latest_answer_and_each_may_be_scored(m
     assert (await refused(house, second, 0.1)).code == "feedback_given"
 
 
+def older(house, request_id: str) -> None:
+    """The journal becomes one of version 2, which had a row for each request id of a batch."""
+    connection = sqlite3.connect(house.folder / "journal.sqlite3", isolation_level=None)
+    connection.executescript(
+        "CREATE TABLE requests (request_id TEXT NOT NULL, batch INTEGER NOT NULL,"
+        " PRIMARY KEY (request_id, batch)) WITHOUT ROWID;"
+        "CREATE INDEX requests_batch ON requests (batch);"
+        f"INSERT INTO requests SELECT '{request_id}', batch FROM names;"
+        "DROP TABLE names; PRAGMA user_version = 2;"
+    )
+    connection.close()
+
+
+async def test_requests_of_an_older_journal_are_found_before_and_after_it_goes_on(make):
+    house = await make()
+    request_id = house.answer().request.request_id
+    await house.close()
+    older(house, request_id)
+    with Reader(house.folder) as reader:
+        before = reader.rows_of(request_id)
+        assert before
+        assert not reader.rows_of("another")
+    again = await make(clock=house.clock)
+    again.answer(request_id="new")
+    again.journal.flush()
+    with Reader(again.folder) as reader:
+        assert reader.rows_of(request_id) == before
+        assert reader.rows_of("new")
+        assert not reader.rows_of("another")
+
+
 async def test_feedback_of_an_older_journal_still_counts_and_is_not_given_twice(make):
     house = await make()
     dispatch = house.answer(model="balanced")
     await give(house, dispatch, 0.0)
     lowered = quality(house, "balanced")
     await house.close()
+    older(house, dispatch.request.request_id)
     connection = sqlite3.connect(house.folder / "journal.sqlite3", isolation_level=None)
     connection.executescript(
         "ALTER TABLE feedback RENAME TO newer;"

@@ -59,7 +59,7 @@ def on_disk(house: Any) -> tuple[Counter[type], int]:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 2000])
-@pytest.mark.parametrize("table", ["changes", "batches", "requests", "kept"])
+@pytest.mark.parametrize("table", ["changes", "batches", "names", "kept"])
 async def test_every_event_is_written_once_whichever_table_fails(make, monkeypatch, caplog, table, batch):
     monkeypatch.setattr("loadwise.telemetry.journal.journal.BATCH", batch)
     house = await make()

@@ -74,6 +74,28 @@ async def test_what_was_changed_is_told_with_the_command_that_undoes_it(make):
     await closed(server)
 
 
+async def test_the_page_tells_the_newest_changes_and_how_long_ago_they_were(make):
+    server = await started(make)
+    assert live.frame(server.optimizer)["changes"] == []
+    for value in (0.06, 0.07):
+        await server.made.control.apply(Configure(changes={"hysteresis": value}))
+        (newest, *_) = before = live.frame(server.optimizer)["changes"]
+        assert newest["what"].endswith(f"hysteresis={value}")
+        server.clock.advance(5.0)
+        after = live.frame(server.optimizer)["changes"]
+        assert [row["ago_s"] - old["ago_s"] for row, old in zip(after, before, strict=True)] == [5.0] * len(
+            after
+        )
+        assert after == undoing.changes(server.optimizer)
+
+
+async def test_the_page_shows_the_configuration_that_is_in_force(make):
+    server = await started(make)
+    assert live.frame(server.optimizer)["config"]["hysteresis"] == 0.05
+    await server.made.control.apply(Configure(changes={"hysteresis": 0.06}))
+    assert live.frame(server.optimizer)["config"]["hysteresis"] == 0.06
+
+
 async def test_an_undo_command_cannot_break_out_of_its_quotes(make):
     server = await started(make, qualities={"it's": 0.5, "b": 0.4}, default_member="it's")
     await server.made.control.apply(Configure(changes={"default_member": "b"}))

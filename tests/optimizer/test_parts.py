@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from loadwise.optimizer.conversations import Conversations
 from loadwise.optimizer.host import HostSensor
 from loadwise.optimizer.in_flight import InFlight, Open
 from loadwise.optimizer.model_manager import DynamicModelManager
+from loadwise.optimizer.tallies import Measure, Row, Tallies
 from loadwise.optimizer.window import ServiceWindow
 from loadwise.ports import Dispatch
 from loadwise.settings import OptimizationConfig
@@ -212,11 +214,43 @@ class TestWindow:
         assert (near.error_fraction, far.error_fraction) == (0.0, 1.0)
         assert (near.avg_latency_ms, far.avg_latency_ms) == (pytest.approx(100.0), None)
 
+    @given(st.lists(st.tuples(st.floats(0, 3), st.floats(1e-6, 900), st.sampled_from("ab")), max_size=60))
+    def test_averages_are_those_of_the_answers_that_are_left(
+        self, answers: list[tuple[float, float, str]]
+    ) -> None:
+        window, now_s, seen = ServiceWindow(span_s=10.0, size=20), 0.0, []
+        for after_s, total_s, replica_id in answers:
+            now_s += after_s
+            seen.append((now_s, total_s, replica_id))
+            window.add(outcome(now_s, total_s=total_s, replica_id=replica_id))
+            window.reading(now_s, 0)
+        for replica_id in "ab":
+            left = [t for at_s, t, of in seen[-20:] if at_s >= now_s - 10.0 and of == replica_id]
+            reading = window.reading(now_s, 0, lambda each, wanted=replica_id: each == wanted)
+            expected = pytest.approx(1000.0 * sum(left) / len(left)) if left else None
+            assert reading.avg_latency_ms == expected
+
     def test_a_full_window_still_knows_its_rate(self) -> None:
         window = ServiceWindow(span_s=60.0, size=10)
         for number in range(100):
             window.add(outcome(number * 0.1))
         assert window.reading(10.0, 0).requests_per_s == pytest.approx(10.0, rel=0.1)
+
+
+class TestTallies:
+    @given(st.lists(st.tuples(st.sampled_from(Measure), st.text(max_size=3), st.booleans()), max_size=80))
+    def test_what_is_packed_bit_by_bit_is_all_that_was_counted(
+        self, values: list[tuple[Measure, str, bool]]
+    ) -> None:
+        tallies, packed = Tallies(), b""
+        for measure, unit, optimised in values:
+            tallies.add(measure, unit, 0.5, optimised=optimised)
+            packed = tallies.packed()
+        kept = msgspec.msgpack.decode(packed, type=list[Row]) if packed else []
+        assert sorted(kept) == sorted(tallies.rows())
+        assert sorted(Tallies.of(kept).rows()) == sorted(kept)
+        if kept:
+            assert sorted(msgspec.msgpack.decode(Tallies.of(kept).packed(), type=list[Row])) == sorted(kept)
 
 
 class TestConfigStore:

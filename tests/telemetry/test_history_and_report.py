@@ -33,6 +33,14 @@ def test_a_smaller_size_keeps_the_newest_entries() -> None:
     assert list(history) == [3, 4]
 
 
+def test_a_history_keeps_what_it_packs_and_gives_what_it_was_given() -> None:
+    history: History[int] = History(3, pack=lambda number: str(number), unpack=int)
+    for number in range(5):
+        history.add(number)
+    assert history.entries() == list(history) == [2, 3, 4]
+    assert list(reversed(history)) == [4, 3, 2]
+
+
 def test_a_history_that_is_off_keeps_nothing_and_says_null() -> None:
     history: History[int] = History(5, enabled=False)
     history.add(1)

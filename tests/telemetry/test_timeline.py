@@ -36,6 +36,27 @@ def test_two_merged_are_as_if_all_had_been_counted_by_one(first: list[float], se
     assert [one.quantile_s(q) for q in (0.1, 0.5, 0.99)] == [both.quantile_s(q) for q in (0.1, 0.5, 0.99)]
 
 
+@given(durations, durations)
+def test_one_that_is_packed_tells_and_counts_as_before(first: list[float], second: list[float]) -> None:
+    plain, packed, other = Latencies(), Latencies(), Latencies()
+    for seconds in first:
+        plain.add(seconds)
+        packed.add(seconds)
+    packed.pack()
+    wanted = plain.quantiles_s(0.1, 0.5, 0.99)
+    assert packed.quantiles_s(0.1, 0.5, 0.99) == wanted
+    other.merge(packed)
+    assert other.quantiles_s(0.1, 0.5, 0.99) == wanted
+    for seconds in second:
+        plain.add(seconds)
+        packed.add(seconds)
+    packed.pack()
+    packed.merge(other)
+    plain.merge(other)
+    assert packed.quantiles_s(0.1, 0.5, 0.99) == plain.quantiles_s(0.1, 0.5, 0.99)
+    assert (packed.count, packed.sum_s) == (plain.count, plain.sum_s)
+
+
 def test_before_the_first_there_is_no_quantile_and_no_mean() -> None:
     assert Latencies().quantile_s(0.5) is None
     assert Latencies().mean_s is None
@@ -65,6 +86,27 @@ def test_every_resolution_counts_the_same_requests(moments: list[float]) -> None
     assert timeline.over(86_400, now_s).total.count == len(moments)
     recent = sum(now_s - moment < 600 - 4 for moment in moments)
     assert timeline.over(600, now_s).requests >= recent
+
+
+@given(st.lists(st.floats(0, 3500), min_size=1, max_size=60))
+def test_what_is_looked_at_often_is_what_one_look_at_the_end_sees(moments: list[float]) -> None:
+    watched, alone = Timeline(), Timeline()
+    for now_s in sorted(moments):
+        for timeline in (watched, alone):
+            note(timeline, now_s, outcome(total_s=1.0 + now_s))
+        for span_s in (60.0, 300.0, 3600.0):
+            watched.over(span_s, now_s)
+    for span_s in (60.0, 300.0, 3600.0):
+        assert figures(watched, span_s, max(moments)) == figures(alone, span_s, max(moments))
+
+
+def figures(timeline: Timeline, span_s: float, now_s: float) -> tuple[object, ...]:
+    whole = timeline.over(span_s, now_s)
+    member = whole.members["fast"]
+    return (
+        whole.requests, whole.within, whole.total.quantiles_s(0.1, 0.9), round(whole.total.sum_s, 6),
+        member.requests, member.first_token.count, whole.routes["auto"].requests,
+    )  # fmt: skip
 
 
 def test_memory_stays_bounded_over_a_week() -> None:

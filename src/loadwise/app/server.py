@@ -91,10 +91,14 @@ async def serve_forever(settings: Settings) -> None:
             address = _url(settings.host, server.listeners[0].port)
             log.info("serving", url=address, members=[card.model_id for card in optimizer.director.models()])
 
-        # What is here now lives as long as the server: searching it for garbage would only stop requests.
-        gc.collect()
-        gc.freeze()
+        settle()
         await serve(server.listeners, ready)
+
+
+def settle() -> None:
+    """What is here now lives as long as the server: searching it for garbage would only stop requests."""
+    gc.collect()
+    gc.freeze()
 
 
 def _workshop(settings: Settings) -> Workshop:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -13,8 +13,8 @@ from loadwise.decision.fault import ours
 from loadwise.errors import ConfigurationError
 from loadwise.logs import get_logger
 from loadwise.optimizer.continuity import PREFIX, Continuity
+from loadwise.optimizer.entries import Entry, ended, turned_away
 from loadwise.optimizer.milestones import Milestones
-from loadwise.optimizer.recorder import Entry, turned_away
 from loadwise.optimizer.trust import Trust
 from loadwise.ports import Feedback, JsonObject
 from loadwise.settings import OptimizationConfig
@@ -22,7 +22,7 @@ from loadwise.telemetry import names
 from loadwise.telemetry.history import History
 from loadwise.telemetry.journal import records
 from loadwise.telemetry.journal.changes import Change, ChangeKind, changes_of
-from loadwise.telemetry.journal.events import Configured, Event
+from loadwise.telemetry.journal.events import Configured, Event, Stepped
 from loadwise.telemetry.journal.journal import Journal, JournalError
 from loadwise.telemetry.journal.reader import Reader, UnreadableError
 from loadwise.telemetry.journal.store import Scored
@@ -50,6 +50,8 @@ class Chronicle:
         self.journal: Journal | None = None
         self.trust = Trust(optimizer.ensemble_manager, optimizer.clock)
         self._changes: History[Change] = History(KEPT)
+        # How many changes there were since the start.
+        self.heard = 0
         # What was kept last of the applied configurations.
         self._measured: lastgood.History | None = None
         self._version: int | None = None
@@ -99,6 +101,7 @@ class Chronicle:
             self._optimizer.recorder.history.add(entry)
         for change in changes:
             self._changes.add(change)
+        self.heard += len(changes)
         self.trust.restore(said)
 
     def _checkpoint(self) -> None:
@@ -132,15 +135,21 @@ class Chronicle:
         """Builds that ended and rollouts that moved are known, and what experiments know now outlives us."""
         for event in self._milestones.since(self._clock.monotonic_s()):
             self._optimizer.ensemble_manager.tell(event)
-        self.keep()
+        self._checkpoint()
+        if self.journal is not None:
+            # What is known once a second is on disk at once: a kill loses no more than that second.
+            self.journal.wake()
 
     def _heard(self, event: Event) -> None:
         offset_s = self._clock.wall_s() - self._clock.monotonic_s()
         for change in changes_of(event, offset_s):
             self._changes.add(change)
+            self.heard += 1
         # Beliefs fade, and members come and go.
         self.trust.apply()
-        self._checkpoint()
+        if not isinstance(event, Stepped):
+            # Steps come with every look, and more often under a surge.
+            self._checkpoint()
         self._watch()
 
     def _watch(self) -> None:
@@ -183,6 +192,10 @@ class Chronicle:
         wanted: Callable[[Change], bool] = lambda c: c.at_s >= since_s and kind in (None, c.kind)  # noqa: E731
         return [change.as_json() for change in self._changes if wanted(change)]
 
+    def newest(self) -> Iterator[Change]:
+        """All changes that are known, newest first."""
+        return reversed(self._changes)
+
     def as_json(self) -> JsonObject | None:
         """The journal's own state; None where none is kept."""
         if self.journal is None:
@@ -204,9 +217,9 @@ def _entries(reader: Reader, most: int) -> list[Entry]:
 def _entry(row: records.Record, offset_s: float) -> Entry | None:
     match row:
         case records.Ended() if row.started_s is not None:
-            return Entry(row.outcome.finished_s + offset_s, row.outcome, row.strategy, row.within)
+            return ended(row.outcome.finished_s + offset_s, row.outcome, row.strategy, row.within)
         case records.TurnedAway() if row.model is not None and ours(row.status):
-            return turned_away(row.request_id, row.model, row.status, row.now_s, row.now_s + offset_s)
+            return turned_away(row.now_s + offset_s, row.model)
     return None
 
 

@@ -37,7 +37,8 @@ class Configurations:
         self._manager = manager
         self._store = store or ConfigStore(None, config)
         self.current, self.version = self._store.load()
-        self._policy: Policy = self.current.policy()
+        # The configuration in force as the core reads it: one object for as long as it is.
+        self.policy: Policy = self.current.policy()
         self._listeners: list[Callable[[OptimizationConfig, int], None]] = []
         self._history: History = lastgood.applied(
             History(), self.version, fingerprint(self.current), self._clock.monotonic_s()
@@ -116,7 +117,7 @@ class Configurations:
             ) from error
 
     def _put_into_force(self, config: OptimizationConfig, version: int, *, reverting: bool) -> None:
-        self.current, self.version, self._policy = config, version, config.policy()
+        self.current, self.version, self.policy = config, version, config.policy()
         self._history = lastgood.applied(
             self._history, version, fingerprint(config), self._clock.monotonic_s(), reverting=reverting
         )
@@ -129,9 +130,7 @@ class Configurations:
     def count(self, load_score: float | None, within_objectives: bool | None) -> None:
         """Counts a request served under the present configuration; None says nothing."""
         if within_objectives is not None:
-            self._history = lastgood.counted(
-                self._policy, self._history, load_score, within=within_objectives
-            )
+            self._history = lastgood.counted(self.policy, self._history, load_score, within=within_objectives)
 
     async def judge(self) -> Verdict:
         """The core's verdict; where it says so, the last good configuration is in force again."""

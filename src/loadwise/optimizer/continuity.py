@@ -76,7 +76,7 @@ class Continuity:
         states = {
             HEAD: _encoded(Head(made.settings, made.switchback.first_stratum)),
             ROLLOUT: _encoded(Rolled(made.settings, made.rollouts.kept(now_s))),
-            **{ROUTE + name: _encoded(found.rows()) for name, found in made.conversations().items()},
+            **{ROUTE + name: found.packed() for name, found in made.conversations().items()},
         }
         before, self._told = self._told, states
         changed: dict[str, bytes | None] = {

@@ -111,7 +111,7 @@ class Cycle:
         await self._part("host", self._read_host)
         await self.parts.readings.refresh()
         await self._part("engine_client", self._read_client)
-        return step.step(self.parts.configurations.current.policy(), self._state, self.observation())[1].worst
+        return step.step(self.parts.configurations.policy, self._state, self.observation())[1].worst
 
     async def tune(self) -> None:
         """A whole turn."""
@@ -230,7 +230,7 @@ class Cycle:
 
     def _decide(self) -> None:
         parts, before = self.parts, self._state
-        policy, observation = parts.configurations.current.policy(), self.observation()
+        policy, observation = parts.configurations.policy, self.observation()
         self._state, decision = step.step(policy, before, observation)
         ensemble = parts.director.ensemble
         for beliefs in decision.beliefs.values():

@@ -148,7 +148,7 @@ class EnsembleDirector:
     def _turned_away(self, request: RequestFacts, error: RequestError, now_s: float, *, again: bool) -> None:
         # A request that was tried already is not refused: it failed where it was tried.
         if not again:
-            self.recorder.refused(request.model, error.status, request.request_id)
+            self.recorder.refused(request.model, error.status)
         if self.ensemble.witness is not None:
             self.ensemble.witness(
                 Refused(request, error.status, error.code, error.retry_after_s, now_s, again)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, Final
@@ -286,8 +286,7 @@ class ModelEnsembleManager:
 
     def selection_distribution(self) -> dict[str, float]:
         """Each member's share of the last `metrics_history_size` choices; empty before the first."""
-        chosen = list(self._selected)
-        return {name: chosen.count(name) / len(chosen) for name in dict.fromkeys(chosen)}
+        return {name: count / len(self._selected) for name, count in Counter(self._selected).items()}
 
     def get_ensemble_status(self) -> JsonObject:
         """Strategy, size, active members with what was learned of them, and who stands by."""
@@ -296,10 +295,15 @@ class ModelEnsembleManager:
             "strategy": (route.strategy if route else self.config.ensemble_strategy).value,
             "max_ensemble_size": self.config.max_ensemble_size,
             "default_member": route.default_member if route else None,
-            "models": [self._shown(name, route) for name in self.fleet.active()],
+            "models": self.shown(),
             "standby": list(self.fleet.standby()),
             "selection_distribution": self.selection_distribution(),
         }
+
+    def shown(self) -> list[JsonObject]:
+        """Every active member with what was learned of it."""
+        route = self.fleet.routes.get(AUTO)
+        return [self._shown(name, route) for name in self.fleet.active()]
 
     def _relative_cost(self, model_id: str, route: Route | None) -> float | None:
         """Measured device time per request over the cheapest member's; None before it is measured."""
@@ -319,7 +323,7 @@ class ModelEnsembleManager:
             "model_id": model_id,
             "weight": member.weight,
             "quality": belief.quality,
-            "error_rate": sum(failures) / len(failures) if failures else 0.0,
+            "error_rate": failures.count(True) / len(failures) if failures else 0.0,
             "recent_error_rate": belief.error_rate if belief.outcomes else None,
             "outcomes": belief.outcomes,
             "avg_latency_ms": belief.latency_ms,

@@ -37,6 +37,8 @@ class Experiments:
         self._clock = clock
         self._epoch_s = clock.wall_s() - clock.monotonic_s()
         self._config = config
+        # Equal for equal experiments and rollouts: what is compared is the same.
+        self.settings = _fingerprint(config)
         self.switchback = self._blocks(config)
         self.rollouts = Rollouts(config)
         self._by_route: dict[str, Tallies] = {}
@@ -47,7 +49,7 @@ class Experiments:
         """Another experiment begins anew; the same one goes on, also under other settings."""
         same = config.experiment == self._config.experiment
         moved = config.rollout != self._config.rollout
-        self._config = config
+        self._config, self.settings = config, _fingerprint(config)
         self.rollouts.configure(config)
         if same:
             self.switchback.resize(config.metrics_history_size)
@@ -177,13 +179,6 @@ class Experiments:
 
     # --- what outlives the process ---
 
-    @property
-    def settings(self) -> str:
-        """Equal for equal experiments and rollouts: what is compared is the same."""
-        config = self._config
-        values = [part.model_dump(mode="json") for part in (config.experiment, config.rollout)]
-        return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()
-
     def take_up(
         self, tallies: Mapping[int, Tally], first_stratum: int, routes: Mapping[str, Tallies]
     ) -> None:
@@ -250,3 +245,8 @@ class Experiments:
         self._scorable[assignment.tenant, request_id] = assignment
         if len(self._scorable) > SCORABLE:
             del self._scorable[next(iter(self._scorable))]
+
+
+def _fingerprint(config: OptimizationConfig) -> str:
+    values = [part.model_dump(mode="json") for part in (config.experiment, config.rollout)]
+    return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()

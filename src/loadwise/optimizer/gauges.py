@@ -78,7 +78,7 @@ def _freshness(optimizer: ServerSideOptimizer) -> Iterator[GaugeValue]:
     health = optimizer.watch.health()
     yield names.DECISION_AGE, (), health.loop_age_s
     for rollout, seconds in health.rollouts_back_s.items():
-        if seconds < optimizer.configurations.current.policy().rollback_shown_s:
+        if seconds < optimizer.configurations.policy.rollback_shown_s:
             yield names.ROLLOUTS_BACK, (rollout,), 1.0
     yield names.MONITORING_AGE, (), health.monitoring_age_s
     pools = optimizer.cycle.pools()

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Final
 from loadwise.clock import iso_utc
 from loadwise.optimizer import views
 from loadwise.optimizer.situation import SHORT_S, diagnosis_json, unread
-from loadwise.optimizer.undoing import changes
 from loadwise.ports import JsonObject
 from loadwise.telemetry.latencies import Latencies
-from loadwise.telemetry.timeline import TRACKS, Answers, Stretch
+from loadwise.telemetry.stretches import Answers, Stretch
+from loadwise.telemetry.timeline import TRACKS
 
 if TYPE_CHECKING:
     from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
 
-SHOWN_CHANGES: Final = 100
-QUANTILES: Final = (0.5, 0.95, 0.99)
+QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 def frame(optimizer: ServerSideOptimizer) -> JsonObject:
@@ -38,13 +37,13 @@ def frame(optimizer: ServerSideOptimizer) -> JsonObject:
         "strategy": None if strategy is None else views.strategy_json(strategy),
         "requests": _requests(optimizer, recent),
         "latency": latency_json(recent),
-        "objectives": config.objectives.model_dump(),
+        "objectives": optimizer.lookout.config()["objectives"],
         "members": members(optimizer, recent),
         "improvement": optimizer.lookout.improvement(),
         "alerts": optimizer.alerts.as_json(),
-        "changes": changes(optimizer)[:SHOWN_CHANGES],
+        "changes": optimizer.lookout.changes(),
         "builds": optimizer.model_compiler.compilation_stats,
-        "config": config.model_dump(mode="json"),
+        "config": optimizer.lookout.config(),
         "config_version": optimizer.configurations.version,
         "tracks": tracks(optimizer, newest=2),
     }
@@ -70,6 +69,8 @@ def tracks(optimizer: ServerSideOptimizer, newest: int | None = None) -> JsonObj
 
 def point(stretch: Stretch, shift_s: float, step_s: float) -> JsonObject:
     """One stretch of a chart; `t` is when it began (s since 1970)."""
+    first_p50, first_p95 = stretch.first_token.quantiles_s(0.5, 0.95)
+    token_p50, token_p95 = stretch.per_token.quantiles_s(0.5, 0.95)
     return {
         "t": round(stretch.begin_s + shift_s, 3),
         "load": stretch.load,
@@ -80,10 +81,10 @@ def point(stretch: Stretch, shift_s: float, step_s: float) -> JsonObject:
         "refused": stretch.refused,
         "refused_rps": stretch.refused / step_s,
         "within": stretch.within / stretch.judged if stretch.judged else None,
-        "first_p50": stretch.first_token.quantile_s(0.5),
-        "first_p95": stretch.first_token.quantile_s(0.95),
-        "token_p50": stretch.per_token.quantile_s(0.5),
-        "token_p95": stretch.per_token.quantile_s(0.95),
+        "first_p50": first_p50,
+        "first_p95": first_p95,
+        "token_p50": token_p50,
+        "token_p95": token_p95,
         "total_p95": stretch.total.quantile_s(0.95),
         "members": {name: answers.requests for name, answers in stretch.members.items()},
     }
@@ -111,14 +112,14 @@ def latency_json(recent: Stretch) -> JsonObject:
 
 def quantiles(found: Latencies) -> JsonObject:
     """Median, 95th and 99th percentile and the number of requests behind them."""
-    shown: JsonObject = {f"p{fraction * 100:g}": found.quantile_s(fraction) for fraction in QUANTILES}
+    shown: JsonObject = dict(zip(QUANTILES, found.quantiles_s(*QUANTILES.values()), strict=True))
     return {**shown, "requests": found.count}
 
 
 def members(optimizer: ServerSideOptimizer, recent: Stretch) -> list[JsonObject]:
     """Each active member: who it is, what it was given, how it did, what it runs."""
     total = sum(answers.requests for answers in recent.members.values())
-    shown = optimizer.ensemble_manager.get_ensemble_status()["models"]
+    shown = optimizer.ensemble_manager.shown()
     builds = optimizer.model_compiler.compilation_stats
     return [{**model, **_member(optimizer, model["model_id"], recent, total, builds)} for model in shown]
 

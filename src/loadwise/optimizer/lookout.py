@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from loadwise.optimizer import undoing
 from loadwise.optimizer.improvement_view import improvement_json
 from loadwise.ports import JsonObject
+from loadwise.settings import OptimizationConfig
 
 if TYPE_CHECKING:
     from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
 
 # The measured gain moves slowly and costs more than the rest together.
 GAIN_EVERY_S: Final = 10.0
+# Newest changes that the page shows.
+SHOWN_CHANGES: Final = 100
 
 
 class Lookout:
@@ -20,6 +25,9 @@ class Lookout:
     def __init__(self, optimizer: ServerSideOptimizer) -> None:
         self._optimizer = optimizer
         self._gain: tuple[float, JsonObject] | None = None
+        # How many changes were known when they were told last, and these.
+        self._told: tuple[int, list[undoing.Told]] = (0, [])
+        self._config: tuple[OptimizationConfig, JsonObject] | None = None
 
     def sample(self) -> None:
         """The load as it was decided on is in the timeline."""
@@ -40,4 +48,20 @@ class Lookout:
             optimizer = self._optimizer
             made = improvement_json(optimizer.recorder.experiments, optimizer.config.experiment)
             kept = self._gain = (now_s, made)
+        return kept[1]
+
+    def changes(self) -> list[JsonObject]:
+        """The newest changes as people read them, newest first; only how long ago they were is made anew."""
+        chronicle = self._optimizer.chronicle
+        if self._told[0] != chronicle.heard:
+            newest = islice(undoing.told(chronicle.newest()), SHOWN_CHANGES)
+            self._told = chronicle.heard, list(newest)
+        now_s = self._optimizer.clock.wall_s()
+        return [found.at(now_s) for found in self._told[1]]
+
+    def config(self) -> JsonObject:
+        """The configuration in force as JSON values, not to be changed."""
+        kept, now = self._config, self._optimizer.config
+        if kept is None or kept[0] is not now:
+            kept = self._config = (now, now.model_dump(mode="json"))
         return kept[1]

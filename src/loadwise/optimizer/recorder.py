@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from loadwise.clock import SystemClock, iso_utc
+from loadwise.clock import SystemClock
 from loadwise.decision import grading
-from loadwise.decision.facts import Ending, Objectives, Outcome, ServiceReading, StrategyName
-from loadwise.decision.fault import Fault, fault_of, ours, shown_ending
+from loadwise.decision.facts import Objectives, Outcome, ServiceReading, StrategyName
+from loadwise.decision.fault import Fault, fault_of, ours
 from loadwise.decision.improvement import Improvement
 from loadwise.decision.outcome import within_objectives
+from loadwise.optimizer import entries
 from loadwise.optimizer.experiments import Experiments
 from loadwise.optimizer.window import ServiceWindow
-from loadwise.ports import Clock, JsonObject
+from loadwise.ports import Clock
 from loadwise.settings import OptimizationConfig
-from loadwise.telemetry.history import History
 from loadwise.telemetry.monitoring import Monitoring
 from loadwise.telemetry.objectives import ObjectiveCounts
-from loadwise.telemetry.prometheus import Telemetry, time_per_output_token_s
+from loadwise.telemetry.prometheus import Telemetry
 from loadwise.telemetry.timeline import Timeline
 
 
@@ -35,53 +35,6 @@ class Summary:
     refused: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One request of the history."""
-
-    wall_s: float
-    outcome: Outcome
-    strategy: StrategyName | None
-    within: bool | None
-    # It was turned away before an engine was asked; its outcome names no member.
-    refused: bool = False
-
-    def as_json(self) -> JsonObject:
-        """The entry as the report shows it."""
-        outcome = self.outcome
-        total_s, first_s = outcome.total_s, outcome.time_to_first_token_s
-        return {
-            "time": iso_utc(self.wall_s),
-            "model": outcome.member_id or None,
-            "route": outcome.route,
-            "latency_ms": None if total_s is None else 1000.0 * total_s,
-            # What its client spoilt neither succeeded nor failed.
-            "success": None if fault_of(outcome) is Fault.CLIENT else outcome.ending is Ending.SUCCEEDED,
-            "ending": "refused" if self.refused else shown_ending(outcome),
-            "within_objectives": self.within,
-            "time_to_first_token_s": first_s,
-            "time_per_output_token_s": time_per_output_token_s(outcome),
-            "output_tokens": outcome.output_tokens,
-            "strategy": None if self.strategy is None else self.strategy.value,
-            "load_score": outcome.load_score,
-            "control": outcome.control,
-        }
-
-
-def turned_away(request_id: str, route: str, status: int, now_s: float, wall_s: float) -> Entry:
-    """The history's entry of a request that no engine got by the server's doing."""
-    outcome = Outcome(
-        request_id=request_id,
-        member_id="",
-        replica_id="",
-        ending=Ending.FAILED,
-        finished_s=now_s,
-        route=route,
-        status=status,
-    )
-    return Entry(wall_s, outcome, None, within=False, refused=True)
-
-
 class Recorder:
     """Hears each outcome once and keeps what reports, grades, alerts and scrapes need."""
 
@@ -92,7 +45,7 @@ class Recorder:
         self.telemetry = telemetry or Telemetry()
         self.window = ServiceWindow(size=config.metrics_history_size)
         self.timeline = Timeline()
-        self.history: History[Entry] = History(
+        self.history = entries.history(
             config.metrics_history_size, enabled=config.enable_performance_tracking
         )
         self._objectives = Objectives(**config.objectives.model_dump())
@@ -134,10 +87,11 @@ class Recorder:
             objectives=objectives,
             now_s=self._clock.monotonic_s(),
         )
-        self.history.add(Entry(self._clock.wall_s(), outcome, strategy, within))
+        if self.history.enabled:
+            self.history.add(entries.ended(self._clock.wall_s(), outcome, strategy, within))
         return within
 
-    def refused(self, route: str, status: int, request_id: str = "") -> None:
+    def refused(self, route: str, status: int) -> None:
         """Counts a request that no engine got; where that is our doing it missed its objectives."""
         self.telemetry.refused(status)
         if not ours(status):
@@ -146,7 +100,7 @@ class Recorder:
         self.telemetry.missed(route)
         self.objective_counts.note(route, False, now_s)
         self.timeline.refused(route, now_s)
-        self.history.add(turned_away(request_id, route, status, now_s, self._clock.wall_s()))
+        self.history.add(entries.turned_away(self._clock.wall_s(), route))
 
     def service(
         self, active_requests: int | None = None, of: Callable[[str], bool] | None = None
@@ -161,21 +115,13 @@ class Recorder:
 
     def summary(self) -> Summary:
         """Success rate, latency, objectives and the origin's grade over the history."""
-        judged = [
-            e
-            for e in self.history
-            if e.outcome.ending is not Ending.ABANDONED and fault_of(e.outcome) is not Fault.CLIENT
-        ]
+        judged = [entry for entry in self.history if entry.judged]
         if not judged:
             return Summary(requests=len(self.history))
-        failed = sum(entry.outcome.ending is Ending.FAILED for entry in judged)
-        latencies = [
-            1000.0 * e.outcome.total_s
-            for e in judged
-            if e.outcome.total_s is not None and e.outcome.ending is Ending.SUCCEEDED
-        ]
+        answered = [entry for entry in judged if entry.succeeded]
+        latencies = [1000.0 * entry.total_s for entry in answered if entry.total_s is not None]
         timed = [entry.within for entry in judged if entry.within is not None]
-        success = 1.0 - failed / len(judged)
+        success = len(answered) / len(judged)
         latency = sum(latencies) / len(latencies) if latencies else None
         return Summary(
             requests=len(self.history),
@@ -183,5 +129,5 @@ class Recorder:
             avg_latency_ms=latency,
             within_objectives_fraction=sum(timed) / len(timed) if timed else None,
             grade=grading.grade(success, latency),
-            refused=sum(entry.refused for entry in judged),
+            refused=sum(entry.ending == entries.REFUSED for entry in judged),
         )

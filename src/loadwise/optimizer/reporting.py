@@ -13,7 +13,8 @@ from loadwise.optimizer.undoing import changes
 from loadwise.optimizer.watch import failed_builds
 from loadwise.ports import JsonObject
 from loadwise.telemetry.night import objective_text
-from loadwise.telemetry.timeline import TRACKS, Answers, Stretch
+from loadwise.telemetry.stretches import Answers, Stretch
+from loadwise.telemetry.timeline import TRACKS
 
 if TYPE_CHECKING:
     from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer

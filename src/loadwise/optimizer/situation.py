@@ -21,7 +21,7 @@ from loadwise.optimizer import views
 from loadwise.optimizer.undoing import changes
 from loadwise.ports import JsonObject
 from loadwise.telemetry import night
-from loadwise.telemetry.timeline import Answers, Stretch, Tally
+from loadwise.telemetry.stretches import Answers, Stretch, Tally
 
 if TYPE_CHECKING:
     from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer

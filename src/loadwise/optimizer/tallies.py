@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 from math import isfinite
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+import msgspec
 
 from loadwise.decision.comparison import GROUPS, Compared, compared
 from loadwise.decision.improvement import NOTHING, Amount
@@ -20,6 +22,11 @@ class Measure(StrEnum):
     QUALITY = "quality"
     # What feedback said, 0..1.
     SCORES = "scores"
+
+
+# Whose sum it is: what is compared, of which kind of requests, and the group.
+Place = tuple[Measure, bool, int]
+_ENCODER: Final = msgspec.msgpack.Encoder()
 
 
 class Row(NamedTuple):
@@ -38,12 +45,16 @@ class Tallies:
         self._amounts = {
             (measure, optimised): [NOTHING] * GROUPS for measure in Measure for optimised in (True, False)
         }
+        # Each sum as it is kept, and those that changed since.
+        self._packed: dict[Place, msgspec.Raw] = {}
+        self._changed: set[Place] = set()
 
     def add(self, measure: Measure, unit: str, value: float, *, optimised: bool) -> None:
         """Counts a value (0..1) of a request of the conversation `unit`."""
         group = int(drawn("group", unit) * GROUPS)
         amounts = self._amounts[measure, optimised]
         amounts[group] = amounts[group].plus(Amount(1.0, value))
+        self._changed.add((measure, optimised, group))
 
     def rows(self) -> list[Row]:
         """All sums that are not empty."""
@@ -54,6 +65,15 @@ class Tallies:
             if amount.requests
         ]
 
+    def packed(self) -> bytes:
+        """`rows()` as they are kept, in any order; only those that changed are encoded anew."""
+        for place in self._changed:
+            measure, optimised, group = place
+            row = Row(measure, optimised, group, self._amounts[measure, optimised][group])
+            self._packed[place] = msgspec.Raw(_ENCODER.encode(row))
+        self._changed.clear()
+        return _ENCODER.encode(list(self._packed.values()))
+
     @classmethod
     def of(cls, rows: Iterable[Row]) -> Tallies:
         """The sums that were kept; `ValueError` for what no sum can be."""
@@ -63,6 +83,7 @@ class Tallies:
             if not (0 <= row.group < GROUPS and isfinite(requests) and 0.0 <= total <= requests):
                 raise ValueError(f"no sum of a group: {row!r}")
             found._amounts[row.measure, row.optimised][row.group] = row.amount
+            found._changed.add((row.measure, row.optimised, row.group))
         return found
 
     def compared(self, measure: Measure) -> Compared:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from loadwise.clock import iso_utc
 from loadwise.ports import JsonObject
-from loadwise.telemetry.journal.changes import ChangeKind
+from loadwise.telemetry.journal.changes import Change, ChangeKind
 
 if TYPE_CHECKING:
     from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
@@ -16,38 +19,48 @@ if TYPE_CHECKING:
 _KEY = '-H "x-loadwise-admin-key: $LOADWISE_ADMIN_KEY"'
 
 
+class Told(NamedTuple):
+    """A change as people read it, but for how long ago it was; `at_s` is wall time."""
+
+    at_s: float
+    row: JsonObject
+
+    def at(self, now_s: float) -> JsonObject:
+        """The change as it is told at `now_s` (wall time)."""
+        return {**self.row, "ago_s": max(0.0, now_s - self.at_s)}
+
+
 def changes(optimizer: ServerSideOptimizer, within_s: float | None = None) -> list[JsonObject]:
     """What was changed within the last `within_s` seconds (None: all that is known), newest first.
 
     `undo` is None where what changed comes back by itself.
     """
-    now_s = optimizer.clock.wall_s()
-    found = [change for change in optimizer.chronicle.changes(within_s) if not _begins(change)]
-    return [
-        {
-            "time": change["time"],
-            "ago_s": max(0.0, now_s - change["at_s"]),
-            "kind": change["kind"],
+    now_s, newest = optimizer.clock.wall_s(), optimizer.chronicle.newest()
+    recent = newest if within_s is None else takewhile(lambda c: c.at_s >= now_s - within_s, newest)
+    return [found.at(now_s) for found in told(recent)]
+
+
+def told(found: Iterable[Change]) -> Iterator[Told]:
+    """Changes as people read them; the first decision of a pool changes nothing and is left out."""
+    for change in found:
+        if change.kind is ChangeKind.STRATEGY and change.before is None:
+            continue
+        row = {
+            "time": iso_utc(change.at_s),
+            "kind": change.kind.value,
             "what": line(change),
-            "reason": change["reason"],
+            "reason": change.reason,
             "undo": command(change),
         }
-        for change in reversed(found)
-    ]
+        yield Told(change.at_s, row)
 
 
-def _begins(change: JsonObject) -> bool:
-    """The first decision of a pool changes nothing."""
-    return change["kind"] == ChangeKind.STRATEGY and change["before"] is None
-
-
-def line(change: JsonObject) -> str:
+def line(change: Change) -> str:
     """The change in one line."""
-    subject, before, after = change["subject"], change["before"], change["after"]
-    match change["kind"]:
+    subject, before, after = change.subject, change.before, change.after
+    match change.kind:
         case ChangeKind.STRATEGY:
-            score = change["load_score"]
-            load = "unknown" if score is None else f"{score:.2f}"
+            load = "unknown" if change.load_score is None else f"{change.load_score:.2f}"
             return f"strategy {before} → {after} on pool {subject}, at load {load}"
         case ChangeKind.MEMBER:
             return f"member {subject}: {before} → {after}"
@@ -63,13 +76,13 @@ def line(change: JsonObject) -> str:
             return f"configuration {subject}: {after}"
 
 
-def command(change: JsonObject) -> str | None:
+def command(change: Change) -> str | None:
     """The shell command that undoes the change."""
-    if change["kind"] == ChangeKind.MEMBER or not change["undo"]:
+    if change.kind is ChangeKind.MEMBER or not change.undo:
         return None
-    method, path = str(change["undo"]).split(" ", 1)
+    method, path = change.undo.split(" ", 1)
     post = f'curl -X {method} "$LOADWISE_URL{path}" {_KEY}'
-    body: dict[str, Any] | None = change["undo_body"]
+    body = change.undo_body
     if not body:
         return post
     return f"{post} -H 'content-type: application/json' -d {shlex.quote(msgspec.json.encode(body).decode())}"

@@ -39,7 +39,7 @@ class Watch:
     def evaluate(self) -> None:
         """Alerts begin and end as the figures say now."""
         made = self._optimizer
-        policy = made.configurations.current.policy()
+        policy = made.configurations.policy
         found = conditions(policy, self.health(), self.alerts.holding())
         for alert in self.alerts.update(found, made.clock.monotonic_s(), made.clock.wall_s()):
             if not alert.resolved:

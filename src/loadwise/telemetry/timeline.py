@@ -2,151 +2,25 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final
 
 from loadwise.decision.facts import Ending, Objectives, Outcome
 from loadwise.decision.stages import shares
-from loadwise.telemetry.latencies import Latencies
 from loadwise.telemetry.prometheus import time_per_output_token_s
+from loadwise.telemetry.stretches import STAGES, Answers, Stretch, Tally, Track
 
-# In the order of `stages.Shares`.
-STAGES: Final = ("gateway", "queue", "prefill", "decode")
 # A span is looked at in at least so many stretches.
 STRETCHES: Final = 12
 # Seconds of one stretch, and how many are kept: ten minutes, an hour, a day.
 TRACKS: Final = ((2.0, 300), (15.0, 240), (300.0, 288))
 
 
-@dataclass(slots=True)
-class Tally:
-    """Requests of one route that objectives could judge, and how many missed each."""
-
-    requests: int = 0
-    failed: int = 0
-    # Turned away before an engine was asked, beside `requests`.
-    refused: int = 0
-    # With a time to judge, and over the limit.
-    first_timed: int = 0
-    first_missed: int = 0
-    token_timed: int = 0
-    token_missed: int = 0
-
-    @property
-    def asked(self) -> int:
-        """Those that an engine ended, and those that none got."""
-        return self.requests + self.refused
-
-    @property
-    def unanswered(self) -> int:
-        """Those that got an error by the server's doing, or none at all."""
-        return self.failed + self.refused
-
-    def add(self, other: Tally) -> None:
-        """Counts all that `other` counted."""
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-@dataclass(slots=True)
-class Answers:
-    """What one member answered."""
-
-    requests: int = 0
-    failed: int = 0
-    judged: int = 0
-    within: int = 0
-    first_token: Latencies = field(default_factory=Latencies)
-
-    def add(self, other: Answers) -> None:
-        """Counts all that `other` counted."""
-        self.requests += other.requests
-        self.failed += other.failed
-        self.judged += other.judged
-        self.within += other.within
-        self.first_token.merge(other.first_token)
-
-
-@dataclass(slots=True)
-class Stretch:
-    """One stretch of time from `begin_s` (monotonic). Figures nobody measured stay empty."""
-
-    begin_s: float
-    requests: int = 0
-    failed: int = 0
-    # Turned away before an engine was asked: judged as missed, and not among `requests`.
-    refused: int = 0
-    judged: int = 0
-    within: int = 0
-    first_token: Latencies = field(default_factory=Latencies)
-    per_token: Latencies = field(default_factory=Latencies)
-    total: Latencies = field(default_factory=Latencies)
-    # Where time went (`decision.stages`), of answers of which each could be told.
-    gateway: Latencies = field(default_factory=Latencies)
-    queue: Latencies = field(default_factory=Latencies)
-    prefill: Latencies = field(default_factory=Latencies)
-    decode: Latencies = field(default_factory=Latencies)
-    members: dict[str, Answers] = field(default_factory=dict)
-    routes: dict[str, Tally] = field(default_factory=dict)
-    samples: int = 0
-    load_samples: int = 0
-    load_sum: float = 0.0
-    waiting_samples: int = 0
-    waiting_sum: float = 0.0
-    # The newest sample's.
-    strategy: str | None = None
-
-    @property
-    def load(self) -> float | None:
-        """The mean load score of its samples."""
-        return self.load_sum / self.load_samples if self.load_samples else None
-
-    @property
-    def waiting(self) -> float | None:
-        """The mean number of requests that waited in engines."""
-        return self.waiting_sum / self.waiting_samples if self.waiting_samples else None
-
-    def merge(self, other: Stretch) -> None:
-        """Counts all that `other`, a later stretch, counted."""
-        for name in (
-            "requests", "failed", "refused", "judged", "within", "samples", "load_samples", "load_sum",
-            "waiting_samples", "waiting_sum",
-        ):  # fmt: skip
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("first_token", "per_token", "total", *STAGES):
-            getattr(self, name).merge(getattr(other, name))
-        for member, answers in other.members.items():
-            self.members.setdefault(member, Answers()).add(answers)
-        for route, tally in other.routes.items():
-            self.routes.setdefault(route, Tally()).add(tally)
-        self.strategy = other.strategy or self.strategy
-
-
-class _Track:
-    """Stretches of one length, oldest first; the last is still open."""
-
-    def __init__(self, step_s: float, size: int) -> None:
-        self.step_s = step_s
-        self.stretches: deque[Stretch] = deque(maxlen=size)
-
-    def begin_of(self, now_s: float) -> float:
-        return now_s - now_s % self.step_s
-
-    def at(self, now_s: float) -> Stretch:
-        """The stretch of `now_s`, begun where it is the first of it."""
-        begin_s = self.begin_of(now_s)
-        if not self.stretches or self.stretches[-1].begin_s < begin_s:
-            self.stretches.append(Stretch(begin_s))
-        return self.stretches[-1]
-
-
 class Timeline:
     """Hears each outcome, each refusal and each sample of load once. Others are not kept."""
 
     def __init__(self, tracks: Iterable[tuple[float, int]] = TRACKS, *, route_limit: int = 50) -> None:
-        self._fine, *self._coarse = [_Track(step_s, size) for step_s, size in tracks]
+        self._fine, *self._coarse = [Track(step_s, size) for step_s, size in tracks]
         self._open: Stretch | None = None
         self._route_limit = route_limit
         self._routes: set[str] = set()
@@ -247,10 +121,7 @@ class Timeline:
     def over(self, span_s: float, now_s: float) -> Stretch:
         """The last `span_s` seconds as one stretch, exact to a twelfth of them."""
         track = self._coarsest(span_s)
-        whole = Stretch(now_s - span_s)
-        for stretch in track.stretches:
-            if stretch.begin_s + track.step_s > whole.begin_s:
-                whole.merge(stretch)
+        whole = track.since(now_s - span_s)
         if track is not self._fine and self._open is not None:
             whole.merge(self._open)
         return whole
@@ -260,12 +131,12 @@ class Timeline:
         track = self._track(span_s)
         return track.step_s, [s for s in track.stretches if s.begin_s + track.step_s > now_s - span_s]
 
-    def _coarsest(self, span_s: float) -> _Track:
+    def _coarsest(self, span_s: float) -> Track:
         """The coarsest track with at least twelve stretches in the span: fewer are merged."""
         found = [track for track in self._coarse if span_s >= STRETCHES * track.step_s]
         return found[-1] if found else self._fine
 
-    def _track(self, span_s: float) -> _Track:
+    def _track(self, span_s: float) -> Track:
         tracks = [self._fine, *self._coarse]
         for track in tracks:
             if span_s <= track.step_s * (track.stretches.maxlen or 0):

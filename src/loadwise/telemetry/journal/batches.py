@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from loadwise.logs import get_logger
-from loadwise.telemetry.journal import records
+from loadwise.telemetry.journal import lean, records
 from loadwise.telemetry.journal.changes import changes_of
 from loadwise.telemetry.journal.events import Event
 
@@ -47,7 +47,7 @@ def written(happened: Iterable[Event], rows: Sequence[records.Record], offset_s:
 
 def _encoded(row: records.Record) -> bytes | None:
     try:
-        return records.ENCODER.encode(row)
+        return lean.encoded(row)
     except (TypeError, ValueError, OverflowError) as error:
         # A client's number beyond 64 bits, for example: one row is lost, not the journal.
         log.warning("journal_row_lost", kind=type(row).__name__, reason=str(error))

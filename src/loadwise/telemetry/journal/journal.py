@@ -27,8 +27,8 @@ from loadwise.telemetry.journal.store import FILE, Store
 
 log = get_logger(__name__)
 Answer = TypeVar("Answer")
-# What happened is on disk after this long.
-FLUSH_S: Final = 0.25
+# What happened is on disk after this long, or when the writer is woken.
+FLUSH_S: Final = 0.5
 # A disk that took nothing is tried again after this long.
 RETRY_S: Final = 5.0
 SEGMENT_S: Final = 600.0
@@ -98,6 +98,10 @@ class Journal:
     def keep(self, states: Mapping[str, bytes | None]) -> None:
         """States are kept by name, all of them or none, for a start to find; None: no longer."""
         self._states.keep(states)
+
+    def wake(self) -> None:
+        """What waits is written now."""
+        self._wake.set()
 
     def open(self) -> None:
         """The file is open, made or set aside as need be, and the writer runs."""
@@ -171,7 +175,6 @@ class Journal:
             if self._ready():
                 while self._write(last=last):
                     pass
-                self._keep()
                 self._keep_room(last=last)
         except Exception as error:  # noqa: BLE001 - whatever fails, requests go on; it is logged and shown
             self._failed(error)
@@ -182,20 +185,24 @@ class Journal:
         """Whether more waits after one batch; where the disk takes nothing, the batch waits again."""
         queue = self._queue
         happened = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
+        # States come with the newest events: both are of one moment.
+        states = {} if queue else self._states.take()
         lost, waiting = self.dropped + self._unwritable, self._scribe.waiting
         try:
             rows = self._rows(happened, lost - self._told_lost, last=last and not queue)
-            if rows or happened:
-                self._commit(happened, rows)
+            if rows or happened or states:
+                self._commit(happened, rows, states)
         except (sqlite3.Error, OSError):
             # Nothing of it is on disk; what an earlier batch left to be completed waits again too.
             queue.extendleft(reversed(happened))
             self._scribe.waiting = waiting
+            self._states.put_back(states)
             raise
         except Exception:
             # Trying these again would fail again.
             self._unwritable += len(happened) + (waiting is not None)
             self._scribe.waiting = None
+            self._states.put_back(states)
             raise
         self._told_lost = lost
         return bool(queue)
@@ -208,30 +215,21 @@ class Journal:
             rows.insert(0, records.Dropped(lost, self._clock.monotonic_s()))
         return rows
 
-    def _commit(self, happened: list[Event], rows: list[records.Record]) -> None:
+    def _commit(
+        self, happened: list[Event], rows: list[records.Record], states: Mapping[str, bytes | None]
+    ) -> None:
         store = self._store
         if store is None:
             raise OSError("it is closed")
         wall_s = self._clock.wall_s()
         batch = written(happened, rows, wall_s - self._clock.monotonic_s())
-        if batch.rows or batch.changes:
-            store.write(batch, wall_s)
+        if batch.rows or batch.changes or states:
+            store.write(batch, states, wall_s)
         self._written += len(batch.rows)
         if batch.lost:
             self._unwritable += batch.lost
             # Later rows may have rested on those.
             self._scribe.restart()
-
-    def _keep(self) -> None:
-        """Writes what is kept by name, where that changed."""
-        states = self._states.take()
-        if not states or self._store is None:
-            return
-        try:
-            self._store.keep(states)
-        except (sqlite3.Error, OSError):
-            self._states.put_back(states)
-            raise
 
     def _keep_room(self, *, last: bool) -> None:
         store, now_s = self._store, self._clock.monotonic_s()
@@ -240,7 +238,7 @@ class Journal:
         over = store.size_bytes() > self.limits.max_bytes
         if last or over or store.segment_full or now_s - self._segment_s >= SEGMENT_S:
             self._segment_s = now_s
-            store.seal()
+            store.seal(self._clock.wall_s())
             self._scribe.restart()
             store.make_room(self._clock.wall_s() - self.limits.max_age_s)
 

@@ -14,7 +14,8 @@ from urllib.parse import quote
 import msgspec
 
 from loadwise.errors import LoadwiseError
-from loadwise.telemetry.journal import records
+from loadwise.telemetry.journal import lean, records
+from loadwise.telemetry.journal.bodies import digest, holds
 from loadwise.telemetry.journal.changes import Change
 from loadwise.telemetry.journal.records import Record
 from loadwise.telemetry.journal.schema import READABLE, VERSION
@@ -65,10 +66,11 @@ class Reader:
         self.path = journal_file(path)
         try:
             self._connection = _connected(self.path)
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            self._version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            self._connection.create_function("holds", 2, holds, deterministic=True)
         except sqlite3.Error as error:
             raise UnreadableError(f"{self.path} cannot be read: {error}.") from error
-        self._started = "started_s" if version == VERSION else "0.0"
+        self._started = "started_s" if self._version > 1 else "0.0"
 
     def __enter__(self) -> Reader:
         return self
@@ -97,23 +99,20 @@ class Reader:
         ):
             yield _batch(number, offset_s, body)
 
-    def segments_of(self, request_id: str) -> list[int]:
-        """The segments with rows of a request, oldest first."""
-        found = self._rows(
-            "SELECT DISTINCT segment FROM requests JOIN batches ON batches.id = requests.batch"
-            " WHERE request_id = ? ORDER BY segment",
-            (request_id,),
-        )
-        return [number for (number,) in found]
-
     def rows_of(self, request_id: str) -> list[Batch]:
         """The batches with rows of a request, oldest first."""
-        found = self._rows(
-            "SELECT segment, offset_s, body FROM requests JOIN batches ON batches.id = requests.batch"
-            " WHERE request_id = ? ORDER BY batches.id",
-            (request_id,),
+        if self._version < 3:
+            about = "requests JOIN batches ON batches.id = requests.batch WHERE request_id = ?"
+            wanted: object = request_id
+        else:
+            # The digests are looked through first, so that no other batch's body is read.
+            about = "names CROSS JOIN batches ON batches.id = names.batch WHERE holds(digests, ?)"
+            wanted = digest(request_id)
+        rows = self._rows(
+            f"SELECT segment, offset_s, body FROM {about} ORDER BY batches.id",  # noqa: S608
+            (wanted,),
         )
-        return [_batch(*row) for row in found]
+        return [batch for batch in (_batch(*row) for row in rows) if _about(batch, request_id)]
 
     def changes(self, since_s: float = 0.0) -> list[Change]:
         """What changed since a wall time, oldest first."""
@@ -157,8 +156,13 @@ def _connected(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _about(batch: Batch, request_id: str) -> bool:
+    """Whether a row is about the request, as far as its rows can be read."""
+    return bool(batch.damaged) or any(records.request_id_of(row) == request_id for row in batch.rows)
+
+
 def _batch(segment: int, offset_s: float, body: bytes) -> Batch:
     try:
-        return Batch(segment, offset_s, records.DECODER.decode(zlib.decompress(body)))
+        return Batch(segment, offset_s, lean.decoded(zlib.decompress(body)))
     except (zlib.error, msgspec.MsgspecError) as error:
         return Batch(segment, offset_s, (), damaged=str(error))

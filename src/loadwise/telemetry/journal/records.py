@@ -206,7 +206,6 @@ def _plain(value: object) -> object:
 
 
 ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_plain)
-DECODER: Final = msgspec.msgpack.Decoder(list[Record])
 
 
 def summary_of(decision: Decision) -> Summary:

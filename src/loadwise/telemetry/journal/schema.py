@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+from itertools import groupby
 from typing import Final
 
 from loadwise.errors import LoadwiseError
+from loadwise.telemetry.journal.bodies import digests
 
-VERSION: Final = 2
-# Versions that a reader understands.
-READABLE: Final = frozenset({1, VERSION})
+VERSION: Final = 3
+# Versions that a reader understands. Since the second, feedback says which answer it was given for; since
+# the third, request ids are found by digests beside each batch.
+READABLE: Final = frozenset({1, 2, VERSION})
 # The key's columns first and in its order: SQLite's quick_check takes any other order for damage.
 _FEEDBACK: Final = """
 CREATE TABLE feedback (request_id TEXT NOT NULL, tenant TEXT NOT NULL, source TEXT NOT NULL,
@@ -23,12 +26,11 @@ CREATE TABLE segments (id INTEGER PRIMARY KEY, first_s REAL NOT NULL, last_s REA
 CREATE TABLE batches (id INTEGER PRIMARY KEY, segment INTEGER NOT NULL, offset_s REAL NOT NULL,
                       rows INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE INDEX batches_segment ON batches (segment);
-CREATE TABLE requests (request_id TEXT NOT NULL, batch INTEGER NOT NULL,
-                       PRIMARY KEY (request_id, batch)) WITHOUT ROWID;
-CREATE INDEX requests_batch ON requests (batch);
 CREATE TABLE changes (id INTEGER PRIMARY KEY, at_s REAL NOT NULL, body BLOB NOT NULL);
 CREATE TABLE kept (name TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 """
+# The digests of the request ids that a batch is about (`bodies.digests`).
+_NAMES: Final = "CREATE TABLE names (batch INTEGER PRIMARY KEY, digests BLOB NOT NULL);"
 # Feedback of version 1 did not say which of a request id's answers it was given for.
 _FROM_1: Final = """
 INSERT INTO feedback SELECT request_id, tenant, source, 0.0, member, score, at_s FROM feedback_1;
@@ -84,18 +86,31 @@ def prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA journal_size_limit = 1048576").fetchall()
     if version == 0:
-        connection.executescript(f"BEGIN; {_SCHEMA}{_FEEDBACK} PRAGMA user_version = {VERSION}; COMMIT;")
+        connection.executescript(
+            f"BEGIN; {_SCHEMA}{_NAMES}{_FEEDBACK} PRAGMA user_version = {VERSION}; COMMIT;"
+        )
     found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise CorruptError(found)
     if version == 1:
         renamed = "ALTER TABLE feedback RENAME TO feedback_1;"
-        connection.executescript(
-            f"BEGIN; {renamed}{_FEEDBACK}{_FROM_1} PRAGMA user_version = {VERSION}; COMMIT;"
-        )
+        connection.executescript(f"BEGIN; {renamed}{_FEEDBACK}{_FROM_1} PRAGMA user_version = 2; COMMIT;")
+    if version in (1, 2):
+        _from_2(connection)
     with Transaction(connection) as run:
         # Segments of a process that died stay as they are: no batch of theirs is lost.
         run.execute("UPDATE segments SET sealed = 1")
+
+
+def _from_2(connection: sqlite3.Connection) -> None:
+    """Request ids of version 2 had a row each, and took as much room as what was decided."""
+    with Transaction(connection) as run:
+        run.execute(_NAMES)
+        found = run.execute("SELECT batch, request_id FROM requests ORDER BY batch")
+        for batch, rows in groupby(found, key=lambda row: row[0]):
+            run.execute("INSERT INTO names VALUES (?, ?)", (batch, digests(name for _, name in rows)))
+        run.execute("DROP TABLE requests")
+        run.execute("PRAGMA user_version = 3")
 
 
 def scalar(connection: sqlite3.Connection, sql: str) -> int:

@@ -1,6 +1,6 @@
 """The journal's file: SQLite in WAL mode, written by one thread; a corrupt file is set aside, never fatal.
 
-Rows come in batches: one compressed blob per commit, an index from request ids to batches beside it.
+Rows come in batches: one compressed blob per commit, digests of the request ids that it is about beside it.
 Batches belong to a segment; each segment stands on its own, so that the oldest can go when room runs out.
 """
 
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from loadwise.telemetry.journal.batches import Written
+from loadwise.telemetry.journal.bodies import digests, joined, packed
 from loadwise.telemetry.journal.owner import made_private
 from loadwise.telemetry.journal.schema import (
     CorruptError,
@@ -38,7 +36,6 @@ FEEDBACK_SHARE: Final = 1 / 4
 _FEEDBACK_ROW: Final = "2 * length(request_id || source || member || tenant) + 64"
 # A feedback row outlives its request's time for feedback; older ones no longer count.
 FEEDBACK_KEPT_S: Final = 40 * 86_400.0
-_RAW: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,16 +53,6 @@ class Scored:
     score: float
     at_s: float
     started_s: float = 0.0
-
-
-def packed(rows: Sequence[bytes] | Sequence[msgspec.Raw], level: int = 1) -> bytes:
-    """Encoded rows as one compressed body."""
-    return zlib.compress(msgspec.msgpack.encode([msgspec.Raw(row) for row in rows]), level)
-
-
-def unpacked(body: bytes) -> list[msgspec.Raw]:
-    """The encoded rows of a body; `zlib.error` or `msgspec.DecodeError` for a damaged one."""
-    return _RAW.decode(zlib.decompress(body))
 
 
 class Store:
@@ -107,31 +94,33 @@ class Store:
 
     # --- writing ---
 
-    def write(self, batch: Written, now_s: float) -> None:
-        """The rows and the changes that people are shown are committed together."""
-        body = packed(batch.rows)
-        with self._transaction() as run:
-            if self._segment is None:
-                new = run.execute("INSERT INTO segments (first_s, last_s) VALUES (?, ?)", (now_s, now_s))
-                self._segment, self._segment_bytes = new.lastrowid, 0
-            number = run.execute(
-                "INSERT INTO batches (segment, offset_s, rows, body) VALUES (?, ?, ?, ?)",
-                (self._segment, batch.offset_s, len(batch.rows), body),
-            ).lastrowid
-            run.executemany(
-                "INSERT OR IGNORE INTO requests VALUES (?, ?)", [(name, number) for name in batch.requests]
-            )
-            run.execute("UPDATE segments SET last_s = ? WHERE id = ?", (now_s, self._segment))
-            run.executemany("INSERT INTO changes (at_s, body) VALUES (?, ?)", batch.changes)
-        self._segment_bytes += len(body)
+    def write(self, batch: Written, states: Mapping[str, bytes | None], now_s: float) -> None:
+        """Rows, the changes that people are shown, and the latest states by name are committed together.
 
-    def keep(self, states: Mapping[str, bytes | None]) -> None:
-        """The latest states are kept by name, all of them or none; None: no longer."""
-        gone = [(name,) for name, body in states.items() if body is None]
-        kept = [(name, body) for name, body in states.items() if body is not None]
+        A state of None is kept no longer.
+        """
         with self._transaction() as run:
+            size = self._write_rows(run, batch, now_s) if batch.rows else 0
+            run.executemany("INSERT INTO changes (at_s, body) VALUES (?, ?)", batch.changes)
+            gone = [(name,) for name, body in states.items() if body is None]
             run.executemany("DELETE FROM kept WHERE name = ?", gone)
+            kept = [(name, body) for name, body in states.items() if body is not None]
             run.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", kept)
+        self._segment_bytes += size
+
+    def _write_rows(self, run: sqlite3.Connection, batch: Written, now_s: float) -> int:
+        """The bytes that the rows take; they belong to the present segment, which the first ones begin."""
+        if self._segment is None:
+            new = run.execute("INSERT INTO segments (first_s, last_s) VALUES (?, ?)", (now_s, now_s))
+            self._segment, self._segment_bytes = new.lastrowid, 0
+        body = packed(batch.rows)
+        number = run.execute(
+            "INSERT INTO batches (segment, offset_s, rows, body) VALUES (?, ?, ?, ?)",
+            (self._segment, batch.offset_s, len(batch.rows), body),
+        ).lastrowid
+        if batch.requests:
+            run.execute("INSERT INTO names VALUES (?, ?)", (number, digests(batch.requests)))
+        return len(body)
 
     def score(self, scored: Scored) -> Scored | None:
         """Keeps feedback; the one of the same answer and source that was there before, if any."""
@@ -156,37 +145,19 @@ class Store:
         """Whether the segment takes its share of the cap."""
         return self._segment_bytes >= self.max_bytes * SEGMENT_SHARE
 
-    def seal(self) -> None:
+    def seal(self, now_s: float) -> None:
         """The segment is over: its batches become one, and the next write begins another."""
         segment, self._segment = self._segment, None
-        if segment is not None:
-            self._seal(segment)
-
-    def _seal(self, segment: int) -> None:
+        if segment is None:
+            return
         with self._transaction() as run:
             found = run.execute(
-                "SELECT id, offset_s, rows, body FROM batches WHERE segment = ? ORDER BY id", (segment,)
+                "SELECT id, offset_s, rows FROM batches WHERE segment = ? ORDER BY id", (segment,)
             ).fetchall()
             if len(found) > 1:
-                # Many small blobs compress badly, one large one well.
-                body = packed([row for batch in found for row in unpacked(batch[3])], 6)
-                first = found[0][0]
-                run.execute(
-                    "UPDATE OR IGNORE requests SET batch = ? WHERE batch IN"
-                    " (SELECT id FROM batches WHERE segment = ?)",
-                    (first, segment),
-                )
-                run.execute(
-                    "DELETE FROM requests WHERE batch <> ? AND batch IN"
-                    " (SELECT id FROM batches WHERE segment = ?)",
-                    (first, segment),
-                )
-                run.execute("DELETE FROM batches WHERE segment = ? AND id <> ?", (segment, first))
-                run.execute(
-                    "UPDATE batches SET offset_s = ?, rows = ?, body = ? WHERE id = ?",
-                    (found[-1][1], sum(batch[2] for batch in found), body, first),
-                )
-            run.execute("UPDATE segments SET sealed = 1 WHERE id = ?", (segment,))
+                _join(run, segment, found)
+            # Of a process that died it is when the segment began.
+            run.execute("UPDATE segments SET sealed = 1, last_s = ? WHERE id = ?", (now_s, segment))
 
     def size_bytes(self) -> int:
         """What the file and its log take on disk."""
@@ -245,10 +216,30 @@ class Store:
         return Transaction(self.connection)
 
 
+def _join(run: sqlite3.Connection, segment: int, found: Sequence[tuple[int, float, int]]) -> None:
+    """The batches (id, offset, rows) of a segment are one: small bodies compress badly, a large one well."""
+    first, rows, offset_s = found[0][0], sum(each[2] for each in found), found[-1][1]
+    body = joined((_value(run, "body FROM batches WHERE id", each[0]) for each in found), rows)
+    names = [_value(run, "digests FROM names WHERE batch", each[0]) for each in found]
+    others = "SELECT id FROM batches WHERE segment = ? AND id <> ?"
+    run.execute(f"DELETE FROM names WHERE batch IN ({others})", (segment, first))  # noqa: S608
+    run.execute("DELETE FROM batches WHERE segment = ? AND id <> ?", (segment, first))
+    run.execute("INSERT OR REPLACE INTO names VALUES (?, ?)", (first, b"".join(names)))
+    run.execute(
+        "UPDATE batches SET offset_s = ?, rows = ?, body = ? WHERE id = ?", (offset_s, rows, body, first)
+    )
+
+
+def _value(run: sqlite3.Connection, which: str, number: int) -> bytes:
+    """One blob of a row; empty where there is no such row."""
+    found = run.execute(f"SELECT {which} = ?", (number,)).fetchone()
+    return b"" if found is None else found[0]
+
+
 def _forget(run: sqlite3.Connection, which: str, values: tuple[float | int, ...]) -> None:
     segments = f"SELECT id FROM segments WHERE {which}"  # noqa: S608 - one of two conditions written above
     batches = f"SELECT id FROM batches WHERE segment IN ({segments})"  # noqa: S608
-    run.execute(f"DELETE FROM requests WHERE batch IN ({batches})", values)  # noqa: S608
+    run.execute(f"DELETE FROM names WHERE batch IN ({batches})", values)  # noqa: S608
     run.execute(f"DELETE FROM batches WHERE segment IN ({segments})", values)  # noqa: S608
     run.execute(f"DELETE FROM segments WHERE {which}", values)  # noqa: S608
 
