@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from loadwise.decision.facts import Capabilities, Endpoint, Feature, Policy, Principal, Range
 from loadwise.decision.lengths import LengthSketch
 from loadwise.decision.numbers import INTEGERS
-from loadwise.decision.parameters import TuningReason, tune
+from loadwise.decision.parameters import TuningReason, as_bound, tune
 
 from .build import ABLE, POLICY, at_load, member, request
 
@@ -67,6 +67,7 @@ def test_limit_stays_within_the_context_left() -> None:
         {"prompt_tokens": 1024},
         {"n": 2},
         {"features": frozenset({Feature.TOOLS})},
+        {"features": frozenset({Feature.TOOL_CHOICE})},
         {"features": frozenset({Feature.RESPONSE_FORMAT})},
         {"features": frozenset({Feature.REASONING_EFFORT})},
     ],
@@ -111,6 +112,22 @@ def test_sampling_goes_to_other_servers_only_when_asked_for_and_inside_ranges() 
     tuned = tune(policy, BUSY, request(), REMOTE, LengthSketch())
     assert tuned.changes == {"temperature": 0.5, "top_k": 50}
     assert tune(Policy(tune_sampling=True), BUSY, request(), REMOTE, LengthSketch()).changes == {}
+
+
+def test_greedy_sampling_is_supplied_for_several_choices_only_where_it_is_not_refused() -> None:
+    policy = Policy(tune_sampling=True, ranges={"temperature": Range(low=0.0, high=0.0)})
+    able = member(capabilities=replace(ABLE, features=frozenset({Feature.N, Feature.GREEDY_CHOICES})))
+    assert tune(policy, BUSY, request(n=2), REMOTE, LengthSketch()).changes == {}
+    assert tune(policy, BUSY, request(n=1), REMOTE, LengthSketch()).changes == {"temperature": 0.0}
+    assert tune(policy, BUSY, request(n=2), able, LengthSketch()).changes["temperature"] == 0.0
+
+
+def test_a_ceiling_that_makes_sampling_greedy_is_a_need_of_several_choices() -> None:
+    policy = Policy(ceilings={"temperature": 0.0})
+    several = request(n=2, features=frozenset({Feature.N}), explicit={"n": 2, "temperature": 0.7})
+    assert as_bound(policy, several).features == {Feature.N, Feature.GREEDY_CHOICES}
+    assert as_bound(Policy(ceilings={"temperature": 0.5}), several) is several
+    assert as_bound(policy, replace(several, features=frozenset())).features == set()
 
 
 def test_top_k_is_not_sent_to_who_does_not_take_it() -> None:

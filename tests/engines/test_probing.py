@@ -20,9 +20,27 @@ from loadwise.testing import Behaviour, StubUpstream
 from loadwise.testing.profiles import Profile
 
 # Their effect is not seen by a server that neither describes its fields nor refuses wrong types.
-ONLY_LISTED = {Feature.BEST_OF, Feature.SUFFIX}
+ONLY_LISTED = {Feature.BEST_OF, Feature.SUFFIX, Feature.PRIORITY}
 # Seen together only.
 PAIRED = {Feature.MIN_TOKENS, Feature.IGNORE_EOS}
+TOOLS = {Feature.TOOLS, Feature.TOOL_CHOICE, Feature.STREAMED_TOOLS}
+CHOICES = {Feature.N, Feature.LOGPROBS, Feature.TOP_LOGPROBS}
+# What only a call that is required shows; several choices, and the most likely tokens, show in pairs.
+SHOWN_BY = {Feature.TOOLS: Feature.TOOL_CHOICE, Feature.STREAMED_TOOLS: Feature.TOOL_CHOICE,
+            Feature.GREEDY_CHOICES: Feature.N, Feature.TOP_LOGPROBS: Feature.LOGPROBS}  # fmt: skip
+# What a strict server is not asked any more once the budget is used up.
+LAST = {Feature.MEDIA, Feature.PRIORITY}
+
+
+def hidden(features: set[Feature], *, strict: bool, described: bool) -> set[Feature]:
+    """What a server of these features need not show."""
+    found = set() if described else set(ONLY_LISTED)
+    found |= set() if features >= PAIRED else PAIRED
+    found |= {feature for feature, by in SHOWN_BY.items() if by not in features}
+    # A strict server refuses a request for what it has together with what it lacks.
+    found |= {*CHOICES, Feature.GREEDY_CHOICES} if strict and not features >= CHOICES else set()
+    found |= TOOLS if strict and Feature.STREAMED_TOOLS not in features else set()
+    return found | LAST if strict else found
 
 
 async def probed(profile: Profile) -> Probed:
@@ -39,18 +57,7 @@ def test_every_feature_is_told_and_none_invented(features, strict: bool, describ
     profile = Profile(frozenset(features), strict=strict, described=described)
     seen = asyncio.run(probed(profile))
     assert seen.features <= features
-    missed = features - seen.features
-    if {Feature.TOP_LOGPROBS} == features & {Feature.LOGPROBS, Feature.TOP_LOGPROBS}:
-        missed -= {Feature.TOP_LOGPROBS}
-    allowed = set() if described else set(ONLY_LISTED)
-    allowed |= set() if features >= PAIRED else PAIRED
-    # A strict server refuses a request for what it has together with what it lacks.
-    if strict and not features >= {Feature.N, Feature.LOGPROBS, Feature.TOP_LOGPROBS}:
-        allowed |= {Feature.N, Feature.LOGPROBS, Feature.TOP_LOGPROBS}
-    if strict and Feature.TOOLS in features:
-        # The budget ends before the last question.
-        allowed |= {Feature.MEDIA}
-    assert missed <= allowed
+    assert features - seen.features <= hidden(features, strict=strict, described=described)
     assert seen.requests <= MOST_REQUESTS
     assert seen.generated_tokens <= MOST_TOKENS
 
@@ -118,6 +125,117 @@ async def test_what_the_operator_vouches_for_counts_whatever_was_seen() -> None:
     await stub.close()
 
 
+def vllm_like(*tools: bytes) -> Callable[[str, str, Any], Any]:
+    """A server that streams these events where tools are asked for, and refuses what is not streamed."""
+
+    async def send(_: str, __: str, body: Any) -> tuple[int, bytes]:
+        if body and body.get("stream"):
+            return 200, b"".join(b"data: " + event + b"\n\n" for event in tools) + b"data: [DONE]\n\n"
+        return (200, b'{"choices": [{"message": {}}]}') if body and "tools" in body else (404, b"{}")
+
+    return send
+
+
+START = b'{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"name":"now"}}]}}]}'
+END = b'{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{}"}}]}}]}'
+
+
+async def test_a_call_in_a_stream_is_seen_in_its_pieces() -> None:
+    assert (await Prober(vllm_like(START, END), "m").probe()).features == TOOLS
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [b'{"choices":[{"index":0,"delta":{"content":"now()"}}]}'],
+        [b'{"choices":[{"index":1,"delta":{"tool_calls":[{"function":{"name":"now"}}]}}]}'],
+        [START, b'{"error":{"message":"no tools in streams","code":400}}'],
+        [b"{", b"[]", b'{"choices":[[]]}', b'{"choices":[{"delta":{"tool_calls":[[],{"function":[]}]}}]}'],
+    ],
+)
+async def test_a_stream_without_a_whole_call_shows_none(events: list[bytes]) -> None:
+    assert (await Prober(vllm_like(*events), "m").probe()).features == set()
+
+
+class Thinker:
+    """A server whose model thinks until its budget ends, and answers what is asked after that."""
+
+    def __init__(self, *budgets: str, refused: bool = False) -> None:
+        self.budgets = budgets
+        self.refused = refused
+        self.asked: list[dict[str, Any]] = []
+
+    async def __call__(self, method: str, path: str, body: Any) -> tuple[int, bytes]:
+        status, answer = self.answer(path, body)
+        return status, json.dumps(answer).encode()
+
+    def answer(self, path: str, body: Any) -> tuple[int, dict[str, Any]]:
+        if path == "/openapi.json":
+            return 200, described("reasoning_effort", *self.budgets)
+        if path != "/v1/chat/completions":
+            return 404, {}
+        self.asked.append(body)
+        given = [name for name in self.budgets if name in body]
+        if given and self.refused:
+            return 400, {"error": {"message": f"{given[0]} is set but reasoning is not configured."}}
+        message: dict[str, Any] = {"reasoning": "hm"}
+        if given and "response_format" in body:
+            message["content"] = '{"k": "zq"}'
+        if given and body.get("tool_choice") == "required":
+            message["tool_calls"] = [{"function": {"name": "now", "arguments": "{}"}}]
+        return 200, {"choices": [{"message": message, "finish_reason": "length"}]}
+
+
+def described(*fields: str) -> dict[str, Any]:
+    """An OpenAPI document that lists these fields of both endpoints."""
+    schema = {"schema": {"properties": {name: {} for name in fields}}}
+    operation = {"post": {"requestBody": {"content": {"application/json": schema}}}}
+    return {"paths": {endpoint.value: operation for endpoint in (Endpoint.CHAT, Endpoint.COMPLETION)}}
+
+
+async def test_a_model_that_thinks_is_given_a_budget_so_that_its_answer_is_seen() -> None:
+    server = Thinker("thinking_token_budget")
+    seen = await Prober(server, "m").probe()
+    assert seen.features == {
+        Feature.TOOLS, Feature.TOOL_CHOICE, Feature.RESPONSE_FORMAT,
+        Feature.REASONING_EFFORT, Feature.THINKING_TOKEN_BUDGET,
+    }  # fmt: skip
+    assert seen.requests <= MOST_REQUESTS
+    assert seen.generated_tokens <= MOST_TOKENS
+
+
+async def test_a_budget_that_is_refused_is_asked_for_once() -> None:
+    server = Thinker("thinking_token_budget", refused=True)
+    assert (await Prober(server, "m").probe()).features == {Feature.REASONING_EFFORT}
+    assert sum("thinking_token_budget" in body for body in server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "seen"),
+    [
+        ({"vllm_config": {"scheduler_config": {"policy": "priority"}}}, True),
+        ({"vllm_config": {"scheduler_config": {"policy": "fcfs"}}}, False),
+        ({"vllm_config": "VllmConfig(...)", "vllm_env": {}}, False),
+        ({"enable_priority_scheduling": True}, True),
+        ({"enable_priority_scheduling": False}, False),
+        ({}, False),
+    ],
+)
+async def test_a_priority_counts_where_the_servers_settings_schedule_by_it(settings, seen: bool) -> None:
+    document = described("priority")
+    document["paths"]["/get_server_info"] = {}
+
+    async def send(_: str, path: str, body: Any) -> tuple[int, bytes]:
+        if path == "/openapi.json":
+            return 200, json.dumps(document).encode()
+        if path.startswith("/get_server_info"):
+            return 200, json.dumps(settings).encode()
+        # It takes any priority, and any other field.
+        return 200, b'{"choices": [{}]}'
+
+    assert (Feature.PRIORITY in (await Prober(send, "m").probe()).features) is seen
+
+
 # --- as vLLM 0.32.0 answers the demo model: its words, but those about suffixes are from its source ---
 
 
@@ -143,20 +261,17 @@ LISTED = ("n", "logprobs", "response_format", "reasoning_effort", "seed", "suffi
 
 
 async def test_what_an_engine_lists_counts_only_where_it_also_does_it() -> None:
-    schema = {"schema": {"properties": {name: {} for name in LISTED}}}
-    operation = {"post": {"requestBody": {"content": {"application/json": schema}}}}
-    paths = {endpoint.value: operation for endpoint in (Endpoint.CHAT, Endpoint.COMPLETION)}
-
     async def ask(method: str, path: str, body: Any) -> tuple[int, bytes]:
         if path == "/openapi.json":
-            return 200, json.dumps({"paths": paths}).encode()
+            return 200, json.dumps(described(*LISTED)).encode()
         status, answer = (404, {}) if path == "/tokenize" else vllm(body)
         return status, json.dumps(answer).encode()
 
     seen = await Prober(ask, "small").probe()
     assert {Feature.N, Feature.LOGPROBS, Feature.TOP_LOGPROBS, Feature.RESPONSE_FORMAT} <= seen.features
     assert Feature.SEED in seen.features
-    assert not {Feature.SUFFIX, Feature.REASONING_EFFORT, Feature.TOOLS} & seen.features
+    lacking = {Feature.SUFFIX, Feature.REASONING_EFFORT, Feature.GREEDY_CHOICES, *TOOLS}
+    assert not lacking & seen.features
     assert seen.requests <= MOST_REQUESTS
 
 

@@ -31,6 +31,13 @@ def refusal(feature: Feature, **fields: Any) -> RequestError:
         (Feature.TOKEN_IDS, {"prompt": [1, 2]}, "prompt", "token ids"),
         (Feature.RESPONSE_FORMAT, {"guided_regex": "a+"}, "guided_regex", "structured output"),
         (Feature.PENALTIES, {"presence_penalty": 1}, "presence_penalty", "penalties"),
+        (
+            Feature.STREAMED_TOOLS,
+            {"messages": TURNS, "tools": [{}], "stream": True},
+            "stream",
+            "calls of tools",
+        ),
+        (Feature.GREEDY_CHOICES, {"n": 2, "temperature": 0}, "n", "greedy sampling"),
     ],
 )
 def test_the_field_that_asked_is_named_with_what_is_missing(feature, fields, param, words):

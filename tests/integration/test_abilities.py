@@ -35,13 +35,30 @@ REQUESTS = 10_000
 ALL = frozenset(Feature)
 PROFILES = {
     "complete": Profile(ALL, described=True, tokenizer=1),
-    "text-only": Profile(ALL - {Feature.MEDIA, Feature.TOOLS}, described=True, tokenizer=1),
+    # As vLLM without its flags: it calls tools when told to, and samples what it gives several times.
+    "plain-engine": Profile(
+        ALL - {Feature.MEDIA, Feature.TOOLS, Feature.GREEDY_CHOICES, Feature.PRIORITY},
+        described=True,
+        tokenizer=1,
+    ),
     "strict": Profile(
         frozenset({Feature.SEED, Feature.N, Feature.PENALTIES, Feature.STOP_TOKEN_IDS}),
         strict=True,
         tokenizer=2,
     ),
-    "ignoring": Profile(frozenset({Feature.LOGPROBS, Feature.TOP_K, Feature.TOKEN_IDS, Feature.TOOLS})),
+    "ignoring": Profile(
+        frozenset(
+            {
+                Feature.LOGPROBS,
+                Feature.TOP_K,
+                Feature.TOKEN_IDS,
+                Feature.TOOLS,
+                Feature.TOOL_CHOICE,
+                Feature.N,
+                Feature.THINKING_BUDGET,
+            }
+        )
+    ),
     "plain": Profile(frozenset()),
 }
 CHAT: dict[str, Any] = {
@@ -59,7 +76,12 @@ CHAT: dict[str, Any] = {
     "min_tokens": 2,
     "presence_penalty": 0.5,
     "repetition_penalty": 1.1,
+    "priority": 5,
+    "thinking_token_budget": 0,
+    "thinking_budget": 8,
+    "max_thinking_tokens": 8,
 }
+TOOL_CHOICES = [None, "auto", "required", "none", {"type": "function", "function": {"name": "f"}}]
 COMPLETION: dict[str, Any] = {**CHAT, "best_of": 2, "echo": True, "suffix": "z", "logprobs": 2}
 for name in ("tools", "reasoning_effort"):
     del COMPLETION[name]
@@ -71,9 +93,15 @@ def body(dice: random.Random) -> tuple[Endpoint, dict[str, Any]]:
     endpoint = dice.choice([Endpoint.CHAT, Endpoint.COMPLETION])
     table = CHAT if endpoint is Endpoint.CHAT else COMPLETION
     asked = {key: table[key] for key in dice.sample(sorted(table), dice.choice([0, 1, 1, 2, 3]))}
+    if dice.random() < 0.3:
+        asked["temperature"] = dice.choice([0, 0.7])
     model = dice.choice(["auto", "auto", "auto", *PROFILES])
     if endpoint is Endpoint.COMPLETION:
         return endpoint, {"model": model, "prompt": dice.choice(["text", [1, 2]]), **asked}
+    if dice.random() < 0.3:
+        asked["stream"] = True
+    if "tools" in asked and (choice := dice.choice(TOOL_CHOICES)) is not None:
+        asked["tool_choice"] = choice
     if "logprobs" in asked and dice.random() < 0.5:
         asked["top_logprobs"] = 2
     content = IMAGE if dice.random() < 0.1 else "text"
@@ -126,6 +154,13 @@ def test_no_engine_refuses_and_no_feature_is_silently_ignored(able: dict[str, Ca
         assert status == 200
     assert [(profile.refused, profile.ignored.total()) for profile in PROFILES.values()] == [(0, 0)] * 5
     assert REQUESTS / 10 < served < REQUESTS * 9 / 10
+
+
+def test_every_profile_is_seen_as_it_is_but_for_what_it_hides(able: dict[str, Capabilities]) -> None:
+    seen = {name: can.features for name, can in able.items()}
+    # A strict server refuses two choices together with the log probabilities that it lacks.
+    hidden = {"strict": {Feature.N}}
+    assert seen == {name: PROFILES[name].features - hidden.get(name, set()) for name in PROFILES}
 
 
 @pytest.mark.parametrize("feature", [Feature.TOKEN_IDS, Feature.LOGIT_BIAS, Feature.STOP_TOKEN_IDS])

@@ -187,9 +187,11 @@ def _below_floor(route: Route) -> Refusal:
 
 def _unsupported(members: Sequence[Member], request: RequestFacts) -> Refusal:
     """Names a field that no member serves, or else one that the first member lacks."""
-    wanted = sorted(request.features)
+    # In their order the plain thing is named before what is asked of it.
+    wanted = [name for name in Feature if name in request.features]
     nowhere = [name for name in wanted if not any(_has_features(m, frozenset({name})) for m in members)]
-    first = nowhere[0] if nowhere else sorted(request.features - members[0].capabilities.features)[0]
+    lacking = [name for name in wanted if name not in members[0].capabilities.features]
+    first = nowhere[0] if nowhere else lacking[0]
     together = "" if nowhere else f" together with {', '.join(name for name in wanted if name != first)}"
     return Refusal(
         reason=RefusalReason.UNSUPPORTED,

@@ -37,14 +37,23 @@ class EnsembleStrategy(StrEnum):
 class Feature(StrEnum):
     """What a request may need of an engine; the value is the request's field that asks for it."""
 
+    # Tools that the model may call or not; calls that are required, named or forbidden; calls in a stream.
     TOOLS = "tools"
+    TOOL_CHOICE = "tool_choice"
+    STREAMED_TOOLS = "stream"
     RESPONSE_FORMAT = "response_format"
     MEDIA = "messages"
     LOGIT_BIAS = "logit_bias"
     REASONING_EFFORT = "reasoning_effort"
+    # One budget under the names that servers give it; each knows its own.
+    THINKING_TOKEN_BUDGET = "thinking_token_budget"  # noqa: S105 - a field of requests
+    THINKING_BUDGET = "thinking_budget"
+    MAX_THINKING_TOKENS = "max_thinking_tokens"
     LOGPROBS = "logprobs"
     TOP_LOGPROBS = "top_logprobs"
     N = "n"
+    # Several choices of greedy sampling: one answer, which engines refuse to give several times.
+    GREEDY_CHOICES = "temperature"
     BEST_OF = "best_of"
     ECHO = "echo"
     SUFFIX = "suffix"
@@ -57,6 +66,7 @@ class Feature(StrEnum):
     TOKEN_IDS = "prompt"  # noqa: S105 - a field of requests
     PENALTIES = "frequency_penalty"
     REPETITION_PENALTY = "repetition_penalty"
+    PRIORITY = "priority"
 
 
 class Endpoint(StrEnum):
@@ -100,6 +110,8 @@ class Capabilities:
     tokenizer_fingerprint: str | None = None
     # None: not known, so nothing is refused for it.
     endpoints: frozenset[Endpoint] | None = COMPLETIONS
+    # Adapters of its model that it serves besides, by name; None where it does not tell.
+    adapters: frozenset[str] | None = None
     # The engine's sampling defaults come from loadwise (embedded), not from the model's author.
     embedded: bool = False
 

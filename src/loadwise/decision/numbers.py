@@ -5,6 +5,7 @@ A decision clamps them to a ceiling, never replaces them; those of `TunableParam
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
 TunableParameter = Literal["max_tokens", "temperature", "top_k"]
@@ -34,3 +35,10 @@ THINKING_BUDGETS: Final = ("thinking_token_budget", "thinking_budget", "max_thin
 INTEGERS: Final = frozenset(
     {*LIMITS, "min_tokens", "top_k", "n", "best_of", "seed", "logprobs", "top_logprobs"}
 )
+# Below it engines sample nothing: they take the most likely token.
+GREEDY_BELOW: Final = 1e-5
+
+
+def greedy(explicit: Mapping[str, int | float]) -> bool:
+    """Whether these numbers ask for the most likely token each time; a temperature left out does not."""
+    return explicit.get("temperature", 1.0) < GREEDY_BELOW

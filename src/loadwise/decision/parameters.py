@@ -8,17 +8,27 @@ strategy table on embedded members; elsewhere only `max_tokens`, and only where 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 from loadwise.decision.facts import COMPLETIONS, Endpoint, Feature, Member, Number, Policy, RequestFacts
 from loadwise.decision.lengths import LengthSketch
-from loadwise.decision.numbers import INTEGERS, LIMITS, THINKING_BUDGETS
+from loadwise.decision.numbers import INTEGERS, LIMITS, THINKING_BUDGETS, greedy
 from loadwise.decision.strategy import Strategy
 
 # Answers that ended by themselves before their p99 says anything.
 ANSWERS_NEEDED: Final = 200
-SHAPED: Final = frozenset({Feature.TOOLS, Feature.RESPONSE_FORMAT})
+SHAPED: Final = frozenset({Feature.TOOLS, Feature.TOOL_CHOICE, Feature.RESPONSE_FORMAT})
+# What only a model that thinks before it answers is asked.
+THINKING: Final = frozenset(
+    {
+        Feature.REASONING_EFFORT,
+        Feature.THINKING_TOKEN_BUDGET,
+        Feature.THINKING_BUDGET,
+        Feature.MAX_THINKING_TOKENS,
+    }
+)
 
 
 class TuningReason(StrEnum):
@@ -53,6 +63,13 @@ def tune(
     return _tuning(
         lowered, supplied, TuningReason.EXPLICIT if request.explicit else TuningReason.NOTHING_SAFE
     )
+
+
+def as_bound(policy: Policy, request: RequestFacts) -> RequestFacts:
+    """The request with what a ceiling makes of it: sampling that becomes greedy is another need."""
+    if Feature.N not in request.features or not greedy(_ceilings(policy, request)):
+        return request
+    return replace(request, features=request.features | {Feature.GREEDY_CHOICES})
 
 
 def _untouched(policy: Policy, strategy: Strategy | None, request: RequestFacts) -> TuningReason | None:
@@ -110,11 +127,17 @@ def _supplied(
             continue
         if embedded or (policy.tune_sampling and name in policy.ranges):
             supplied[name] = _bounded(policy, request, name, wanted[name])
+    if request.n > 1 and greedy(supplied) and not _gives(member, Feature.GREEDY_CHOICES):
+        del supplied["temperature"]
     return supplied
 
 
 def _takes_top_k(member: Member) -> bool:
-    return not member.capabilities.features_known or Feature.TOP_K in member.capabilities.features
+    return not member.capabilities.features_known or _gives(member, Feature.TOP_K)
+
+
+def _gives(member: Member, feature: Feature) -> bool:
+    return feature in member.capabilities.features
 
 
 def _bounded(policy: Policy, request: RequestFacts, name: str, value: Number) -> Number:
@@ -150,10 +173,7 @@ def _plain_answer(request: RequestFacts, member: Member) -> bool:
     """Whether an answer may end early without harm: no tools, no schema, one choice, no hidden thinking."""
     if request.n > 1 or request.features & SHAPED:
         return False
-    thinks = (
-        Feature.REASONING_EFFORT in request.features
-        or Feature.REASONING_EFFORT in member.capabilities.features
-    )
+    thinks = THINKING & (request.features | member.capabilities.features)
     return not thinks or any(name in request.explicit for name in THINKING_BUDGETS)
 
 

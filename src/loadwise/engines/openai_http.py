@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -17,6 +16,7 @@ from loadwise.engines.dialects import reader_of
 from loadwise.engines.forwarding import asking_usage, request_headers, response_headers, with_model
 from loadwise.engines.http_client import HttpClient
 from loadwise.engines.http_connection import Response
+from loadwise.engines.listing import UpstreamModel, adapters_of, context_of, listed, misses
 from loadwise.engines.relay import OneBody, UpstreamStream, read_whole
 from loadwise.engines.standing import Standing
 from loadwise.engines.upstream_metrics import read_scrape
@@ -31,14 +31,6 @@ PROBE_S = 30.0
 ASK_AGAIN_S = 60.0
 MAX_BODY_BYTES = 64 * 1024**2
 MAX_SCRAPE_BYTES = 8 * 1024**2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamModel:
-    """A model that an upstream lists."""
-
-    model_id: str
-    context_tokens: int | None = None
 
 
 class OpenAIEngine:
@@ -66,11 +58,16 @@ class OpenAIEngine:
         self.base = url.rstrip("/").removesuffix("/v1")
         self.replica_id = replica_id
         self.model = model
+        self._first_listed = model is None
         self._api_key = api_key
         self._clock = clock
         self._timeouts = timeouts or TimeoutSettings()
+        # What the operator says, and what the server lists.
         self._context_tokens = context_tokens
+        self._listed_context: int | None = None
         self._endpoints = endpoints
+        # As last listed.
+        self._adapters: frozenset[str] | None = None
         # What the operator vouches for, whatever is seen.
         self._features = features
         self._standing = Standing(self._asked, probe=probe)
@@ -88,9 +85,10 @@ class OpenAIEngine:
         return Capabilities(
             features=self._features | (frozenset() if seen is None else seen.features),
             features_known=seen is not None,
-            context_tokens=self._context_tokens,
+            context_tokens=self._context_tokens or self._listed_context,
             endpoints=self._endpoints if seen is None or self._endpoints is not None else seen.endpoints,
             tokenizer_fingerprint=None if seen is None else seen.tokenizer_fingerprint,
+            adapters=self._adapters,
         )
 
     async def start(self) -> None:
@@ -128,19 +126,17 @@ class OpenAIEngine:
         """What the server lists under `/v1/models`; `EngineError` when it cannot be asked."""
         status, raw = await self._get("/v1/models", self._timeouts.connect_s + SCRAPE_S, MAX_SCRAPE_BYTES)
         try:
-            listed = msgspec.json.decode(raw, type=_ModelList).data if status == 200 else []
+            return listed(raw) if status == 200 else []
         except msgspec.MsgspecError as error:
             raise EngineError(f"{self.base}/v1/models cannot be understood: {error}") from None
-        return [UpstreamModel(model_id=item.id, context_tokens=item.context()) for item in listed]
 
     async def discover(self) -> None:
-        """Takes the model's name and context from the server where they were not configured."""
-        listed = await self.models()
-        if self.model is None and listed:
-            self.model = listed[0].model_id
-        ours = next((item for item in listed if item.model_id == self.model), None)
-        if self._context_tokens is None and ours is not None:
-            self._context_tokens = ours.context_tokens
+        """Takes the model's name and context from the server where they were not configured; its adapters."""
+        models = await self.models()
+        if self._first_listed and models and self.model not in {each.model_id for each in models}:
+            self.model = models[0].model_id
+        self._adapters = adapters_of(self.model, models)
+        self._listed_context = context_of(self.model, models)
 
     async def answer(self, call: Call) -> Answer:
         """The server's answer, errors included; `EngineError` when there is none.
@@ -208,6 +204,9 @@ class OpenAIEngine:
         kind = response.header("content-type")
         if response.status != 200 or not call.stream or not kind.startswith("text/event-stream"):
             raw = await self._whole(response)
+            if response.status == 404 and self.model is not None and misses(raw, self.model):
+                # The name is ours, not the client's: an adapter that is gone, or another server.
+                raise EngineError(f"{self.base} does not serve the model {self.model!r}.")
             reader_of(call.endpoint, progress, self._clock.monotonic_s).whole(raw)
             # Of an answer that comes at once nobody saw the first token.
             progress.first_token_s = None
@@ -314,24 +313,6 @@ class _Ticket:
         if end is not None:
             self._accounting.in_flight -= 1
             end(self.progress, self._began_s)
-
-
-class _Listed(msgspec.Struct):
-    id: str
-    max_model_len: int | None = None
-    # llama.cpp says it here.
-    meta: dict[str, Any] | None = None
-
-    def context(self) -> int | None:
-        """The context in tokens, where the server says it."""
-        meta = self.meta or {}
-        # What a slot holds; older builds tell only what the model was trained with.
-        known = self.max_model_len or meta.get("n_ctx") or meta.get("n_ctx_train")
-        return known if isinstance(known, int) and known > 0 else None
-
-
-class _ModelList(msgspec.Struct):
-    data: list[_Listed] = []
 
 
 def _named(call: Call, model: str | None) -> bytes:

@@ -3,7 +3,7 @@
 A feature counts where its effect was seen (a tool call, two choices, an answer that obeys a schema), where
 the server's own description lists its field, or where the server refuses a value of a wrong type for it: a
 server that does not know a field ignores any value. What engines list and then refuse or pass over (a suffix,
-an effort of reasoning) must be seen besides. Everything else is absent.
+a budget or an effort of thinking, a priority) must be seen besides. Everything else is absent.
 """
 
 from __future__ import annotations
@@ -11,91 +11,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from loadwise.decision.facts import Endpoint, Feature
+from loadwise.decision.numbers import THINKING_BUDGETS
+from loadwise.decision.parameters import THINKING
+from loadwise.engines import probe_questions as ask
+from loadwise.engines.probe_replies import Reply, reply_of
 from loadwise.errors import EngineError
 
 # A server is asked no more than this, and generates no more, each time it joins or restarts.
 MOST_REQUESTS: Final = 12
 MOST_TOKENS: Final = 200
-FINGERPRINT_TEXT: Final = "def f(x):\n    return {'é': [x, 0x1F]}  # 東京 \U0001f600"
-PROMPT: Final = "Say k."
-_PIXEL: Final = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9"
-    "awAAAABJRU5ErkJggg=="
-)
-_TOOL: Final = {
-    "type": "function",
-    "function": {"name": "now", "parameters": {"type": "object", "properties": {}}},
-}
-_SCHEMA: Final = {
-    "type": "object",
-    "properties": {"k": {"enum": ["zq"]}},
-    "required": ["k"],
-    "additionalProperties": False,
-}
-OBEYED: Final = '{"k":"zq"}'
-# So much of it no server says that was not told to.
-LEAST_OBEYED: Final = 4
-# Fields whose effect no short answer shows: a value of the right type, and one of a wrong type.
-_TYPED: Final[Mapping[str, tuple[Feature, Any, Any]]] = {
-    "seed": (Feature.SEED, 1, "x"),
-    "top_k": (Feature.TOP_K, 5, "x"),
-    "min_p": (Feature.MIN_P, 0.1, "x"),
-    "repetition_penalty": (Feature.REPETITION_PENALTY, 1.1, "x"),
-    "frequency_penalty": (Feature.PENALTIES, 0.1, "x"),
-    "ignore_eos": (Feature.IGNORE_EOS, True, "x"),
-    "min_tokens": (Feature.MIN_TOKENS, 1, "x"),
-    "stop_token_ids": (Feature.STOP_TOKEN_IDS, [1], "x"),
-    "logit_bias": (Feature.LOGIT_BIAS, {"1": 0.5}, "x"),
-    "reasoning_effort": (Feature.REASONING_EFFORT, "low", 7),
-}
-_COMPLETION_FIELDS: Final[Mapping[str, tuple[Feature, Any]]] = {
-    "best_of": (Feature.BEST_OF, 2),
-    "suffix": (Feature.SUFFIX, "b"),
-}
-
-
-class Reply(NamedTuple):
-    """A server's answer: status (0: none came) and its body as JSON, {} where it is none."""
-
-    status: int
-    body: Mapping[str, Any]
-
-    @property
-    def choices(self) -> list[Mapping[str, Any]]:
-        """The answer's choices, as far as they are objects."""
-        found = self.body.get("choices")
-        return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Why the first choice ended; None where it does not say."""
-        found = self.choices[0].get("finish_reason") if self.choices else None
-        return found if isinstance(found, str) else None
-
-    @property
-    def reasoned(self) -> bool:
-        """Whether the answer shows that the model reasoned."""
-        usage = self.body.get("usage")
-        details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
-        counted = isinstance(details, dict) and bool(details.get("reasoning_tokens"))
-        return counted or any(bool(self.message.get(name)) for name in ("reasoning", "reasoning_content"))
-
-    @property
-    def message(self) -> Mapping[str, Any]:
-        """The first choice's message."""
-        found = self.choices[0].get("message") if self.choices else None
-        return found if isinstance(found, dict) else {}
-
-    def usage(self, name: str) -> int | None:
-        """A count of tokens; None where the server does not say."""
-        usage = self.body.get("usage")
-        found = usage.get(name) if isinstance(usage, dict) else None
-        return found if isinstance(found, int) else None
 
 
 @dataclass(slots=True)
@@ -119,29 +48,36 @@ Ask = Callable[[str, str, Any], Awaitable[tuple[int, bytes]]]
 class Prober:
     """Asks one server, within `MOST_REQUESTS` and `MOST_TOKENS`."""
 
-    def __init__(self, ask: Ask, model: str) -> None:
-        self._ask = ask
+    def __init__(self, send: Ask, model: str) -> None:
+        self._send = send
         self._model = model
         self.seen = Probed()
+        # Fields of chat completions, and paths, that it lists.
+        self._listed: frozenset[str] = frozenset()
+        self._paths: frozenset[str] = frozenset()
         # Tokens of the prompt that most requests send.
         self._plain_prompt: int | None = None
-        # Whether any answer showed that the model reasons.
+        # Whether any answer showed that the model reasons, and budgets of it that were refused.
         self._reasoned = False
+        self._refused_budgets: set[str] = set()
+        # Whether exact lengths were seen to hold.
+        self._exact: bool | None = None
 
     async def probe(self) -> Probed:
         """Everything that can be told of the server; raises nothing, what fails is absent."""
         described = await self._description()
+        self._listed = described.get(Endpoint.CHAT, frozenset())
         await self._fingerprint()
         await self._tools()
         await self._structure()
         await self._choices()
-        await self._fields(described.get(Endpoint.CHAT, frozenset()))
-        await self._lengths()
+        await self._fields()
         await self._completions(described.get(Endpoint.COMPLETION, frozenset()))
         await self._media()
-        if "reasoning_effort" in described.get(Endpoint.CHAT, ()) and not self._reasoned:
-            # Engines list the field whatever the model.
-            self._saw(Feature.REASONING_EFFORT, False)
+        await self._priority()
+        if not self._reasoned:
+            # Engines list these fields whatever the model.
+            self.seen.features -= THINKING
         return self.seen
 
     # --- what it says of itself ---
@@ -152,6 +88,7 @@ class Prober:
         paths = document.get("paths")
         if not isinstance(paths, dict):
             return {}
+        self._paths = frozenset(paths)
         self.seen.endpoints = frozenset(endpoint for endpoint in Endpoint if endpoint.value in paths) or None
         return {
             endpoint: frozenset(_properties(document, paths[endpoint.value]))
@@ -161,33 +98,54 @@ class Prober:
 
     async def _fingerprint(self) -> None:
         """A digest of the ids that its tokenizer gives a text which tokenizers cut differently."""
-        reply = await self._post("/tokenize", {"prompt": FINGERPRINT_TEXT, "content": FINGERPRINT_TEXT})
+        reply = await self._post(
+            "/tokenize", {"prompt": ask.FINGERPRINT_TEXT, "content": ask.FINGERPRINT_TEXT}
+        )
         tokens = reply.body.get("tokens")
         if isinstance(tokens, list) and tokens:
             digest = hashlib.sha256(msgspec.json.encode(tokens)).hexdigest()[:16]
             self.seen.tokenizer_fingerprint = f"ids:{digest}"
 
+    async def _priority(self) -> None:
+        """Engines take a priority whatever their scheduling: only their own settings tell."""
+        path = next((path for path in ask.SETTINGS if path in self._paths), None)
+        if path is not None:
+            told = (await self._get(f"{path}?config_format=json")).body
+            configured = [_within(told, name, "scheduler_config").get("policy") for name in told]
+            self._saw(
+                Feature.PRIORITY, told.get("enable_priority_scheduling") is True or "priority" in configured
+            )
+
     # --- what it does ---
 
     async def _tools(self) -> None:
+        """A call that is required is seen, in a stream at best; then calling may be left to the model."""
         # A call is a few dozen tokens where a tokenizer knows no markup.
-        reply = await self._chat(64, tools=[_TOOL], tool_choice="required")
-        if not reply.message.get("tool_calls"):
-            return
-        auto = await self._chat(8, tools=[_TOOL], tool_choice="auto")
-        self._saw(Feature.TOOLS, auto.status == 200)
+        reply = await self._briefly(64, stream=True, tools=[ask.TOOL], tool_choice="required")
+        self._saw(Feature.STREAMED_TOOLS, reply.called and reply.streamed)
+        if not reply.called and (reply.status == 200 or "stream" in reply.text):
+            # Some have no tools in streams alone.
+            reply = await self._briefly(64, tools=[ask.TOOL], tool_choice="required")
+        self._saw(Feature.TOOL_CHOICE, reply.called)
+        if reply.called:
+            auto = await self._chat(8, tools=[ask.TOOL], tool_choice="auto")
+            self._saw(Feature.TOOLS, auto.status == 200)
 
     async def _structure(self) -> None:
-        form = {"type": "json_schema", "json_schema": {"name": "k", "schema": _SCHEMA, "strict": True}}
-        reply = await self._chat(32, response_format=form)
+        form = {"type": "json_schema", "json_schema": {"name": "k", "schema": ask.SCHEMA, "strict": True}}
+        reply = await self._briefly(32, response_format=form)
         said = "".join(str(reply.message.get("content")).split())
         # Grammars allow space anywhere, and small models fill an answer with it.
-        cut = reply.finish_reason == "length" and len(said) >= LEAST_OBEYED and OBEYED.startswith(said)
-        self._saw(Feature.RESPONSE_FORMAT, said == OBEYED or cut)
+        cut = reply.cut and len(said) >= ask.LEAST_OBEYED and ask.OBEYED.startswith(said)
+        self._saw(Feature.RESPONSE_FORMAT, said == ask.OBEYED or cut)
 
     async def _choices(self) -> None:
-        # Of greedy sampling engines refuse two choices.
-        reply = await self._chat(1, n=2, logprobs=True, top_logprobs=2, temperature=1)
+        """Two choices, of greedy sampling where that is not refused."""
+        asked = {"n": 2, "logprobs": True, "top_logprobs": 2}
+        reply = await self._chat(1, **asked)
+        self._saw(Feature.GREEDY_CHOICES, len(reply.choices) == 2)
+        if reply.status != 200:
+            reply = await self._chat(1, temperature=1, **asked)
         self._plain_prompt = reply.usage("prompt_tokens")
         self._saw(Feature.N, len(reply.choices) == 2)
         logprobs = (reply.choices[0].get("logprobs") or {}) if reply.choices else {}
@@ -196,52 +154,63 @@ class Prober:
         self._saw(Feature.LOGPROBS, isinstance(first, dict) and "logprob" in first)
         self._saw(Feature.TOP_LOGPROBS, isinstance(first, dict) and bool(first.get("top_logprobs")))
 
-    async def _fields(self, described: frozenset[str]) -> None:
+    async def _fields(self) -> None:
         """Fields that are listed, or refused with a wrong type and taken with the right one."""
-        unlisted = [name for name in _TYPED if name not in described]
-        refused = await self._refused({name: _TYPED[name][2] for name in unlisted})
-        # A strict server refuses what it does not know as well.
-        taken = refused - await self._refused({name: _TYPED[name][1] for name in unlisted if name in refused})
-        for name, (feature, _, _) in _TYPED.items():
-            self._saw(feature, name in described or name in taken)
+        wrong = {name: ask.TYPED[name][2] for name in ask.TYPED if self._worth_asking(name)}
+        known = (await self._chat(1, **wrong)).refused(wrong) if wrong else set()
+        known.update(name for name in self._budgets() if ask.TYPED[name][0] not in self.seen.features)
+        taken = await self._taken({name: ask.TYPED[name][1] for name in ask.TYPED if name in known})
+        for name, (feature, _, _) in ask.TYPED.items():
+            listed = name in self._listed and name not in THINKING_BUDGETS
+            self._saw(feature, listed or name in taken or feature in self.seen.features)
 
-    async def _refused(self, fields: Mapping[str, Any]) -> set[str]:
-        """Those of the fields that the server's refusal names; all where it names none."""
+    def _worth_asking(self, name: str) -> bool:
+        """Whether a wrong type would tell more: the field is not listed, nor another name of one that is."""
+        if not self._listed or name not in THINKING_BUDGETS:
+            return name not in self._listed
+        return self._reasoned and self._listed.isdisjoint(THINKING_BUDGETS)
+
+    async def _taken(self, fields: Mapping[str, Any]) -> set[str]:
+        """Those that the server takes with values of the right type: a strict one refuses what it lacks."""
         if not fields:
             return set()
-        reply = await self._chat(1, **fields)
-        if reply.status not in (400, 422):
-            return set()
-        text = msgspec.json.encode(reply.body).decode()
-        return {name for name in fields if name in text} or set(fields)
-
-    async def _lengths(self) -> None:
-        """Exactly so many tokens, though the first may be no end."""
-        if {Feature.MIN_TOKENS, Feature.IGNORE_EOS} <= self.seen.features:
-            reply = await self._chat(6, min_tokens=6, ignore_eos=True)
-            if self._plain_prompt is None:
-                self._plain_prompt = reply.usage("prompt_tokens")
-            if reply.usage("completion_tokens") != 6:
-                self.seen.features -= {Feature.MIN_TOKENS, Feature.IGNORE_EOS}
+        exact = fields.keys() >= ask.EXACT.keys()
+        reply = await self._chat(6 if exact else 1, **fields)
+        if exact and reply.status == 200:
+            self._exact = reply.usage("completion_tokens") == 6
+        return set(fields) - reply.refused(fields) if reply.status in (200, 400, 422) else set()
 
     async def _completions(self, described: frozenset[str]) -> None:
-        ids = await self._complete(prompt=[5, 6, 7])
+        lengths = self._exact is None and self.seen.features >= ask.LENGTHS
+        ids = await self._complete(6 if lengths else 1, prompt=[5, 6, 7], **(ask.EXACT if lengths else {}))
         self._saw(Feature.TOKEN_IDS, ids.usage("prompt_tokens") == 3)
-        echoed = await self._complete(prompt="loadwise", echo=True)
+        if lengths:
+            await self._lengths(ids)
+        elif self._exact is False:
+            self.seen.features -= ask.LENGTHS
+        echoed = await self._complete(1, prompt="loadwise", echo=True)
         text = echoed.choices[0].get("text") if echoed.choices else None
         self._saw(Feature.ECHO, isinstance(text, str) and text.startswith("loadwise"))
-        listed = {name: asked for name, (_, asked) in _COMPLETION_FIELDS.items() if name in described}
+        listed = {name: asked for name, (_, asked) in ask.COMPLETION_FIELDS.items() if name in described}
         # A field may be listed only to be refused.
-        taken = bool(listed) and (await self._complete(prompt="a", temperature=1, **listed)).status == 200
-        for name, (feature, _) in _COMPLETION_FIELDS.items():
+        taken = bool(listed) and (await self._complete(1, prompt="a", temperature=1, **listed)).status == 200
+        for name, (feature, _) in ask.COMPLETION_FIELDS.items():
             self._saw(feature, taken and name in listed)
+
+    async def _lengths(self, reply: Reply) -> None:
+        """Exactly so many tokens, though the first may be no end."""
+        if reply.status != 200:
+            # The prompt's ids may be what was refused.
+            reply = await self._chat(6, **ask.EXACT)
+        if reply.usage("completion_tokens") != 6:
+            self.seen.features -= ask.LENGTHS
 
     async def _media(self) -> None:
         """An image that was read is tokens of the prompt; one that was passed over is none."""
         if self._plain_prompt is None:
             self._plain_prompt = (await self._chat(1)).usage("prompt_tokens")
-        image = {"type": "image_url", "image_url": {"url": _PIXEL}}
-        content = [image, {"type": "text", "text": PROMPT}]
+        image = {"type": "image_url", "image_url": {"url": ask.PIXEL}}
+        content = [image, {"type": "text", "text": ask.PROMPT}]
         reply = await self._chat(1, messages=[{"role": "user", "content": content}])
         read, plain = reply.usage("prompt_tokens"), self._plain_prompt
         self._saw(Feature.MEDIA, read is not None and plain is not None and read > plain)
@@ -254,14 +223,31 @@ class Prober:
         else:
             self.seen.features.discard(feature)
 
+    async def _briefly(self, tokens: int, **fields: Any) -> Reply:
+        """Asked so that thinking leaves room for the answer, where the model thinks and a budget is taken."""
+        budgets = self._budgets()
+        reply = await self._chat(tokens, **budgets, **fields)
+        if budgets and reply.status != 200 and reply.names(budgets):
+            self._refused_budgets |= reply.names(budgets)
+            return await self._briefly(tokens, **fields)
+        for name in budgets if reply.status == 200 else ():
+            self._saw(ask.TYPED[name][0], True)
+        thought = reply.reasoned and reply.cut and not budgets
+        return await self._briefly(tokens, **fields) if thought and self._budgets() else reply
+
+    def _budgets(self) -> dict[str, int]:
+        """The budgets that may be taken; none while no thoughts were seen."""
+        left = [name for name in THINKING_BUDGETS if name not in self._refused_budgets]
+        return {name: 1 for name in left if name in self._listed} if self._reasoned else {}
+
     async def _chat(self, tokens: int, **fields: Any) -> Reply:
-        asked = {"messages": [{"role": "user", "content": PROMPT}], "temperature": 0, **fields}
+        asked = {"messages": [{"role": "user", "content": ask.PROMPT}], "temperature": 0, **fields}
         body = {"model": self._model, "max_tokens": tokens, **asked}
         return await self._post(Endpoint.CHAT.value, body, tokens * int(fields.get("n", 1)))
 
-    async def _complete(self, **fields: Any) -> Reply:
-        body = {"model": self._model, "max_tokens": 1, "temperature": 0, **fields}
-        return await self._post(Endpoint.COMPLETION.value, body, 1)
+    async def _complete(self, tokens: int, **fields: Any) -> Reply:
+        body = {"model": self._model, "max_tokens": tokens, "temperature": 0, **fields}
+        return await self._post(Endpoint.COMPLETION.value, body, tokens)
 
     async def _get(self, path: str) -> Reply:
         return await self._asked("GET", path, None)
@@ -277,12 +263,10 @@ class Prober:
             return Reply(0, {})
         self.seen.requests += 1
         try:
-            status, raw = await self._ask(method, path, body)
-            decoded = msgspec.json.decode(raw) if raw else {}
-        except (EngineError, msgspec.MsgspecError, RecursionError):
+            reply = reply_of(*await self._send(method, path, body))
+        except EngineError:
             return Reply(0, {})
-        self.seen.answered |= status == 200 and method == "POST" and "choices" in decoded
-        reply = Reply(status, decoded if isinstance(decoded, dict) else {})
+        self.seen.answered |= reply.status == 200 and method == "POST" and "choices" in reply.body
         self._reasoned |= reply.reasoned
         return reply
 

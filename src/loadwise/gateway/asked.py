@@ -32,6 +32,10 @@ def _asked(feature: str, fields: Fields) -> tuple[str, str | None]:
         return "messages", "images, audio and files are"
     if feature == Feature.TOKEN_IDS:
         return "prompt", "token ids are"
+    if feature == Feature.STREAMED_TOOLS:
+        return "stream", "calls of tools in a stream are"
+    if feature == Feature.GREEDY_CHOICES:
+        return "n", "several choices of greedy sampling (temperature 0) are"
     if feature == Feature.TOP_LOGPROBS and isinstance(fields, CompletionFields):
         return "logprobs", "the most likely tokens (values above 0) are"
     if feature == Feature.RESPONSE_FORMAT and not isinstance(fields, PassedFields):

@@ -70,6 +70,8 @@ class CommonFields(Struct, kw_only=True, gc=False):
     thinking_budget: CountOrNone = UNSET
     max_thinking_tokens: CountOrNone = UNSET
     ignore_eos: Flag = None
+    # Which of the requests that wait an engine takes first.
+    priority: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     session_id: str | None = None
     logit_bias: Raw = ABSENT
     stop_token_ids: Raw = ABSENT
@@ -89,6 +91,7 @@ class ChatFields(CommonFields, kw_only=True, gc=False):
     logprobs: Flag = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: Raw = ABSENT
+    tool_choice: Raw = ABSENT
     functions: Raw = ABSENT
     function_call: Raw = ABSENT
     reasoning_effort: Raw = ABSENT

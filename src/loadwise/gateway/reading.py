@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from loadwise.decision.facts import Endpoint, Feature, Number, Principal, RequestFacts
+from loadwise.decision.numbers import THINKING_BUDGETS, greedy
 from loadwise.errors import RequestError
 from loadwise.gateway.asgi import Exchange
 from loadwise.gateway.fields import (
@@ -36,7 +37,13 @@ _BY_NUMBER = (
     ("presence_penalty", Feature.PENALTIES),
     ("frequency_penalty", Feature.PENALTIES),
     ("repetition_penalty", Feature.REPETITION_PENALTY),
+    ("thinking_token_budget", Feature.THINKING_TOKEN_BUDGET),
+    ("thinking_budget", Feature.THINKING_BUDGET),
+    ("max_thinking_tokens", Feature.MAX_THINKING_TOKENS),
 )
+# Values that ask for something whatever they are: no thinking at all is a budget, too.
+_ALWAYS = frozenset({"seed", *THINKING_BUDGETS})
+_AUTO, _NONE = b'"auto"', b'"none"'
 _PARTS = msgspec.json.Decoder(list[Part])
 _FORMAT = msgspec.json.Decoder(Format | None)
 
@@ -88,6 +95,8 @@ def features(fields: Fields, numbers: Mapping[str, Number]) -> frozenset[Feature
     found = set(_shared(fields))
     if numbers:
         found.update(feature for name, feature in _BY_NUMBER if _asks(name, numbers.get(name)))
+        if Feature.N in found and greedy(numbers):
+            found.add(Feature.GREEDY_CHOICES)
     found.update(_of_chat(fields) if isinstance(fields, ChatFields) else _of_completion(fields))
     return frozenset(found)
 
@@ -102,12 +111,14 @@ def _asks(name: str, value: Number | None) -> bool:
         return value > 0
     if name == "repetition_penalty":
         return value != 1.0
-    return name == "seed" or value != 0
+    return name in _ALWAYS or value != 0
 
 
 def _shared(fields: ChatFields | CompletionFields) -> Iterator[Feature]:
     if fields.ignore_eos:
         yield Feature.IGNORE_EOS
+    if fields.priority:
+        yield Feature.PRIORITY
     if said(fields.logit_bias):
         yield Feature.LOGIT_BIAS
     if said(fields.stop_token_ids):
@@ -133,7 +144,7 @@ def _of_chat(fields: ChatFields) -> Iterator[Feature]:
         if said(getattr(fields, name)):
             raise RequestError(f"The field {name!r} is no longer supported; use 'tools'.", param=name)
     if said(fields.tools):
-        yield Feature.TOOLS
+        yield from _of_tools(fields)
     if said(fields.reasoning_effort):
         yield Feature.REASONING_EFFORT
     if fields.top_logprobs and not fields.logprobs:
@@ -144,6 +155,15 @@ def _of_chat(fields: ChatFields) -> Iterator[Feature]:
         yield Feature.TOP_LOGPROBS
     if said(fields.audio) or any(map(_has_media, enumerate(fields.messages))):
         yield Feature.MEDIA
+
+
+def _of_tools(fields: ChatFields) -> Iterator[Feature]:
+    """What the request's tools ask for; a server that knows none would not know that they are forbidden."""
+    raw = fields.tool_choice
+    choice = bytes(raw) if said(raw) else _AUTO
+    yield Feature.TOOLS if choice == _AUTO else Feature.TOOL_CHOICE
+    if fields.stream and choice != _NONE:
+        yield Feature.STREAMED_TOOLS
 
 
 def _has_media(numbered: tuple[int, Turn]) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from loadwise.decision.facts import Capabilities
 from loadwise.decision.limits import Limits
 from loadwise.optimizer.fleet import Fleet
+from loadwise.ports import JsonObject
 
 
 def refresh(fleet: Fleet) -> None:
@@ -41,14 +42,27 @@ def limited(can: Capabilities, limits: Limits) -> Capabilities:
     return replace(can, context_tokens=most)
 
 
+def shown(can: Capabilities) -> JsonObject:
+    """What a member can do, for people; None is what nobody knows."""
+    return {
+        "features": sorted(can.features) if can.features_known else None,
+        "context_tokens": can.context_tokens,
+        "endpoints": None if can.endpoints is None else sorted(can.endpoints),
+        "tokenizer": can.tokenizer_fingerprint,
+        "adapters": None if can.adapters is None else sorted(can.adapters),
+    }
+
+
 def _both(one: Capabilities, other: Capabilities) -> Capabilities:
     contexts = [each for each in (one.context_tokens, other.context_tokens) if each is not None]
     same = one.tokenizer_fingerprint == other.tokenizer_fingerprint
     served = [each for each in (one.endpoints, other.endpoints) if each is not None]
+    adapters = [each for each in (one.adapters, other.adapters) if each is not None]
     return replace(
         one,
         features=one.features & other.features,
         endpoints=frozenset.intersection(*served) if served else None,
+        adapters=frozenset.intersection(*adapters) if adapters else None,
         context_tokens=min(contexts, default=None),
         tokenizer_fingerprint=one.tokenizer_fingerprint if same else None,
     )

@@ -158,6 +158,7 @@ class EnsembleDirector:
         route = self.ensemble.fleet.route_of(request.model)
         if route is None:
             raise unknown_model(request, [card.model_id for card in self.models()])
+        request = parameters.as_bound(self.ensemble.policy, request)
         if not exclude and self.demand.ask(request, now_s) and self.running:
             self.on_surge()
         remembered = self._remembered(route, request)

@@ -20,6 +20,7 @@ from loadwise.decision.question import Question
 from loadwise.decision.strategy import Strategy, StrategyState
 from loadwise.errors import CapacityError, ConfigurationError
 from loadwise.logs import get_logger
+from loadwise.optimizer import abilities
 from loadwise.optimizer.context import facts_of, load_hint
 from loadwise.optimizer.fleet import AUTO, Fleet, MemberParts, single
 from loadwise.optimizer.selection import Selection
@@ -338,5 +339,6 @@ class ModelEnsembleManager:
             "standby": False,
             "engine": parts.engine_kind,
             "engine_reason": parts.engine_reason,
+            "abilities": abilities.shown(member.capabilities),
             **self.terms.shown(member, self._clock.monotonic_s()),
         }

@@ -18,14 +18,22 @@ from loadwise.testing import shapes
 Body = Mapping[str, Any]
 # How a body asks for each feature.
 ASKS: Final[Mapping[Feature, Callable[[Body], bool]]] = {
-    Feature.TOOLS: lambda body: bool(body.get("tools")),
+    Feature.TOOLS: lambda body: bool(body.get("tools")) and body.get("tool_choice", "auto") == "auto",
+    Feature.TOOL_CHOICE: lambda body: bool(body.get("tools")) and body.get("tool_choice", "auto") != "auto",
+    Feature.STREAMED_TOOLS: lambda body: (
+        bool(body.get("tools")) and bool(body.get("stream")) and body.get("tool_choice") != "none"
+    ),
     Feature.RESPONSE_FORMAT: lambda body: "response_format" in body,
     Feature.MEDIA: lambda body: any(isinstance(m["content"], list) for m in body.get("messages", ())),
     Feature.LOGIT_BIAS: lambda body: "logit_bias" in body,
     Feature.REASONING_EFFORT: lambda body: "reasoning_effort" in body,
+    Feature.THINKING_TOKEN_BUDGET: lambda body: "thinking_token_budget" in body,
+    Feature.THINKING_BUDGET: lambda body: "thinking_budget" in body,
+    Feature.MAX_THINKING_TOKENS: lambda body: "max_thinking_tokens" in body,
     Feature.LOGPROBS: lambda body: body.get("logprobs") not in (None, False),
     Feature.TOP_LOGPROBS: lambda body: bool(body.get("top_logprobs")),
     Feature.N: lambda body: "n" in body,
+    Feature.GREEDY_CHOICES: lambda body: body.get("n", 1) > 1 and body.get("temperature", 1) == 0,
     Feature.BEST_OF: lambda body: "best_of" in body,
     Feature.ECHO: lambda body: bool(body.get("echo")),
     Feature.SUFFIX: lambda body: "suffix" in body,
@@ -38,13 +46,25 @@ ASKS: Final[Mapping[Feature, Callable[[Body], bool]]] = {
     Feature.TOKEN_IDS: lambda body: isinstance(body.get("prompt"), list),
     Feature.PENALTIES: lambda body: "frequency_penalty" in body or "presence_penalty" in body,
     Feature.REPETITION_PENALTY: lambda body: "repetition_penalty" in body,
+    Feature.PRIORITY: lambda body: body.get("priority", 0) != 0,
 }
+THINKING: Final = (
+    Feature.REASONING_EFFORT,
+    Feature.THINKING_TOKEN_BUDGET,
+    Feature.THINKING_BUDGET,
+    Feature.MAX_THINKING_TOKENS,
+)
+# What engines that lack it refuse, whatever else they ignore.
+REFUSED: Final = frozenset({Feature.GREEDY_CHOICES, Feature.TOOLS})
 _FIELDS: Final = {
     Feature.PENALTIES: "frequency_penalty",
     Feature.TOKEN_IDS: "prompt",
     Feature.MEDIA: "messages",
 }
-_NUMBERS: Final = ("seed", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "min_tokens")
+_NUMBERS: Final = (
+    "seed", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "min_tokens",
+    "thinking_token_budget", "thinking_budget", "max_thinking_tokens",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -64,18 +84,29 @@ class Profile:
     def answer(self, method: str, path: str, body: Any) -> tuple[int, bytes]:
         """The server's answer to one request."""
         if method == "GET":
-            return (200, self._description()) if path == "/openapi.json" and self.described else (404, b"{}")
+            return self._told(path.partition("?")[0])
         if path == "/tokenize" and self.tokenizer is not None:
             return 200, json.dumps({"tokens": [self.tokenizer + ord(c) for c in body["prompt"]]}).encode()
         if path not in {Endpoint.CHAT.value, Endpoint.COMPLETION.value}:
             return 404, b"{}"
         asked = {feature for feature, asks in ASKS.items() if asks(body)}
-        wrong = sorted({*self._mistyped(body, asked), *(self._lacking(asked) if self.strict else ())})
+        lacked = asked if self.strict else asked & REFUSED
+        wrong = sorted({*self._mistyped(body, asked), *self._lacking(lacked)})
         if wrong:
             self.refused += 1
             return 400, shapes.error(f"invalid: {', '.join(wrong)}", kind="invalid_request_error")
         self.ignored.update(asked - self.features)
-        return 200, json.dumps(self._generated(Endpoint(path), body)).encode()
+        generated = self._generated(Endpoint(path), body)
+        return 200, _streamed(generated) if body.get("stream") else json.dumps(generated).encode()
+
+    def _told(self, path: str) -> tuple[int, bytes]:
+        """What it says of itself, where it does."""
+        if path == "/openapi.json" and self.described:
+            return 200, self._description()
+        if path == "/server_info" and self.described:
+            policy = "priority" if Feature.PRIORITY in self.features else "fcfs"
+            return 200, json.dumps({"vllm_config": {"scheduler_config": {"policy": policy}}}).encode()
+        return 404, b"{}"
 
     def _lacking(self, asked: set[Feature]) -> list[str]:
         return [feature.value for feature in asked - self.features]
@@ -108,11 +139,12 @@ class Profile:
             echoed = has(Feature.ECHO) and body.get("echo") and isinstance(body["prompt"], str)
             return {"text": (body["prompt"] if echoed else "") + " word", "finish_reason": "stop"}
         message: dict[str, Any] = {"role": "assistant", "content": "word"}
-        if has(Feature.TOOLS) and body.get("tool_choice") == "required":
+        streams = has(Feature.STREAMED_TOOLS) or not body.get("stream")
+        if has(Feature.TOOL_CHOICE) and streams and body.get("tool_choice") == "required":
             message["tool_calls"] = [{"type": "function", "function": {"name": "now", "arguments": "{}"}}]
         if has(Feature.RESPONSE_FORMAT) and "response_format" in body:
             message["content"] = '{"k": "zq"}'
-        if has(Feature.REASONING_EFFORT):
+        if any(map(has, THINKING)):
             message["reasoning_content"] = "hm"
         choice: dict[str, Any] = {"message": message, "finish_reason": "stop"}
         if has(Feature.LOGPROBS) and body.get("logprobs"):
@@ -126,4 +158,13 @@ class Profile:
         content = {"application/json": {"schema": {"$ref": "#/components/schemas/Body"}}}
         operation = {"post": {"requestBody": {"content": content}}}
         paths = {endpoint.value: operation for endpoint in (Endpoint.CHAT, Endpoint.COMPLETION)}
+        paths["/server_info"] = {}
         return json.dumps({"paths": paths, "components": {"schemas": {"Body": schema}}}).encode()
+
+
+def _streamed(answer: Mapping[str, Any]) -> bytes:
+    """The answer in one chunk and its usage."""
+    choices = [{"index": each["index"], "delta": each["message"]} for each in answer["choices"]]
+    ends = [{"index": each["index"], "delta": {}, "finish_reason": "stop"} for each in answer["choices"]]
+    chunks = ({"choices": choices}, {"choices": ends}, {"choices": [], "usage": answer["usage"]})
+    return b"".join(map(shapes.event, chunks)) + shapes.DONE

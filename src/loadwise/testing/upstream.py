@@ -5,7 +5,6 @@ Run it alone with `python -m loadwise.testing --port 8000`.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 from collections import deque
@@ -41,6 +40,8 @@ class Behaviour:
     first_delay_s: float = 0.0
     token_delay_s: float = 0.0
     status: int = 200
+    # Status and body that every request for an answer gets.
+    refusal: tuple[int, bytes] | None = None
     # Cut the connection after so many chunks of a stream.
     dies_after: int | None = None
     # Say nothing at all until this is set.
@@ -126,6 +127,9 @@ class StubUpstream:
 
     async def _generate(self, request: Received, connection: _Connection) -> None:
         behaviour = self.behaviour
+        if behaviour.refusal is not None:
+            connection.reply(*behaviour.refusal)
+            return
         if behaviour.status != 200:
             kind = "rate_limit_error" if behaviour.status == 429 else "server_error"
             extra = (("retry-after", "3"),) if behaviour.status == 429 else ()
@@ -278,22 +282,3 @@ class _Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Cuts the connection in the middle of an answer."""
         self._transport.abort()
-
-
-async def _serve(options: argparse.Namespace) -> None:
-    behaviour = Behaviour(
-        tokens=options.tokens, first_delay_s=options.first_delay_s, token_delay_s=options.token_delay_s
-    )
-    stub = StubUpstream(behaviour, keep=1)
-    await stub.start(port=options.port)
-    await asyncio.Event().wait()
-
-
-def main() -> None:
-    """Serves until interrupted."""
-    parser = argparse.ArgumentParser(description="A stub OpenAI-compatible server.")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--tokens", type=int, default=8)
-    parser.add_argument("--first-delay-s", type=float, default=0.0)
-    parser.add_argument("--token-delay-s", type=float, default=0.0)
-    asyncio.run(_serve(parser.parse_args()))

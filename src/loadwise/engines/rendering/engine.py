@@ -55,7 +55,7 @@ class RenderedEngine:
     def capabilities(self) -> Capabilities:
         """What the token engine offers, and what rendering adds."""
         inner = self._engine.capabilities
-        added = {Feature.N, Feature.ECHO, Feature.TOKEN_IDS}
+        added = {Feature.N, Feature.GREEDY_CHOICES, Feature.ECHO, Feature.TOKEN_IDS}
         if Feature.LOGPROBS in inner.features:
             added.add(Feature.BEST_OF)
         return replace(
