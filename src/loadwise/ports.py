@@ -267,8 +267,8 @@ class ModelCard:
 class Director(Protocol):
     """Decides each request and hears how it ended. `dispatch` never waits."""
 
-    def models(self) -> Sequence[ModelCard]:
-        """Routes first, then members."""
+    def models(self, principal: Principal = ANONYMOUS) -> Sequence[ModelCard]:
+        """Those that the principal may ask: routes first, then members."""
         ...
 
     async def measure(self, model: str, call: Call) -> PromptSize:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from loadwise.gateway.body import read_body
 from loadwise.gateway.departure import ClientLeft, Departure
 from loadwise.gateway.headers import of_dispatch
 from loadwise.ports import Dispatch, ModelCard
+from loadwise.settings import KeySettings, Settings
 
 SCOPE = {"headers": []}
 BODY = {"model": "auto", "prompt": "a", "stream": True}
@@ -166,9 +168,19 @@ async def test_a_bug_after_the_first_byte_breaks_the_connection_instead_of_lying
         await site.app(scope, receiving(), send)
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/fast"])
+async def test_models_are_listed_for_who_asks(site_of, path):
+    key = KeySettings(id="team", sha256=hashlib.sha256(b"k").hexdigest(), require_tags={"eu"})
+    site = site_of(Settings(keys=(key,)))
+    asked = []
+    site.director.models = lambda principal: asked.append(principal) or []
+    await site.ask("GET", path, headers=[("authorization", "Bearer k")])
+    assert [(principal.key_id, principal.tags.require) for principal in asked] == [("team", {"eu"})]
+
+
 async def test_what_is_known_of_a_model_is_listed(site_of):
     site = site_of()
-    site.director.models = lambda: [
+    site.director.models = lambda *_: [
         ModelCard(model_id="org/fast", kind="member", created_s=5, context_tokens=1024, quality=0.7)
     ]
     reply = await site.ask("GET", "/v1/models/org/fast")

@@ -100,6 +100,20 @@ async def test_a_key_may_not_name_a_member_that_its_tags_keep_out(make: Any) -> 
         assert "forbids the tag paid" in str(refused.value)
 
 
+async def test_a_key_sees_the_models_that_it_may_ask_and_no_others(make: Any) -> None:
+    server = make(routes={"free": RouteSettings(forbid_tags=frozenset({"paid"}))})
+    for member in server.optimizer.ensemble_manager.fleet.active("auto"):
+        on_terms(server, member, tags=frozenset({"paid"} if member != "fast" else ()))
+    listed = {card.model_id for card in server.director.models()}
+    thrifty = Principal(key_id="k", tags=TagRule(forbid=frozenset({"paid"})))
+    assert {card.model_id for card in server.director.models(thrifty)} == {"auto", "free", "fast"} < listed
+    nothing = Principal(key_id="n", tags=TagRule(require=frozenset({"eu"})))
+    assert server.director.models(nothing) == []
+    with pytest.raises(RequestError) as unknown:
+        server.dispatch(0, model="absent", principal=thrifty)
+    assert "accurate" not in str(unknown.value)
+
+
 async def test_a_route_without_members_has_all_that_its_tags_allow(make: Any) -> None:
     routes = {
         "free": RouteSettings(forbid_tags=frozenset({"paid"})),

@@ -139,7 +139,9 @@ def _holding(members: Sequence[Member], tokens: float) -> Sequence[Member]:
 
 
 def _unknown(route: Route, request: RequestFacts) -> Refusal:
-    known = ", ".join([route.name, *(member.member_id for member in route.members)])
+    rule = request.principal.tags
+    allowed = [member.member_id for member in route.members if rule.allows(member.tags)]
+    known = ", ".join([route.name, *allowed])
     return Refusal(
         reason=RefusalReason.UNKNOWN_MODEL,
         status=404,

@@ -130,14 +130,14 @@ class DataPlane:
             raise
 
     async def models(self, exchange: Exchange) -> None:
-        """GET /v1/models."""
-        cards = [_card(card) for card in self._director.models()]
+        """GET /v1/models: those that the key may ask."""
+        cards = [_card(card) for card in self._director.models(exchange.principal)]
         await exchange.reply_json(200, {"object": "list", "data": cards})
 
     async def model(self, exchange: Exchange) -> None:
         """GET /v1/models/{model}; names may hold slashes."""
         name = exchange.scope["path"].removeprefix("/v1/models/")
-        for card in self._director.models():
+        for card in self._director.models(exchange.principal):
             if card.model_id == name:
                 return await exchange.reply_json(200, _card(card))
         raise RequestError(

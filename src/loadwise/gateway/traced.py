@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from loadwise.decision.facts import Outcome, RequestFacts
+from loadwise.decision.facts import ANONYMOUS, Outcome, Principal, RequestFacts
 from loadwise.gateway.asgi import Exchange
 from loadwise.gateway.fields import Fields
 from loadwise.gateway.relay import Relay
@@ -49,9 +49,9 @@ class TracedDirector:
         self._director = director
         self._tracing = tracing
 
-    def models(self) -> Sequence[ModelCard]:
-        """Routes first, then members."""
-        return self._director.models()
+    def models(self, principal: Principal = ANONYMOUS) -> Sequence[ModelCard]:
+        """Those that the principal may ask: routes first, then members."""
+        return self._director.models(principal)
 
     async def measure(self, model: str, call: Call) -> PromptSize:
         """The prompt's length for the members that `model` names."""

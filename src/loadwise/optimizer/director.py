@@ -13,10 +13,12 @@ from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice, ChoiceReason, Remembered
 from loadwise.decision.ensemble import pick_replica
 from loadwise.decision.facts import (
+    ANONYMOUS,
     Ending,
     Member,
     MemberPressure,
     Outcome,
+    Principal,
     RequestFacts,
     Route,
     StrategyName,
@@ -29,6 +31,7 @@ from loadwise.errors import RequestError
 from loadwise.logs import get_logger
 from loadwise.optimizer.advice import advised
 from loadwise.optimizer.assignment import UNASSIGNED, Assignment, Held
+from loadwise.optimizer.cards import cards
 from loadwise.optimizer.conversations import Conversations
 from loadwise.optimizer.demand import Demand
 from loadwise.optimizer.ensemble_manager import ModelEnsembleManager
@@ -83,30 +86,9 @@ class EnsembleDirector:
 
     # --- what the gateway asks before a decision ---
 
-    def models(self) -> Sequence[ModelCard]:
-        """Every route, then every member whose engines are here."""
-        fleet = self.ensemble.fleet
-        cards = [
-            ModelCard(
-                model_id=name,
-                kind="route",
-                created_s=self._created_s,
-                context_tokens=max((m.capabilities.context_tokens or 0 for m in route.members), default=0)
-                or None,
-            )
-            for name, route in fleet.routes.items()
-        ]
-        members = [fleet.parts(name).member for name in fleet]
-        return cards + [
-            ModelCard(
-                model_id=member.member_id,
-                kind="member",
-                created_s=self._created_s,
-                context_tokens=member.capabilities.context_tokens,
-                quality=member.quality,
-            )
-            for member in members
-        ]
+    def models(self, principal: Principal = ANONYMOUS) -> Sequence[ModelCard]:
+        """Every route, then every member whose engines are here, as far as the principal may ask them."""
+        return cards(self.ensemble.fleet, self._created_s, principal)
 
     async def measure(self, model: str, call: Call) -> PromptSize:
         """The prompt's length for the members that `model` names; a bound where nobody can count."""
@@ -157,7 +139,7 @@ class EnsembleDirector:
     def _decided(self, request: RequestFacts, exclude: frozenset[str], now_s: float) -> Dispatch:
         route = self.ensemble.fleet.route_of(request.model)
         if route is None:
-            raise unknown_model(request, [card.model_id for card in self.models()])
+            raise unknown_model(request, [card.model_id for card in self.models(request.principal)])
         request = parameters.as_bound(self.ensemble.policy, request)
         if not exclude and self.demand.ask(request, now_s) and self.running:
             self.on_surge()

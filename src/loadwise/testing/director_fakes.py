@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from loadwise.clock import iso_utc
-from loadwise.decision.facts import Number, Outcome, RequestFacts, StrategyName
+from loadwise.decision.facts import ANONYMOUS, Number, Outcome, Principal, RequestFacts, StrategyName
 from loadwise.errors import CapacityError, RequestError, UnknownNameError
 from loadwise.ports import (
     AddModel,
@@ -52,8 +52,8 @@ class FakeDirector:
         """Dispatches that have not ended."""
         return len(self._open)
 
-    def models(self) -> Sequence[ModelCard]:
-        """`auto`, then each member."""
+    def models(self, principal: Principal = ANONYMOUS) -> Sequence[ModelCard]:
+        """`auto`, then each member; whoever asks may ask all."""
         route = [ModelCard(model_id="auto", kind="route", created_s=1)] if self.engines else []
         return [*route, *(ModelCard(model_id=name, kind="member", created_s=1) for name in self.engines)]
 
