@@ -27,8 +27,12 @@ from loadwise.decision.limits import (
     EMPTY,
     KEPT,
     Limits,
+    Minute,
     counted,
+    recent,
     settled,
+    together,
+    uncounted,
     used,
     wait_for_request_s,
     wait_for_tokens_s,
@@ -212,3 +216,39 @@ def test_a_key_reaches_only_members_that_its_tags_allow(carried, required, forbi
     chosen = select(POLICY, of, asked, fresh(of), {}, at_load(0.1), 0.3, 1.0)
     assert isinstance(chosen, Choice)
     assert chosen.member_id in allowed
+
+
+seconds = st.lists(st.tuples(st.integers(0, 90), st.integers(0, 500)), max_size=30)
+
+
+def minute_of(begun: list[tuple[int, int]]) -> Minute:
+    minute = EMPTY
+    for at, tokens in sorted(begun):
+        minute = counted(minute, float(at), tokens)
+    return minute
+
+
+@given(seconds, st.integers(90, 120), st.integers(0, 500))
+def test_a_claim_that_is_taken_back_leaves_no_trace(begun, now: int, tokens: int) -> None:
+    before = minute_of(begun)
+    assert uncounted(counted(before, now, tokens), tokens) == recent(before, now)
+
+
+@given(st.lists(seconds, max_size=4))
+def test_minutes_together_are_the_minute_of_all_that_began(each) -> None:
+    apart = [minute_of(begun) for begun in each]
+    last = 90.0
+    sums = [used(minute, last) for minute in apart]
+    assert used(together(*apart), last) == (sum(s[0] for s in sums), sum(s[1] for s in sums))
+    ats = [second.at for second in together(*apart)]
+    assert ats == sorted(set(ats))
+
+
+def test_requests_of_other_processes_take_places_too() -> None:
+    limits = Limits(max_concurrent_requests=3)
+    entry = Entry(
+        POLICY, request(), MemberPressure(member_id="m", in_flight=1, pool_in_flight=1), PoolLimit(),
+        PoolLimit(), Objectives(), None, limits,
+    )  # fmt: skip
+    assert enter(entry._replace(elsewhere=1)).admitted
+    assert enter(entry._replace(elsewhere=2)).reason is AdmissionReason.MAX_CONCURRENT

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from loadwise.decision.admission import Admission, AdmissionReason
+from loadwise.decision.limits import Limits
 from loadwise.errors import RequestError
 
 
@@ -15,6 +17,7 @@ async def test_every_decision_and_every_step_is_reproduced(make, strategy, repli
     found = await house.replayed()
     assert found.exact, found.differences[:3]
     assert found.decisions > 500
+    assert found.entries >= found.outcomes
     assert found.steps == 25
     assert found.outcomes > 400
     assert found.refusals > 0
@@ -35,3 +38,35 @@ async def test_who_found_no_room_finds_none_again(make):
     assert turned_away > 10
     assert found.refusals == turned_away
     assert found.admissions >= turned_away
+    assert found.entries == 60 - turned_away
+
+
+LIMITS = {
+    "requests per minute": Limits(requests_per_minute=30),
+    "tokens per minute": Limits(tokens_per_minute=4000),
+    "requests at once": Limits(max_concurrent_requests=5),
+}
+
+
+@pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS.keys())
+async def test_who_was_let_in_by_a_limit_is_let_in_by_it_again(make, limits):
+    house = await make()
+    fleet = house.made.optimizer.ensemble_manager.fleet
+    for member in fleet.active():
+        fleet.update(member, limits=limits)
+    await house.busy(200)
+    found = await house.replayed()
+    assert found.exact, found.differences[:3]
+    assert found.entries > 50
+    assert found.admissions > 10
+
+
+async def test_an_entry_that_another_version_would_refuse_is_told(make, monkeypatch):
+    house = await make()
+    await house.busy(20)
+    no = Admission(admitted=False, reason=AdmissionReason.QUEUE_FULL)
+    monkeypatch.setattr("loadwise.telemetry.journal.replay.enter", lambda entry: no)
+    found = await house.replayed()
+    assert (found.exact, found.entries_same) == (False, 0)
+    assert found.entries > 10
+    assert {difference.what for difference in found.differences} >= {"entry"}

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from loadwise.app.journaling import remember
+from loadwise.app.limits import shared_limits
 from loadwise.app.logs import configure_logs
 from loadwise.app.members import Members
 from loadwise.app.reports import report_dir, report_limits
@@ -68,8 +69,9 @@ async def composed(settings: Settings, workshop: Workshop | None = None) -> Asyn
             if settings.metrics_dir is not None:
                 made.telemetry.share(settings.metrics_dir)
             listeners = build_listeners(settings, made.director, made.control, made.telemetry, clock, tracing)
-            async with alerting(settings.alerts, made.optimizer, clock):
-                yield Server(optimization=made, listeners=tuple(listeners))
+            with shared_limits(settings, made.optimizer):
+                async with alerting(settings.alerts, made.optimizer, clock):
+                    yield Server(optimization=made, listeners=tuple(listeners))
         finally:
             await made.optimizer.close()
     finally:

@@ -92,6 +92,8 @@ class Entry(NamedTuple):
     minute: Minute = EMPTY
     tokens: int = 0
     now_s: float = 0.0
+    # Requests in flight on the member from other processes.
+    elsewhere: int = 0
 
 
 def enter(entry: Entry) -> Admission:
@@ -110,7 +112,7 @@ def _limited(entry: Entry) -> Admission | None:
     """Which limit keeps the request out, and until when; None where none does."""
     limits, minute, now_s = entry.limits, entry.minute, entry.now_s
     most = limits.max_concurrent_requests
-    if most is not None and entry.pressure.in_flight >= most:
+    if most is not None and entry.pressure.in_flight + entry.elsewhere >= most:
         again_s = _retry_after_s(entry.policy, entry.pressure, entry.own)
         return Admission(admitted=False, reason=AdmissionReason.MAX_CONCURRENT, retry_after_s=again_s)
     waits = {

@@ -63,10 +63,26 @@ def counted(minute: Minute, now_s: float, tokens: int) -> Minute:
     return (*held, Second(at, 1, tokens))
 
 
+def uncounted(minute: Minute, tokens: int) -> Minute:
+    """The minute without the request that was counted in it last."""
+    *held, last = minute
+    rest = Second(last.at, last.requests - 1, last.tokens - tokens)
+    return (*held, rest) if rest.requests else tuple(held)
+
+
 def settled(minute: Minute, began_s: float, more: int) -> Minute:
     """The minute once a request that began in it is known to have needed `more` tokens than expected."""
     at = floor(began_s)
     return tuple([s if s.at != at else Second(at, s.requests, max(0, s.tokens + more)) for s in minute])
+
+
+def together(*minutes: Minute) -> Minute:
+    """What began within each second, of all the minutes."""
+    sums: dict[int, tuple[int, int]] = {}
+    for at, requests, tokens in (second for minute in minutes for second in minute):
+        before = sums.get(at, (0, 0))
+        sums[at] = before[0] + requests, before[1] + tokens
+    return tuple([Second(at, *sums[at]) for at in sorted(sums)])
 
 
 def used(minute: Minute, now_s: float) -> tuple[int, int]:

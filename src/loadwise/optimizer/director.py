@@ -8,7 +8,7 @@ from typing import Final
 
 from loadwise.clock import SystemClock
 from loadwise.decision import parameters
-from loadwise.decision.admission import Admission, Entry, enter
+from loadwise.decision.admission import Entry, enter
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice, ChoiceReason, Remembered
 from loadwise.decision.ensemble import pick_replica
@@ -43,7 +43,7 @@ from loadwise.optimizer.refusals import no_room, none_left, refused, unknown_mod
 from loadwise.optimizer.terms import expected_tokens
 from loadwise.ports import Call, Clock, Dispatch, ModelCard, PromptSize
 from loadwise.telemetry import names
-from loadwise.telemetry.journal.events import Ended, Kept, Refused, Sent, new
+from loadwise.telemetry.journal.events import Ended, Judged, Refused, Sent, new
 
 log = get_logger(__name__)
 # Where there is one replica, no count decides.
@@ -152,12 +152,14 @@ class EnsembleDirector:
             assignment = assignment._replace(advice=advice)
         control = assignment.held is not None and _free_of(remembered, route)
         try:
-            choice = self._chosen(route, request, pressures, strategy, remembered, exclude, control, now_s)
+            choice, let_in = self._chosen(
+                route, request, pressures, strategy, remembered, exclude, control, now_s
+            )
         except RequestError as error:
             self.recorder.experiments.refused(assignment, error.status)
             raise
         member = _member(route, choice.member_id)
-        return self._opened(route, request, member, choice, strategy, exclude, now_s, assignment)
+        return self._opened(route, request, member, choice, let_in, strategy, exclude, now_s, assignment)
 
     def _assigned(
         self,
@@ -223,7 +225,7 @@ class EnsembleDirector:
         exclude: frozenset[str],
         control: bool,
         now_s: float,
-    ) -> Choice:
+    ) -> tuple[Choice, Judged]:
         """The core's choice that also may enter; members without room are left out of a second look."""
         for _ in route.members:
             choice = self.ensemble.choose(
@@ -232,11 +234,11 @@ class EnsembleDirector:
             if isinstance(choice, Refusal):
                 raise refused(choice)
             member = _member(route, choice.member_id)
-            admission = self._admission(route, request, member, choice, now_s)
-            if admission.admitted:
+            judged = self._judged(route, request, member, choice, now_s)
+            if judged.admission.admitted:
                 for passed in overflowed(choice, strategy, route.name):
                     self.demand.trouble(request, passed)
-                return choice
+                return choice, judged
             if request.model != route.name or choice.reason in UNTOUCHED:
                 break
             led = strategy is not None and bool(strategy.leads.get(route.name))
@@ -244,11 +246,12 @@ class EnsembleDirector:
             if all(r.replica_id in exclude for m in route.members for r in m.replicas):
                 break
         self.demand.trouble(request, member.member_id)
-        raise no_room(request, admission)
+        raise no_room(request, judged.admission)
 
-    def _admission(
+    def _judged(
         self, route: Route, request: RequestFacts, member: Member, choice: Choice, now_s: float
-    ) -> Admission:
+    ) -> Judged:
+        """Whether the member has room for the request; if so, its limits count it already."""
         # Stopped, nothing is refused that fits; nor where too little was measured to predict from.
         belief = self.ensemble.beliefs[member.member_id]
         known = self.running and belief.measured
@@ -261,16 +264,14 @@ class EnsembleDirector:
             choice.expected if known else None,
         )
         if member.limits is not NO_LIMITS:
-            entry = entry._replace(
-                limits=member.limits,
-                minute=self.ensemble.terms.minute(member),
-                tokens=expected_tokens(request, belief.answer_tokens),
-                now_s=now_s,
-            )
-        admission = enter(entry)
-        if self.ensemble.witness is not None and not admission.admitted:
-            self.ensemble.witness(Kept(entry, admission))
-        return admission
+            tokens = expected_tokens(request, belief.answer_tokens)
+            entry = self.ensemble.terms.claim(entry, member, tokens, now_s)
+        judged = new(Judged, (entry, enter(entry)))
+        if not judged.admission.admitted:
+            self.ensemble.terms.unclaim(member, entry.tokens, entry.pressure.in_flight)
+            if self.ensemble.witness is not None:
+                self.ensemble.witness(judged)
+        return judged
 
     def _opened(
         self,
@@ -278,6 +279,7 @@ class EnsembleDirector:
         request: RequestFacts,
         member: Member,
         choice: Choice,
+        let_in: Judged,
         strategy: Strategy | None,
         exclude: frozenset[str],
         now_s: float,
@@ -287,7 +289,9 @@ class EnsembleDirector:
         member_id = member.member_id
         draw = ensemble.random.random() if len(member.replicas) > 1 else 0.0
         replica_id = pick_replica(member, counts.by_replica, draw, exclude)
+        tokens = expected_tokens(request, ensemble.beliefs[member_id].answer_tokens)
         if replica_id is None:
+            ensemble.terms.unclaim(member, tokens, counts.by_member.get(member_id, 0))
             raise none_left(request)
         pool_id = next(r.pool_id for r in member.replicas if r.replica_id == replica_id)
         belief = ensemble.beliefs[member_id]
@@ -324,10 +328,8 @@ class EnsembleDirector:
         if ensemble.witness is not None:
             several = len(member.replicas) > 1
             held = counts.of_replicas(member) if several else NOTHING
-            ensemble.witness(new(Sent, (dispatch, tuning, draw, held)))
+            ensemble.witness(new(Sent, (dispatch, tuning, draw, held, let_in)))
         owed_tokens = belief.answer_tokens * request.n
-        tokens = expected_tokens(request, belief.answer_tokens)
-        ensemble.terms.began(member, tokens, now_s)
         counts.open(Open(dispatch, pool_id, owed_tokens, route.objectives, assignment, tokens))
         return dispatch
 
@@ -364,7 +366,8 @@ class EnsembleDirector:
         if dispatch.member_id not in fleet:
             return
         member = fleet.parts(dispatch.member_id).member
-        cost = self.ensemble.terms.ended(member, ended, expected, dispatch.started_s)
+        left = self.in_flight.by_member.get(dispatch.member_id, 0)
+        cost = self.ensemble.terms.ended(member, ended, expected, dispatch.started_s, left)
         if cost is not None:
             self.recorder.telemetry.count(names.SPENT, dispatch.member_id, by=cost)
 

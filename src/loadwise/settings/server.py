@@ -256,7 +256,7 @@ class Settings(BaseSettings):
     # Prompts that builds are held against, one per line or JSON lines. None: those beside the model.
     build_prompts: Path | None = None
     journal: JournalSettings = JournalSettings()
-    # A folder that worker processes share, so that /metrics of each answers for all.
+    # A folder that worker processes share: /metrics of each answers for all, and limits hold over all.
     metrics_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from loadwise.decision.limits import Limits
+from loadwise.decision.limits import NO_LIMITS, Limits
 from loadwise.decision.price import Price
 from loadwise.decision.tags import TagRule
 from loadwise.errors import ConfigurationError
@@ -41,8 +41,9 @@ class LimitSettings(Checked):
     max_context_tokens: AtLeastOne | None = None
 
     def limits(self) -> Limits:
-        """The same for the core."""
-        return Limits(**self.model_dump())
+        """The same for the core; none at all is always the very same."""
+        found = Limits(**self.model_dump())
+        return NO_LIMITS if found == NO_LIMITS else found
 
 
 class TermSettings(Checked):

@@ -38,10 +38,15 @@ class Written(msgspec.Struct):
 
     def alive(self) -> bool:
         """Whether that very process still runs."""
-        try:
-            return abs(psutil.Process(self.pid).create_time() - self.began_s) < 1.0
-        except psutil.NoSuchProcess:
-            return False
+        return alive(self.pid, self.began_s)
+
+
+def alive(pid: int, began_s: float) -> bool:
+    """Whether the process that had this number, and began then (wall time), still runs."""
+    try:
+        return abs(psutil.Process(pid).create_time() - began_s) < 1.0
+    except psutil.NoSuchProcess:
+        return False
 
 
 _DECODER = msgspec.json.Decoder(Written)

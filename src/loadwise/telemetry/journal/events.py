@@ -32,20 +32,24 @@ class Chose(NamedTuple):
     choice: Choice | Refusal
 
 
+class Judged(NamedTuple):
+    """Whether the member just chosen could take the request; told alone where it was kept out of it."""
+
+    entry: Entry
+    admission: Admission
+
+
 class Sent(NamedTuple):
-    """The choice just made became a dispatch; `in_flight` counts by replica where there are several."""
+    """The choice just made became a dispatch; `in_flight` counts by replica where there are several.
+
+    `let_in` None: nothing was asked of the member's room.
+    """
 
     dispatch: Dispatch
     tuning: Tuning
     replica_draw: float
     in_flight: Mapping[str, int]
-
-
-class Kept(NamedTuple):
-    """The member just chosen could not take the request, which was kept out of it."""
-
-    entry: Entry
-    admission: Admission
+    let_in: Judged | None = None
 
 
 class Refused(NamedTuple):
@@ -123,6 +127,6 @@ class Rolled(NamedTuple):
     reason: str
 
 
-Event = Chose | Sent | Kept | Refused | Learned | Ended | Stepped | Reviewed | Configured | Built | Rolled
+Event = Chose | Sent | Judged | Refused | Learned | Ended | Stepped | Reviewed | Configured | Built | Rolled
 # Takes an event within microseconds, never waits and never raises.
 Witness = Callable[[Event], None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from loadwise.decision import outcome, step
 from loadwise.decision.admission import Entry
 from loadwise.decision.beliefs import Belief
+from loadwise.decision.candidates import Refusal
 from loadwise.decision.facts import Policy, RequestFacts, Route
 from loadwise.decision.question import Question
 from loadwise.decision.step import Decision, Observation, State
@@ -59,7 +60,20 @@ class Follower:
         request = RequestFacts(request_id=row.request_id, n=row.n)
         return Entry(
             self.policies[row.policy], request, row.pressure, row.pool, row.own, row.objectives, row.expected,
-            row.limits, row.minute, row.tokens, row.now_s,
+            row.limits, row.minute, row.tokens, row.now_s, row.elsewhere,
+        )  # fmt: skip
+
+    def entry_of(self, row: records.Decided, let_in: records.LetIn) -> Entry:
+        """What a choice's member was found to have room by; `KeyError` where a row is missing."""
+        route = self.routes[row.route]
+        choice = row.choice
+        if isinstance(choice, Refusal):
+            raise KeyError(row.request.request_id)
+        member = next(member for member in route.members if member.member_id == choice.member_id)
+        return Entry(
+            self.policies[row.policy], row.request, let_in.pressure, let_in.pool, let_in.own,
+            route.objectives, choice.expected if let_in.predicted else None,
+            member.limits, let_in.minute, let_in.tokens, row.now_s, let_in.elsewhere,
         )  # fmt: skip
 
     def question(self, row: records.Decided) -> Question:

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from loadwise.decision.admission import Admission, PoolLimit
+from loadwise.decision.admission import Admission, AdmissionReason, PoolLimit
 from loadwise.decision.beliefs import Belief, Health
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice, Remembered
@@ -67,6 +67,20 @@ class KeptState(Row, frozen=True, tag="state"):
     value: State
 
 
+class LetIn(msgspec.Struct, frozen=True, array_like=True):
+    """What a choice's member was found to have room by; the rest stands in the choice's row and route."""
+
+    pressure: MemberPressure
+    pool: PoolLimit
+    own: PoolLimit
+    # Whether the choice's expected latencies counted.
+    predicted: bool
+    reason: AdmissionReason
+    minute: Minute
+    tokens: int
+    elsewhere: int
+
+
 class Dispatched(msgspec.Struct, frozen=True, array_like=True):
     """What became of a choice that was sent to an engine; times are monotonic seconds."""
 
@@ -83,6 +97,8 @@ class Dispatched(msgspec.Struct, frozen=True, array_like=True):
     in_flight: Mapping[str, int]
     # What would have been done, where optimisation only advised.
     advised: Advice | None = None
+    # None: nobody asked, or an older version did not say.
+    let_in: LetIn | None = None
 
 
 class Decided(Row, frozen=True, tag="decided"):
@@ -119,6 +135,7 @@ class KeptOut(Row, frozen=True, tag="kept_out"):
     minute: Minute = EMPTY
     tokens: int = 0
     now_s: float = 0.0
+    elsewhere: int = 0
 
 
 class TurnedAway(Row, frozen=True, tag="refused"):

@@ -40,7 +40,9 @@ class Replayed:
 
     decisions: int = 0
     decisions_same: int = 0
-    # Members that could not take a request they were chosen for.
+    # Whether members could take requests that they were chosen for: those let in, and those kept out.
+    entries: int = 0
+    entries_same: int = 0
     admissions: int = 0
     admissions_same: int = 0
     steps: int = 0
@@ -60,6 +62,7 @@ class Replayed:
         """Whether every decision and step was reproduced."""
         return (
             self.decisions == self.decisions_same
+            and self.entries == self.entries_same
             and self.admissions == self.admissions_same
             and self.steps == self.steps_same
         )
@@ -77,6 +80,7 @@ class Replayed:
         return {
             "exact": self.exact,
             "decisions": {"replayed": self.decisions, "same": self.decisions_same},
+            "entries": {"replayed": self.entries, "same": self.entries_same},
             "admissions": {"replayed": self.admissions, "same": self.admissions_same},
             "steps": {"replayed": self.steps, "same": self.steps_same},
             "outcomes": self.outcomes,
@@ -167,6 +171,13 @@ def _decided(found: Replayed, follower: Follower, row: records.Decided) -> None:
     question = follower.question(row)
     choice = answer(question)
     found.decisions += 1
+    if row.dispatched is not None and row.dispatched.let_in is not None:
+        _let_in(
+            found,
+            row.request.request_id,
+            follower.entry_of(row, row.dispatched.let_in),
+            row.dispatched.let_in,
+        )
     if not same_choice(row.choice, choice):
         found.differs("choice", row.request.request_id, row.choice, choice)
         return
@@ -177,6 +188,15 @@ def _decided(found: Replayed, follower: Follower, row: records.Decided) -> None:
             found.differs("dispatch", row.request.request_id, written, replayed)
             return
     found.decisions_same += 1
+
+
+def _let_in(found: Replayed, follower: Follower, row: records.Decided, let_in: records.LetIn) -> None:
+    admission = enter(follower.entry_of(row, let_in))
+    found.entries += 1
+    if admission.admitted and admission.reason is let_in.reason:
+        found.entries_same += 1
+    else:
+        found.differs("entry", row.request.request_id, let_in, admission)
 
 
 def _kept_out(found: Replayed, follower: Follower, row: records.KeptOut) -> None:

@@ -76,7 +76,7 @@ class Scribe:
                     asked.request_id, event.status, event.code, event.retry_after_s, event.now_s,
                     None if event.again else asked.model, asked.principal.tenant,
                 )  # fmt: skip
-            case events.Kept():
+            case events.Judged():
                 yield from self._kept_out(event)
             case events.Ended():
                 # Its lesson was lost, or the member is gone: the outcome is still worth keeping.
@@ -111,7 +111,7 @@ class Scribe:
             dispatched=None if sent is None else _dispatched(sent),
         )
 
-    def _kept_out(self, event: events.Kept) -> Iterator[Record]:
+    def _kept_out(self, event: events.Judged) -> Iterator[Record]:
         entry = event.entry
         number, row = self._number(entry.policy)
         if row is not None:
@@ -130,6 +130,7 @@ class Scribe:
             minute=entry.minute,
             tokens=entry.tokens,
             now_s=entry.now_s,
+            elsewhere=entry.elsewhere,
         )
 
     def _ended(self, lesson: events.Learned, ended: events.Ended | None) -> Iterator[Record]:
@@ -241,6 +242,21 @@ def _dispatched(sent: events.Sent) -> records.Dispatched:
         replica_draw=sent.replica_draw,
         in_flight=sent.in_flight,
         advised=dispatch.advised,
+        let_in=None if sent.let_in is None else _let_in(sent.let_in),
+    )
+
+
+def _let_in(judged: events.Judged) -> records.LetIn:
+    entry = judged.entry
+    return records.LetIn(
+        pressure=entry.pressure,
+        pool=entry.pool,
+        own=entry.own,
+        predicted=entry.expected is not None,
+        reason=judged.admission.reason,
+        minute=entry.minute,
+        tokens=entry.tokens,
+        elsewhere=entry.elsewhere,
     )
 
 
