@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 
 from loadwise.app.inside import endpoint
-from loadwise.engines.inside import awake
+from loadwise.engines.inside import awake, compiled
 from loadwise.gateway.routes import CONTROL_ROUTES
 from loadwise.testing.engine_server import EngineServer
 
@@ -62,6 +62,18 @@ async def test_the_engines_server_has_every_route(engine: str) -> None:
     assert status["inside"]["engine"] == engine
     assert status["inside"]["names"] == ["stub"]
     assert status["engines"]["stub-0"]["capacity_requests"] == 8
+
+
+async def test_what_the_engines_workers_compiled_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_installed", {"vllm"})
+    server = EngineServer(key="secret")
+    server.compiled = [{"torch_seconds": 12.0, "torch_loaded": 2.0, "torch_compiled": 0.0}]
+    async with attached(server) as client:
+        status = await ready(client)
+    assert status["compilation_stats"]["stub"] == {
+        "managed_by": "vllm", "mode": None, "backend": None,
+        "compile_seconds": 12.0, "graphs_loaded": 2, "graphs_compiled": 0, "cache_hit": True,
+    }  # fmt: skip
 
 
 async def test_the_engines_key_opens_views_and_the_admin_key_changes() -> None:

@@ -245,6 +245,7 @@ LIMIT_USED = Metric(
     "requests_per_minute, tokens_per_minute, max_concurrent_requests.",
     unit="ratio",
     labels=("member", "limit"),
+    across=Across.MAX,
 )
 MEMBER_HEALTH = Metric(
     name="loadwise_member_health",

@@ -64,6 +64,8 @@ class EngineServer:
             parallel_config=SimpleNamespace(_api_process_count=1),
             compilation_config=SimpleNamespace(mode=None, compilation_time=0.0, backend=""),
         )
+        # What its workers say that they compiled.
+        self.compiled: list[dict[str, float]] = []
         self._key = key
         self.app = FastAPI()
 
@@ -80,9 +82,14 @@ class EngineServer:
             port=1,
             lora_modules=[SimpleNamespace(name=name) for name in self.adapters],
         )
-        client = SimpleNamespace(vllm_config=self.config, aphrodite_config=self.config)
+        client = SimpleNamespace(
+            vllm_config=self.config, aphrodite_config=self.config, collective_rpc=self._ask_workers
+        )
         await plugin.init_state(client, self.app.state, given)
         return self.app
+
+    async def _ask_workers(self, _: str) -> list[dict[str, float]]:
+        return self.compiled
 
     def _handler(self, endpoint: Endpoint) -> Any:
         async def answer(request: Request) -> Response:

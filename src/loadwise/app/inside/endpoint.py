@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any, Final
@@ -13,7 +14,8 @@ from loadwise.app.inside.presence import Presence
 from loadwise.app.lifespan import close_with
 from loadwise.app.logs import configure_logs
 from loadwise.clock import SystemClock
-from loadwise.engines.inside.description import describe
+from loadwise.engines.inside.compiled import asked
+from loadwise.engines.inside.description import EngineDescription, describe
 from loadwise.gateway.auth import Guard
 from loadwise.gateway.control_plane import include_control_plane
 from loadwise.gateway.inside import Inside
@@ -35,6 +37,7 @@ class EndpointPlugin:
     def __init__(self, engine: str) -> None:
         self._engine = engine
         self._presence: Presence | None = None
+        self._asking: asyncio.Task[None] | None = None
 
     def attach_router(self, app: FastAPI) -> None:
         """Adds `/v1/optimization/*`, and middleware that stands behind the engine's authentication."""
@@ -65,7 +68,13 @@ class EndpointPlugin:
         config = getattr(engine_client, _CONFIGS[self._engine], None)
         served = getattr(state, "openai_serving_models", None)
         adapters = None if served is None else RuntimeAdapters(self._engine, served, presence.model_dir)
-        presence.begin(describe(self._engine, config, args), adapters)
+        description = describe(self._engine, config, args)
+        presence.begin(description, adapters)
+        self._asking = asyncio.create_task(self._ask(engine_client, description))
+
+    async def _ask(self, engine_client: Any, description: EngineDescription) -> None:
+        """What the engine's workers compiled is in the description; they answer between two steps."""
+        description.compilation.update(await asked(self._engine, engine_client))
 
 
 def _settings() -> Settings | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from loadwise.engines.inside.compiled import figures
 from loadwise.ports import JsonObject
 
 # Distributions that bring an engine's package, in order.
@@ -66,17 +67,14 @@ def engine_version(engine: str) -> str | None:
 
 
 def compilation(engine: str, config: Any) -> JsonObject:
-    """The engine's own compilation: who manages it, how, and what it says of time and cache."""
+    """The engine's own compilation: who manages it and how; its workers say the rest later (`compiled`)."""
     settings = getattr(config, "compilation_config", None)
     mode = getattr(settings, "mode", None)
-    # It compiles in processes of its own; where these do not report back, the time stays 0 here.
-    seconds = getattr(settings, "compilation_time", None) or None
     return {
         "managed_by": engine,
         "mode": getattr(mode, "name", None if mode is None else str(mode)),
         "backend": str(getattr(settings, "backend", "")) or None,
-        "compile_seconds": seconds,
-        "cache_hit": None,
+        **figures([]),
     }
 
 
