@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,11 +20,12 @@ from loadwise.errors import EngineError
 from loadwise.testing import Behaviour, StubUpstream
 from loadwise.testing.profiles import Profile
 
+ANSWERS = Path(__file__).parent / "answers"
 # Their effect is not seen by a server that neither describes its fields nor refuses wrong types.
 ONLY_LISTED = {Feature.BEST_OF, Feature.SUFFIX, Feature.PRIORITY}
 # Seen together only.
 PAIRED = {Feature.MIN_TOKENS, Feature.IGNORE_EOS}
-TOOLS = {Feature.TOOLS, Feature.TOOL_CHOICE, Feature.STREAMED_TOOLS}
+TOOLS = {Feature.TOOLS, Feature.TOOL_CHOICE, Feature.STREAMED_TOOLS, Feature.TOOL_TURNS}
 CHOICES = {Feature.N, Feature.LOGPROBS, Feature.TOP_LOGPROBS}
 # What only a call that is required shows; several choices, and the most likely tokens, show in pairs.
 SHOWN_BY = {Feature.TOOLS: Feature.TOOL_CHOICE, Feature.STREAMED_TOOLS: Feature.TOOL_CHOICE,
@@ -54,6 +56,9 @@ async def probed(profile: Profile) -> Probed:
 @example({Feature.BEST_OF, Feature.MEDIA, Feature.RESPONSE_FORMAT, Feature.LOGIT_BIAS}, True, True)
 @given(st.sets(st.sampled_from(list(Feature))), st.booleans(), st.booleans())
 def test_every_feature_is_told_and_none_invented(features, strict: bool, described: bool) -> None:
+    features.discard(Feature.TOOL_TURNS)
+    # No server makes calls that it does not take back.
+    features |= {Feature.TOOL_TURNS} if Feature.TOOL_CHOICE in features else set()
     profile = Profile(frozenset(features), strict=strict, described=described)
     seen = asyncio.run(probed(profile))
     assert seen.features <= features
@@ -197,7 +202,7 @@ async def test_a_model_that_thinks_is_given_a_budget_so_that_its_answer_is_seen(
     server = Thinker("thinking_token_budget")
     seen = await Prober(server, "m").probe()
     assert seen.features == {
-        Feature.TOOLS, Feature.TOOL_CHOICE, Feature.RESPONSE_FORMAT,
+        Feature.TOOLS, Feature.TOOL_CHOICE, Feature.TOOL_TURNS, Feature.RESPONSE_FORMAT,
         Feature.REASONING_EFFORT, Feature.THINKING_TOKEN_BUDGET,
     }  # fmt: skip
     assert seen.requests <= MOST_REQUESTS
@@ -278,3 +283,23 @@ async def test_what_an_engine_lists_counts_only_where_it_also_does_it() -> None:
 async def test_an_effort_of_reasoning_counts_where_a_model_was_seen_to_reason() -> None:
     features = frozenset({Feature.REASONING_EFFORT})
     assert (await probed(Profile(features, described=True))).features == features
+
+
+# --- as real engines answered (tests/real/test_probing.py keeps it) ---------------------------------
+
+
+@pytest.mark.parametrize("kept", sorted(ANSWERS.glob("*.json")), ids=lambda path: path.stem)
+async def test_what_an_engine_answered_is_read_as_what_it_can_do(kept: Path) -> None:
+    told = json.loads(kept.read_text(encoding="utf-8"))
+    answers = {
+        (method, path, json.dumps(body, sort_keys=True)): (status, raw.encode())
+        for method, path, body, status, raw in told["exchanges"]
+    }
+
+    async def send(method: str, path: str, body: Any) -> tuple[int, bytes]:
+        # A question that no engine was asked is to be asked of one first.
+        return answers[method, path, json.dumps(body, sort_keys=True)]
+
+    seen = await Prober(send, "small").probe()
+    assert sorted(seen.features) == told["features"]
+    assert seen.requests == len(told["exchanges"]) <= MOST_REQUESTS

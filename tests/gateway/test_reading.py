@@ -93,6 +93,21 @@ def test_features_of_a_chat(rest, features):
 
 
 @pytest.mark.parametrize(
+    ("turn", "needed"),
+    [
+        ('{"role":"tool","tool_call_id":"1","content":"3"}', True),
+        ('{"role":"assistant","content":null,"tool_calls":[{"id":"1"}]}', True),
+        ('{"role":"assistant","content":"a","tool_calls":[]}', False),
+        ('{"role":"assistant","content":"a","tool_calls":null}', False),
+        ('{"role":"user","content":"a"}', False),
+    ],
+)
+def test_turns_that_call_tools_and_their_results_are_seen(turn, needed):
+    body = f'{{"model":"auto","messages":[{{"role":"user","content":"a"}},{turn}]}}'
+    assert (Feature.TOOL_TURNS in facts(Endpoint.CHAT, body.encode()).features) is needed
+
+
+@pytest.mark.parametrize(
     ("rest", "prompt", "features"),
     [
         ("", '"hi"', set()),

@@ -54,6 +54,7 @@ PROFILES = {
                 Feature.TOKEN_IDS,
                 Feature.TOOLS,
                 Feature.TOOL_CHOICE,
+                Feature.TOOL_TURNS,
                 Feature.N,
                 Feature.THINKING_BUDGET,
             }
@@ -85,6 +86,11 @@ TOOL_CHOICES = [None, "auto", "required", "none", {"type": "function", "function
 COMPLETION: dict[str, Any] = {**CHAT, "best_of": 2, "echo": True, "suffix": "z", "logprobs": 2}
 for name in ("tools", "reasoning_effort"):
     del COMPLETION[name]
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+RESULT = [
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "1", "content": "3"},
+]
 IMAGE = [{"type": "image_url", "image_url": {"url": "data:,"}}]
 
 
@@ -105,7 +111,8 @@ def body(dice: random.Random) -> tuple[Endpoint, dict[str, Any]]:
     if "logprobs" in asked and dice.random() < 0.5:
         asked["top_logprobs"] = 2
     content = IMAGE if dice.random() < 0.1 else "text"
-    return endpoint, {"model": model, "messages": [{"role": "user", "content": content}], **asked}
+    turns = [{"role": "user", "content": content}, *(RESULT if dice.random() < 0.1 else ())]
+    return endpoint, {"model": model, "messages": turns, **asked}
 
 
 async def capabilities(profile: Profile) -> Capabilities:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from safetensors.numpy import save_file
 
 from loadwise.clock import SystemClock
-from loadwise.decision.facts import Feature
+from loadwise.decision.facts import Endpoint, Feature
 from loadwise.engines.openai_http import OpenAIEngine
 from loadwise.engines.probing import MOST_REQUESTS, MOST_TOKENS
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 
+# A folder in which what the engines answered is kept, for tests/engines/answers.
+KEPT = os.environ.get("LOADWISE_KEEP_ANSWERS")
 CHAT = {"messages": [{"role": "user", "content": "def f("}], "max_tokens": 4}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 # A request for each feature, alone.
 ASKING: dict[Feature, tuple[str, dict[str, Any]]] = {
     Feature.TOOLS: ("chat/completions", {"tools": [TOOL], "tool_choice": "auto"}),
+    Feature.TOOL_CHOICE: ("chat/completions", {"tools": [TOOL], "tool_choice": "required", "max_tokens": 64}),
     Feature.RESPONSE_FORMAT: ("chat/completions", {"response_format": {"type": "json_object"}}),
     Feature.LOGIT_BIAS: ("chat/completions", {"logit_bias": {"5": 1}}),
     Feature.LOGPROBS: ("chat/completions", {"logprobs": True}),
     Feature.TOP_LOGPROBS: ("chat/completions", {"logprobs": True, "top_logprobs": 2}),
     Feature.N: ("chat/completions", {"n": 2, "temperature": 1}),
+    Feature.GREEDY_CHOICES: ("chat/completions", {"n": 2, "temperature": 0}),
     Feature.SEED: ("chat/completions", {"seed": 1}),
     Feature.TOP_K: ("chat/completions", {"top_k": 5}),
     Feature.MIN_P: ("chat/completions", {"min_p": 0.1}),
@@ -34,17 +43,65 @@ ASKING: dict[Feature, tuple[str, dict[str, Any]]] = {
     Feature.MIN_TOKENS: ("chat/completions", {"min_tokens": 2}),
     Feature.PENALTIES: ("chat/completions", {"frequency_penalty": 0.5}),
     Feature.REPETITION_PENALTY: ("chat/completions", {"repetition_penalty": 1.1}),
+    Feature.THINKING_TOKEN_BUDGET: ("chat/completions", {"thinking_token_budget": 8}),
+    Feature.PRIORITY: ("chat/completions", {"priority": 1}),
     Feature.ECHO: ("completions", {"prompt": "a", "echo": True}),
     Feature.TOKEN_IDS: ("completions", {"prompt": [5, 6]}),
     Feature.SUFFIX: ("completions", {"prompt": "a", "suffix": "b"}),
     Feature.BEST_OF: ("completions", {"prompt": "a", "best_of": 2, "temperature": 1}),
 }
+# What an engine that lacks it passes over without a word.
+PASSED_OVER = {Feature.BEST_OF, Feature.PRIORITY}
 
 
-@pytest.fixture(scope="module", params=["vllm", "aphrodite"])
-def server(request: pytest.FixtureRequest, start: Any) -> Iterator[Any]:
-    with start(request.param, inside=False) as running:
-        yield running
+@dataclass(frozen=True)
+class Kind:
+    """A way to start an engine, and what it has then beside what every such engine has."""
+
+    engine: str
+    more: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
+    has: frozenset[Feature] = frozenset()
+    adapters: frozenset[str] = frozenset()
+
+
+KINDS = {
+    "vllm": Kind("vllm"),
+    "aphrodite": Kind("aphrodite"),
+    "vllm-with-everything": Kind(
+        "vllm",
+        " --enable-auto-tool-choice --tool-call-parser hermes --scheduling-policy priority"
+        " --enable-lora --max-lora-rank 8 --lora-modules sql={adapter}",
+        (("VLLM_SERVER_DEV_MODE", "1"),),
+        frozenset({Feature.TOOLS, Feature.PRIORITY}),
+        frozenset({"sql"}),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def adapter(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of the demo model that changes nothing: its second factor is zero."""
+    numpy = pytest.importorskip("numpy")
+    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
+    folder, hidden = tmp_path_factory.mktemp("sql"), config["hidden_size"]
+    tensors = {}
+    for layer in range(config["num_hidden_layers"]):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        tensors[f"{name}.lora_A.weight"] = numpy.ones((8, hidden), dtype=numpy.float32)
+        tensors[f"{name}.lora_B.weight"] = numpy.zeros((hidden, 8), dtype=numpy.float32)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    said = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps({**said, "task_type": "CAUSAL_LM"}))
+    return folder
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest, start: Any, adapter: Path) -> Iterator[tuple[Kind, Any]]:
+    kind = KINDS[request.param]
+    more = kind.more.format(adapter=adapter)
+    with start(kind.engine, inside=False, more=more, **dict(kind.environment)) as running:
+        yield kind, running
 
 
 def generated(url: str) -> float:
@@ -54,34 +111,92 @@ def generated(url: str) -> float:
     return sum(map(float, found))
 
 
-async def test_probing_is_cheap_and_true(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = OpenAIEngine(server.url, replica_id="r", clock=SystemClock(), probe=True)
-    asked: list[str] = []
+def described(raw: bytes) -> Any:
+    """Of an OpenAPI document what probing reads: the paths, and the fields of completions."""
+    document = json.loads(raw)
+    paths: dict[str, Any] = {path: {} for path in document["paths"]}
+    for endpoint in (Endpoint.CHAT, Endpoint.COMPLETION):
+        content = document["paths"][endpoint.value]["post"]["requestBody"]["content"]
+        name = content["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
+        fields = document["components"]["schemas"][name]["properties"]
+        schema = {"schema": {"properties": {field: {} for field in fields}}}
+        paths[endpoint.value] = {"post": {"requestBody": {"content": {"application/json": schema}}}}
+    return {"paths": paths}
+
+
+def keep(name: str, exchanges: list[Any], features: frozenset[Feature]) -> None:
+    """What the engine answered, as the fast tests read it."""
+    if KEPT is not None:
+        told = {"features": sorted(features), "exchanges": exchanges}
+        Path(KEPT, f"{name}.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+
+
+async def test_probing_is_cheap_and_true(
+    server: tuple[Kind, Any], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, running = server
+    engine = OpenAIEngine(running.url, replica_id="r", clock=SystemClock(), probe=True)
+    exchanges: list[Any] = []
     original = OpenAIEngine._asked
 
-    async def counting(self: OpenAIEngine, method: str, path: str, body: Any) -> tuple[int, bytes]:
-        asked.append(path)
-        return await original(self, method, path, body)
+    async def noting(self: OpenAIEngine, method: str, path: str, body: Any) -> tuple[int, bytes]:
+        status, raw = await original(self, method, path, body)
+        said = json.dumps(described(raw)) if path == "/openapi.json" else raw.decode()
+        if path.startswith("/server_info"):
+            told = json.loads(raw)
+            scheduler = {"scheduler_config": {"policy": told["vllm_config"]["scheduler_config"]["policy"]}}
+            said = json.dumps({"vllm_config": scheduler})
+        exchanges.append([method, path, body, status, said])
+        return status, raw
 
-    monkeypatch.setattr(OpenAIEngine, "_asked", counting)
-    before = generated(server.url)
+    monkeypatch.setattr(OpenAIEngine, "_asked", noting)
+    before = generated(running.url)
     await engine.start()
-    features = engine.capabilities.features
+    features, adapters = engine.capabilities.features, engine.capabilities.adapters
     await engine.close()
-    assert 0 < len(asked) <= MOST_REQUESTS
-    assert generated(server.url) - before <= MOST_TOKENS
-    assert features >= {Feature.N, Feature.LOGPROBS, Feature.TOP_LOGPROBS, Feature.RESPONSE_FORMAT}
-    with httpx.Client(base_url=server.url + "/v1/", timeout=120, trust_env=False) as client:
-        wrong = {}
+    keep(request.node.callspec.params["server"], exchanges, features)
+    assert 0 < len(exchanges) <= MOST_REQUESTS
+    assert generated(running.url) - before <= MOST_TOKENS
+    certain = {
+        Feature.N,
+        Feature.LOGPROBS,
+        Feature.TOP_LOGPROBS,
+        Feature.RESPONSE_FORMAT,
+        Feature.TOOL_CHOICE,
+    }
+    assert features >= {*certain, Feature.STREAMED_TOOLS, *kind.has}
+    assert adapters == kind.adapters
+    assert wrong(running.url, engine.model, features) == {}
+
+
+def wrong(url: str, model: str | None, features: frozenset[Feature]) -> dict[Feature, tuple[int, str]]:
+    """What is there and was refused, or is not and was neither refused nor passed over without a word."""
+    found = {}
+    with httpx.Client(base_url=url + "/v1/", timeout=120, trust_env=False) as client:
         for feature, (path, fields) in ASKING.items():
-            body = {
-                "model": engine.model,
-                **(CHAT if path.startswith("chat") else {"max_tokens": 4}),
-                **fields,
-            }
-            answer = client.post(path, json=body)
-            # What is there is answered; what is not would be refused, or passed over without a word.
+            plain = CHAT if path.startswith("chat") else {"max_tokens": 4}
+            answer = client.post(path, json={"model": model, **plain, **fields})
             taken = answer.status_code == 200
-            if taken is not (feature in features) and not (taken and feature is Feature.BEST_OF):
-                wrong[feature] = answer.status_code, answer.text[:200]
-    assert wrong == {}
+            if taken is not (feature in features) and not (taken and feature in PASSED_OVER):
+                found[feature] = answer.status_code, answer.text[:200]
+    return found
+
+
+async def test_an_adapter_is_asked_for_by_its_name_and_a_model_that_is_gone_is_the_replicas_fault(
+    server: tuple[Kind, Any], gateway: Any, tmp_path: Path
+) -> None:
+    kind, running = server
+    if not kind.adapters:
+        pytest.skip("started without adapters")
+    upstreams = {
+        "adapted": {"url": running.url, "model": "sql", "probe": False},
+        "gone": {"url": running.url, "model": "law", "probe": False},
+    }
+    (config := tmp_path / "loadwise.yaml").write_text(json.dumps({"upstreams": upstreams}))
+    with gateway("--config", str(config)) as front, httpx.Client(timeout=120, trust_env=False) as client:
+        answers = {
+            name: client.post(f"{front.url}/v1/chat/completions", json={"model": name, **CHAT})
+            for name in upstreams
+        }
+    assert answers["adapted"].status_code == 200
+    assert (answers["gone"].status_code, answers["gone"].json()["error"]["code"]) == (502, "engine_failed")

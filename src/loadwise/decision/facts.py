@@ -41,6 +41,8 @@ class Feature(StrEnum):
     TOOLS = "tools"
     TOOL_CHOICE = "tool_choice"
     STREAMED_TOOLS = "stream"
+    # Turns that call tools, and their results.
+    TOOL_TURNS = "tool_calls"
     RESPONSE_FORMAT = "response_format"
     MEDIA = "messages"
     LOGIT_BIAS = "logit_bias"

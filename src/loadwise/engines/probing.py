@@ -127,6 +127,8 @@ class Prober:
             # Some have no tools in streams alone.
             reply = await self._briefly(64, tools=[ask.TOOL], tool_choice="required")
         self._saw(Feature.TOOL_CHOICE, reply.called)
+        # Who makes a model call tools takes the calls back, and their results.
+        self._saw(Feature.TOOL_TURNS, reply.called)
         if reply.called:
             auto = await self._chat(8, tools=[ask.TOOL], tool_choice="auto")
             self._saw(Feature.TOOLS, auto.status == 200)

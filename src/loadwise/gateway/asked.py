@@ -32,6 +32,8 @@ def _asked(feature: str, fields: Fields) -> tuple[str, str | None]:
         return "messages", "images, audio and files are"
     if feature == Feature.TOKEN_IDS:
         return "prompt", "token ids are"
+    if feature == Feature.TOOL_TURNS:
+        return "messages", "calls of tools and their results are"
     if feature == Feature.STREAMED_TOOLS:
         return "stream", "calls of tools in a stream are"
     if feature == Feature.GREEDY_CHOICES:

@@ -29,6 +29,7 @@ class Turn(Struct, gc=False):
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: Raw = ABSENT
+    tool_calls: Raw = ABSENT
 
 
 class Part(Struct, gc=False):

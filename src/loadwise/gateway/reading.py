@@ -145,6 +145,8 @@ def _of_chat(fields: ChatFields) -> Iterator[Feature]:
             raise RequestError(f"The field {name!r} is no longer supported; use 'tools'.", param=name)
     if said(fields.tools):
         yield from _of_tools(fields)
+    if any(map(_about_tools, fields.messages)):
+        yield Feature.TOOL_TURNS
     if said(fields.reasoning_effort):
         yield Feature.REASONING_EFFORT
     if fields.top_logprobs and not fields.logprobs:
@@ -164,6 +166,10 @@ def _of_tools(fields: ChatFields) -> Iterator[Feature]:
     yield Feature.TOOLS if choice == _AUTO else Feature.TOOL_CHOICE
     if fields.stream and choice != _NONE:
         yield Feature.STREAMED_TOOLS
+
+
+def _about_tools(turn: Turn) -> bool:
+    return turn.role in ("tool", "function") or (turn.role == "assistant" and said(turn.tool_calls))
 
 
 def _has_media(numbered: tuple[int, Turn]) -> bool:

@@ -23,6 +23,7 @@ ASKS: Final[Mapping[Feature, Callable[[Body], bool]]] = {
     Feature.STREAMED_TOOLS: lambda body: (
         bool(body.get("tools")) and bool(body.get("stream")) and body.get("tool_choice") != "none"
     ),
+    Feature.TOOL_TURNS: lambda body: any(m["role"] == "tool" for m in body.get("messages", ())),
     Feature.RESPONSE_FORMAT: lambda body: "response_format" in body,
     Feature.MEDIA: lambda body: any(isinstance(m["content"], list) for m in body.get("messages", ())),
     Feature.LOGIT_BIAS: lambda body: "logit_bias" in body,
