@@ -53,6 +53,36 @@ async def test_attempts_are_bounded(site_of, scripted):
     assert len(site.director.outcomes) == 3
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+async def test_another_engine_answers_when_one_answers_that_it_failed(site_of, scripted, status, stream):
+    failing = scripted(status=status, script=[b'{"error":{}}'])
+    site = site_of(one=failing, two=scripted(script=[b"data: 1\n\n"], headers=EVENTS))
+    reply = await site.ask("POST", "/v1/completions", {**BODY, "stream": stream})
+    assert (reply.status, reply.body) == (200, b"data: 1\n\n")
+    assert endings(site) == [("one", "failed"), ("two", "succeeded")]
+    assert failing.closed == 1
+
+
+async def test_when_all_answer_that_they_failed_the_client_gets_the_last_ones_words(site_of, scripted):
+    site = site_of(
+        one=scripted(status=500, script=[b"first"]),
+        two=scripted(status=503, script=[b"last"], headers=[("retry-after", "7")]),
+    )
+    reply = await site.ask("POST", "/v1/completions", BODY)
+    assert (reply.status, reply.body, reply.headers["retry-after"]) == (503, b"last", "7")
+    assert reply.headers["x-loadwise-member"] == "two"
+    assert endings(site) == [("one", "failed"), ("two", "failed")]
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 429, 501])
+async def test_what_any_engine_would_answer_is_not_tried_again(site_of, scripted, status):
+    site = site_of(one=scripted(status=status, script=[b"own"]), two=scripted())
+    reply = await site.ask("POST", "/v1/completions", BODY)
+    assert (reply.status, reply.body) == (status, b"own")
+    assert len(site.director.outcomes) == 1
+
+
 async def test_a_refusal_is_never_tried_again(site_of, scripted):
     full = RequestError("full", status=429, kind="rate_limit_error", retry_after_s=0.2)
     site = site_of(one=scripted(refusal=full), two=scripted())

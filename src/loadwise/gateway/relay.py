@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from functools import partial
+from typing import Final
 
 from loadwise.decision.facts import RequestFacts
 from loadwise.errors import EngineError, RequestError
@@ -19,6 +21,10 @@ from loadwise.logs import get_logger, said_by
 from loadwise.ports import Answer, Call, Clock, Director, Dispatch
 
 log = get_logger(__name__)
+# What engines that failed answer; another replica may do better.
+FAILURES: Final = frozenset({500, 502, 503, 504})
+# Sends the client what an attempt came to.
+Tell = Callable[[], Awaitable[None]]
 
 
 class Relay:
@@ -32,27 +38,38 @@ class Relay:
     async def serve(self, exchange: Exchange, facts: RequestFacts, call: Call, fields: Fields) -> None:
         """The request is answered, by another replica where one fails before its first byte.
 
-        Raises `RequestError` when the director refuses it.
+        Where none is left, the client is told how the last one failed. Raises `RequestError` when the
+        director refuses the request.
         """
         self._retries.note_request()
         tried: frozenset[str] = frozenset()
-        since_s = call.received_s
-        while True:
-            dispatch = self._dispatch(facts, tried, fields)
-            said = of_dispatch(dispatch)
+        since_s, tell = call.received_s, None
+        while tell is None or self._retries.take(len(tried)):
             try:
-                attempt = Attempt(self._director, self._clock, dispatch, since_s)
-                await self._attempt(attempt, call, fields, exchange, said)
-            except EngineError as error:
-                log.warning("attempt_failed", replica=dispatch.replica_id, error=said_by(error))
-                tried |= {dispatch.replica_id}
-                since_s = self._clock.monotonic_s()
-                if self._retries.take(len(tried)):
-                    continue
-                await exchange.reply_error(_no_answer(dispatch.member_id), said)
+                dispatch = self._dispatch(facts, tried, fields)
             except RequestError as error:
-                await exchange.reply_error(error, said)
-            return
+                if tell is None or error.status < 500:
+                    raise
+                break
+            attempt = Attempt(self._director, self._clock, dispatch, since_s)
+            tell = await self._tried(attempt, call, fields, exchange)
+            if tell is None:
+                return
+            tried |= {dispatch.replica_id}
+            since_s = self._clock.monotonic_s()
+        await tell()
+
+    async def _tried(self, attempt: Attempt, call: Call, fields: Fields, exchange: Exchange) -> Tell | None:
+        """None: the client has its answer. Else what tells it of a failure before the first byte."""
+        said = of_dispatch(attempt.dispatch)
+        try:
+            return await self._attempt(attempt, call, fields, exchange, said)
+        except EngineError as error:
+            log.warning("attempt_failed", replica=attempt.dispatch.replica_id, error=said_by(error))
+            return partial(exchange.reply_error, _no_answer(attempt.dispatch.member_id), said)
+        except RequestError as error:
+            await exchange.reply_error(error, said)
+            return None
 
     def _dispatch(self, facts: RequestFacts, tried: frozenset[str], fields: Fields) -> Dispatch:
         try:
@@ -64,7 +81,7 @@ class Relay:
 
     async def _attempt(
         self, attempt: Attempt, call: Call, fields: Fields, exchange: Exchange, said: RawHeaders
-    ) -> None:
+    ) -> Tell | None:
         whole, dispatch = b"", attempt.dispatch
         with attempt:
             answer = attempt.answer = await dispatch.engine.answer(_changed(call, fields, dispatch))
@@ -77,10 +94,20 @@ class Relay:
             finally:
                 await _close(answer.chunks)
         # The engine is done: what the client does from here on says nothing about it.
-        if not streaming:
-            length = (b"content-length", b"%d" % len(whole))
-            await exchange.begin(answer.status, _headers(answer, exchange, said, length))
-        await exchange.send({"type": "http.response.body", "body": whole})
+        if streaming:
+            await exchange.send({"type": "http.response.body", "body": whole})
+            return None
+        tell = partial(_send_whole, exchange, answer, whole, said)
+        if answer.status in FAILURES:
+            return tell
+        await tell()
+        return None
+
+
+async def _send_whole(exchange: Exchange, answer: Answer, body: bytes, said: RawHeaders) -> None:
+    length = (b"content-length", b"%d" % len(body))
+    await exchange.begin(answer.status, _headers(answer, exchange, said, length))
+    await exchange.send({"type": "http.response.body", "body": body})
 
 
 def _changed(call: Call, fields: Fields, dispatch: Dispatch) -> Call:
