@@ -122,6 +122,7 @@ def test_each_sees_the_others_by_member_and_by_second(tmp_path: Path) -> None:
     assert two.minute("m", NOW_S) == (Second(990, 1, 5),)
     # The ring's place of an old second is another's now.
     one.put("m", Second(990 + 64, 1, 1))
+    one.put("m", Second(990, 0, 0))
     assert two.minute("m", 1054.0) == (Second(1054, 1, 1),)
     one.hold("m", 3)
     assert two.in_flight("m", NOW_S) == 3

@@ -74,6 +74,9 @@ class SharedMinutes:
         if at is None:
             return
         words, place = self._words, at + 4 + second.at % RING * _SECOND
+        if words[place] > second.at:
+            # Of a request that took longer than a minute: its second is another's now.
+            return
         if words[place] != second.at:
             # Nobody shall read another second's figures under this one.
             words[place + 1] = words[place + 2] = 0

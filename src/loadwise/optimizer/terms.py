@@ -41,7 +41,9 @@ class Terms:
 
     def elsewhere(self, member: Member, now_s: float) -> int:
         """Requests in flight on the member from other processes."""
-        return 0 if self._shared is None else self._shared.in_flight(member.member_id, now_s)
+        if self._shared is None or member.limits.max_concurrent_requests is None:
+            return 0
+        return self._shared.in_flight(member.member_id, now_s)
 
     def claim(self, entry: Entry, member: Member, tokens: int, now_s: float) -> Entry:
         """The entry with what the member's limits depend on, the request itself being counted already.
