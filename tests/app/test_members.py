@@ -65,13 +65,15 @@ async def test_an_upstream_that_is_down_does_not_stop_the_start() -> None:
 
 async def test_other_models_of_an_upstream_may_be_admitted_by_name(stub: StubUpstream) -> None:
     stub.behaviour.models = ({"id": "first"}, {"id": "second", "max_model_len": 77})
-    opened = members(upstreams={"eu": {"url": stub.url}})
-    await opened.open_all()
+    opened = members(upstreams={"eu": {"url": stub.url, "replicas": [stub.url]}})
+    (first,) = await opened.open_all()
     assert await opened.names() == ["second"]
     parts = await opened.open("second")
     await opened.close()
     assert parts.member.capabilities.context_tokens == 77
-    assert parts.member.replicas[0].pool_id == "eu"
+    # One server, one device: choosing between its models is no relief from load.
+    pools = [[replica.pool_id for replica in each.member.replicas] for each in (first, parts)]
+    assert pools == [["eu-0", "eu-1"]] * 2
 
 
 @pytest.mark.parametrize("name", ["nothing", "../secret", "/etc", "http://127.0.0.1:1", ""])

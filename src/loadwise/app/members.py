@@ -10,6 +10,7 @@ from pathlib import Path
 
 from loadwise.decision.facts import Member, Replica
 from loadwise.engines.catalogue import Catalogue as Engines
+from loadwise.engines.catalogue import replica_named
 from loadwise.engines.family import FamilyCard, qualities, read_card, relative_costs
 from loadwise.engines.openai_http import OpenAIEngine
 from loadwise.errors import ConfigurationError, EngineError, MissingExtraError, UnknownNameError
@@ -104,13 +105,14 @@ class Members:
             return await self._model(model_id, model, Measured.of({**self._models, model_id: model}))
         listed = await self._listed()
         if model_id in listed:
-            return await self._upstream(model_id, listed[model_id])
+            beside, upstream = listed[model_id]
+            return await self._upstream(model_id, upstream, beside=beside)
         known = ", ".join(await self.names()) or "none"
         raise UnknownNameError(f"There is no model {model_id!r} in the catalogue. Known: {known}.")
 
-    async def _listed(self) -> dict[str, UpstreamSettings]:
-        """Models that upstreams serve beside the one that is a member already, by name."""
-        found: dict[str, UpstreamSettings] = {}
+    async def _listed(self) -> dict[str, tuple[str, UpstreamSettings]]:
+        """Models and adapters that upstreams serve beside the one that is a member already, by name."""
+        found: dict[str, tuple[str, UpstreamSettings]] = {}
         for name, upstream in self._settings.upstreams.items():
             engine = self._upstream_engines(name, upstream)[0]
             await engine.start()
@@ -118,8 +120,8 @@ class Members:
                 for model in await engine.models():
                     if model.model_id != engine.model:
                         # Another model is another price, which nobody said.
-                        change = {"model": model.model_id, "pool": upstream.pool or name, "price": None}
-                        found[model.model_id] = upstream.model_copy(update=change)
+                        change = {"model": model.model_id, "price": None}
+                        found[model.model_id] = name, upstream.model_copy(update=change)
             except EngineError as error:
                 log.warning("upstream_lists_nothing", upstream=name, reason=str(error))
             finally:
@@ -156,7 +158,10 @@ class Members:
             engine_reason=opened.reason,
         )
 
-    async def _upstream(self, name: str, upstream: UpstreamSettings) -> MemberParts:
+    async def _upstream(
+        self, name: str, upstream: UpstreamSettings, *, beside: str | None = None
+    ) -> MemberParts:
+        """The member of an upstream; `beside` is the one whose servers it shares, replica by replica."""
         engines = self._upstream_engines(name, upstream)
         self._open += engines
         await asyncio.gather(*(engine.start() for engine in engines))
@@ -164,10 +169,10 @@ class Members:
             Replica(
                 replica_id=engine.replica_id,
                 # Replicas do not share a device unless the operator says so.
-                pool_id=upstream.pool or engine.replica_id,
+                pool_id=upstream.pool or replica_named(beside or name, place),
                 capacity_requests=upstream.capacity_requests,
             )
-            for engine in engines
+            for place, engine in enumerate(engines)
         )
         member = _on_terms(
             Member(

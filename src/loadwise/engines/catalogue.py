@@ -34,6 +34,11 @@ class OpenedModel:
     reason: str
 
 
+def replica_named(name: str, place: int) -> str:
+    """What the replica of a member at that place is called."""
+    return f"{name}-{place}"
+
+
 class Catalogue:
     """Opens what the settings name; one exporter and one tokenizer per vocabulary for all members."""
 
@@ -66,7 +71,7 @@ class Catalogue:
         return tuple(
             OpenAIEngine(
                 str(url),
-                replica_id=f"{name}-{place}",
+                replica_id=replica_named(name, place),
                 clock=self._clock,
                 model=upstream.model,
                 api_key=api_key,
