@@ -18,7 +18,7 @@ from loadwise.engines.openai_http import OpenAIEngine
 from loadwise.engines.probing import MOST_REQUESTS, MOST_TOKENS, Probed, Prober
 from loadwise.errors import EngineError
 from loadwise.testing import Behaviour, StubUpstream
-from loadwise.testing.profiles import Profile
+from loadwise.testing.profiles import THINKING, Profile
 
 ANSWERS = Path(__file__).parent / "answers"
 # Their effect is not seen by a server that neither describes its fields nor refuses wrong types.
@@ -30,8 +30,8 @@ CHOICES = {Feature.N, Feature.LOGPROBS, Feature.TOP_LOGPROBS}
 # What only a call that is required shows; several choices, and the most likely tokens, show in pairs.
 SHOWN_BY = {Feature.TOOLS: Feature.TOOL_CHOICE, Feature.STREAMED_TOOLS: Feature.TOOL_CHOICE,
             Feature.GREEDY_CHOICES: Feature.N, Feature.TOP_LOGPROBS: Feature.LOGPROBS}  # fmt: skip
-# What a strict server is not asked any more once the budget is used up.
-LAST = {Feature.MEDIA, Feature.PRIORITY}
+# What a strict server is not asked once the budget is used up, or while no answer of it was seen.
+LAST = {Feature.MEDIA, Feature.PRIORITY, Feature.BEST_OF, Feature.SUFFIX, *THINKING}
 
 
 def hidden(features: set[Feature], *, strict: bool, described: bool) -> set[Feature]:

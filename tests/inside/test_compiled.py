@@ -75,7 +75,7 @@ async def test_an_engine_that_compiles_nothing_says_nothing(engine: Any) -> None
 
 
 async def test_a_worker_of_another_form_answers_its_engine_all_the_same(engine: Any) -> None:
-    engine.base.compilation_config = None
+    del engine.base.compilation_config
     worker = engine.base()
     assert getattr(worker, compiled.METHOD)() == {}
     assert await compiled.asked("fake", Engine(worker)) == NOTHING

@@ -22,6 +22,7 @@ from loadwise.decision.facts import (
     Replica,
     RequestFacts,
 )
+from loadwise.decision.parameters import THINKING
 from loadwise.errors import RequestError
 from loadwise.optimizer import MemberParts, Optimization, build
 from loadwise.ports import Dispatch
@@ -159,9 +160,7 @@ def member_parts(name: str, quality: float | None, clock: FakeClock, replicas: i
         member_id=name,
         replicas=tuple(Replica(replica_id=each, pool_id="local") for each in ids),
         quality=quality,
-        capabilities=Capabilities(
-            features=frozenset(Feature) - {Feature.REASONING_EFFORT}, context_tokens=1024, embedded=True
-        ),
+        capabilities=Capabilities(features=frozenset(Feature) - THINKING, context_tokens=1024, embedded=True),
     )
     engines = {each: FakeEngine(model_id=name, capacity=4, queue_limit=8, clock=clock) for each in ids}
     return MemberParts(member=member, engines=engines)

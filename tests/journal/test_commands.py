@@ -110,6 +110,9 @@ def test_a_story_tells_who_answered_and_why(house, written):
     (attempt,) = story["attempts"]
     assert attempt["choice"]["member"] == dispatch.member_id
     assert attempt["choice"]["reason"] == dispatch.reason
+    entry = attempt["entry"]
+    assert (entry["reason"], entry["in_flight_elsewhere"]) == ("room", 0)
+    assert entry["places"] is not None
     assert attempt["choice"]["propensity"] == dispatch.propensity
     assert {each["member"] for each in attempt["choice"]["candidates"]} == {"fast", "balanced", "accurate"}
     assert sum(each["propensity"] for each in attempt["choice"]["candidates"]) == pytest.approx(1.0)

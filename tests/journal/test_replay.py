@@ -44,7 +44,7 @@ async def test_who_found_no_room_finds_none_again(make):
 LIMITS = {
     "requests per minute": Limits(requests_per_minute=30),
     "tokens per minute": Limits(tokens_per_minute=4000),
-    "requests at once": Limits(max_concurrent_requests=5),
+    "requests at once": Limits(max_concurrent_requests=2),
 }
 
 
@@ -58,7 +58,7 @@ async def test_who_was_let_in_by_a_limit_is_let_in_by_it_again(make, limits):
     found = await house.replayed()
     assert found.exact, found.differences[:3]
     assert found.entries > 50
-    assert found.admissions > 10
+    assert found.admissions > 0
 
 
 async def test_an_entry_that_another_version_would_refuse_is_told(make, monkeypatch):

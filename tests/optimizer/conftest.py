@@ -20,6 +20,7 @@ from loadwise.decision.facts import (
     RequestFacts,
     StrategyName,
 )
+from loadwise.decision.parameters import THINKING
 from loadwise.errors import UnknownNameError
 from loadwise.optimizer import MemberParts, Optimization, build
 from loadwise.ports import Alert, Dispatch
@@ -83,7 +84,7 @@ def member_parts(
         replicas=tuple(Replica(replica_id=replica, pool_id="local") for replica in replicas),
         quality=quality,
         capabilities=Capabilities(
-            features=frozenset(Feature) - {Feature.REASONING_EFFORT},
+            features=frozenset(Feature) - THINKING,
             context_tokens=1024,
             tokenizer_fingerprint="words",
             embedded=embedded,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,67 +48,65 @@ os._exit(9)
 """
 
 
-def claiming(folder: Path) -> subprocess.Popen[str]:
-    found = subprocess.Popen(
-        [sys.executable, "-c", CLAIMING, str(folder)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert found.stdout is not None
-    assert found.stdout.readline() == "ready\n"
-    return found
+@contextmanager
+def running(code: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that said its first line; it is killed at the end where it still runs."""
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as found:
+        try:
+            assert said(found) == "ready"
+            yield found
+        finally:
+            found.kill()
 
 
-def told(process: subprocess.Popen[str]) -> str:
-    """The next line of a process, once it may go on."""
-    assert process.stdin is not None
+def said(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def go_on(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
-    return process.stdout.readline()
 
 
 def test_processes_that_race_never_go_beyond_and_their_minute_outlives_them(tmp_path: Path) -> None:
-    racing = [claiming(tmp_path) for _ in range(4)]
-    for process in racing:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    got = []
-    for process in racing:
-        assert process.stdout is not None
-        got.append(int(process.stdout.readline()))
-    assert sum(got) <= 300
-    for process in racing:
-        told(process)
-        assert process.wait(timeout=20) == 9
+    with ExitStack() as stack:
+        racing = [stack.enter_context(running(CLAIMING, tmp_path)) for _ in range(4)]
+        for process in racing:
+            go_on(process)
+        got = sum(int(said(process)) for process in racing)
+        for process in racing:
+            go_on(process)
+            assert process.wait(timeout=20) == 9
+    assert got <= 300
     # One that starts now goes on where they ended.
-    last = claiming(tmp_path)
-    assert int(told(last)) == 300 - sum(got)
-    last.kill()
-    last.wait(timeout=20)
+    with running(CLAIMING, tmp_path) as last:
+        go_on(last)
+        assert int(said(last)) == 300 - got
     shared = SharedMinutes(tmp_path, NOW_S)
     assert [second.requests for second in shared.minute("m", NOW_S)] == [300]
     assert shared.minute("m", NOW_S + 70) == ()
     shared.close()
 
 
+HOLDING = f"""
+import sys
+from pathlib import Path
+from loadwise.optimizer.shared_minutes import SharedMinutes
+
+shared = SharedMinutes(Path(sys.argv[1]), {NOW_S})
+shared.hold("m", 5)
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
 def test_what_a_process_that_died_had_in_flight_is_free(tmp_path: Path) -> None:
-    held = "; ".join((
-        "import sys", "from pathlib import Path",
-        "from loadwise.optimizer.shared_minutes import SharedMinutes",
-        f"shared = SharedMinutes(Path(sys.argv[1]), {NOW_S})",
-        "shared.hold('m', 5)", "print('held', flush=True)", "sys.stdin.readline()",
-    ))  # fmt: skip
-    other = subprocess.Popen(
-        [sys.executable, "-c", held, str(tmp_path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert other.stdout is not None
-    assert other.stdout.readline() == "held\n"
-    shared = SharedMinutes(tmp_path, NOW_S)
-    assert shared.in_flight("m", NOW_S) == 5
-    other.kill()
-    other.wait(timeout=20)
+    with running(HOLDING, tmp_path):
+        shared = SharedMinutes(tmp_path, NOW_S)
+        assert shared.in_flight("m", NOW_S) == 5
     assert shared.in_flight("m", NOW_S + 5) == 0
     shared.close()
 

@@ -22,7 +22,7 @@ def shared_limits(settings: Settings, optimizer: ServerSideOptimizer) -> Iterato
     Where that folder cannot be used this process counts alone, and says so.
     """
     terms = optimizer.ensemble_manager.terms
-    said = {**settings.models, **settings.upstreams}
+    said: dict[str, ModelSettings | UpstreamSettings] = {**settings.models, **settings.upstreams}
     if any(each.limits.limits() is not NO_LIMITS for each in said.values()):
         folder = (settings.metrics_dir or settings.state_dir) / "limits"
         try:

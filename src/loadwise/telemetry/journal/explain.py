@@ -9,6 +9,7 @@ from loadwise.decision.beliefs import Belief
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice
 from loadwise.decision.facts import RequestFacts
+from loadwise.decision.limits import used
 from loadwise.decision.question import Question
 from loadwise.decision.stages import shares
 from loadwise.decision.strategy import Strategy
@@ -78,6 +79,7 @@ def _attempt(attempt: Attempt, question: Question | None) -> JsonObject:
         "facts": _facts(decided.request),
         "load": _load(decided, None if question is None else question.strategy),
         "choice": _choice(decided, question),
+        "entry": _entry(decided),
         "changes": _changes(decided.dispatched),
         "config_version": None if decided.dispatched is None else decided.dispatched.config_version,
         "ended": _ended(attempt),
@@ -130,6 +132,22 @@ def _choice(decided: records.Decided, question: Question | None) -> JsonObject:
         "expected_time_per_output_token_s": choice.time_per_output_token_s,
         "advised": _advised(decided.dispatched),
         "candidates": list(_candidates(choice, known)),
+    }
+
+
+def _entry(decided: records.Decided) -> JsonObject | None:
+    """What the member was found to have room by; None where nobody asked, or an older version did not say."""
+    let_in = None if decided.dispatched is None else decided.dispatched.let_in
+    if let_in is None:
+        return None
+    requests, tokens = used(let_in.minute, decided.now_s)
+    return {
+        "reason": let_in.reason.value,
+        "in_flight": let_in.pressure.in_flight,
+        "in_flight_elsewhere": let_in.elsewhere,
+        "places": let_in.own.running,
+        "expected_tokens": let_in.tokens,
+        "last_minute": {"requests": requests, "tokens": tokens},
     }
 
 

@@ -171,16 +171,11 @@ def _decided(found: Replayed, follower: Follower, row: records.Decided) -> None:
     question = follower.question(row)
     choice = answer(question)
     found.decisions += 1
-    if row.dispatched is not None and row.dispatched.let_in is not None:
-        _let_in(
-            found,
-            row.request.request_id,
-            follower.entry_of(row, row.dispatched.let_in),
-            row.dispatched.let_in,
-        )
     if not same_choice(row.choice, choice):
         found.differs("choice", row.request.request_id, row.choice, choice)
         return
+    if row.dispatched is not None and row.dispatched.let_in is not None:
+        _let_in(found, follower, row, row.dispatched.let_in)
     if isinstance(choice, Choice) and row.dispatched is not None:
         written = (dict(row.dispatched.changes), row.dispatched.replica_id)
         replayed = _sent(question, choice, row.dispatched)
