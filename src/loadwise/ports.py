@@ -416,8 +416,12 @@ class BuildRequest:
     memory_bytes: int = 8 * 1024**3
     # True: it is made anew even where it is kept.
     fresh: bool = False
+    # True: it is opened where it is kept, never made.
+    kept_only: bool = False
     # Share of time in which the build may compute, asked again all the time; 1.0 while nothing else does.
     share: Callable[[], float] = lambda: 1.0
+    # Told, while it is made away from this process, how many seconds of processor time that took so far.
+    progress: Callable[[float], None] = lambda computed_s: None
     # Set when the build is no longer wanted.
     stop: threading.Event = field(default_factory=threading.Event)
 

@@ -140,6 +140,15 @@ def test_stopped_time_does_not_count_against_the_time_limit(tmp_path: Path) -> N
     assert status == 0, errors
 
 
+def test_processor_time_that_a_build_had_is_told_while_it_runs() -> None:
+    told: list[float] = []
+    code = "import time\nwhile time.process_time() < 1.0: pass"
+    limits = Limits(60.0, 2**34)
+    run_limited([sys.executable, "-c", code], limits, threading.Event(), os.environ, progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] > 0.5
+
+
 def test_build_that_is_stopped_while_it_rests_ends_at_once() -> None:
     stop = threading.Event()
     command = [sys.executable, "-c", "import threading; threading.Event().wait()"]

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from loadwise.compiler import ModelCompiler, ServedModel
-from loadwise.decision.builds import BuildStatus
+from loadwise.decision.build_facts import BuildStatus
 from loadwise.errors import BuildDeclinedError, BuildError, ConfigurationError, UnknownNameError
 from loadwise.ports import BuildRequest
 from loadwise.settings import OptimizationConfig
@@ -251,6 +251,53 @@ def test_failed_rebuild_keeps_the_old_build_serving(
     calls = backend.built[0].calls
     call(served)
     assert backend.built[0].calls == calls + 1
+
+
+def test_graph_break_is_told_with_its_place(
+    compiler: ModelCompiler, backend: FakeBackend, model: Doubler
+) -> None:
+    def broken(_request: BuildRequest) -> Build:
+        raise BuildDeclinedError("cannot be exported", graph_break="forward (model.py:7): if x > 0:")
+
+    backend.recipe = broken
+    call(compiler.compile_model(model, "m"))
+    assert compiler.wait(30)
+    assert compiler.compilation_stats["m"]["graph_breaks"] == ["forward (model.py:7): if x > 0:"]
+
+
+@pytest.mark.parametrize(("limit", "state"), [(8.0, "promoted"), (3.0, "failed")])
+def test_build_answers_a_call_of_every_size_that_it_will_serve_before_it_serves(
+    compiler: ModelCompiler, backend: FakeBackend, model: Doubler, clock: FakeClock, limit: float, state: str
+) -> None:
+    class Bounded(Build):
+        """Wrong for calls of more numbers than `limit`."""
+
+        def __call__(self, x: torch.Tensor, scale: float = 2.0) -> torch.Tensor:
+            return super().__call__(x, scale) + (0.0 if len(x) <= limit else 1.0)
+
+    backend.recipe = lambda request: Bounded(clock, request.model, FASTER_S)
+    sizes = [(torch.arange(float(size)),) for size in (2, 4, 8)]
+    compiler.compile_model(model, "m", examples=lambda: sizes[:1], buckets=lambda: sizes)
+    assert compiler.wait(30)
+    stats = compiler.compilation_stats["m"]
+    assert stats["state"] == state
+    assert state == "promoted" or "for a call of sizes 4 (" in stats["cause"]
+
+
+def test_progress_of_a_build_tells_what_it_took_so_far_and_what_it_usually_takes(
+    compiler: ModelCompiler, backend: FakeBackend, model: Doubler
+) -> None:
+    promoted(compiler, model)
+    backend.hold.clear()
+    backend.began.clear()
+    compiler.force_recompile("m")
+    assert backend.began.wait(30)
+    backend.requests[-1].progress(7.5)
+    (going,) = compiler.in_progress()
+    assert (going["stage"], going["computed_s"]) == ("making", 7.5)
+    assert going["usual_s"] == compiler.compilation_stats["m"]["build_time_s"]
+    compiler.build("m", "max-autotune")
+    assert [found["usual_s"] for found in compiler.in_progress()][1] == 600.0
 
 
 def test_what_is_no_torch_module_is_served_unchanged(compiler: ModelCompiler) -> None:

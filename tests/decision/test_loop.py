@@ -1,4 +1,4 @@
-"""Admission, builds, grades, alerts, last known good, and the step that joins them."""
+"""Admission, grades, alerts, last known good, and the step that joins them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,13 @@ from hypothesis import strategies as st
 from loadwise.decision.admission import AdmissionReason, PoolLimit, admit
 from loadwise.decision.alert_facts import Health
 from loadwise.decision.beliefs import Health as MemberHealth
-from loadwise.decision.builds import (
-    BuildFact,
-    BuildOption,
-    BuildReason,
-    BuildStatus,
-    ModelUse,
-    plan,
-    served_mode,
-    worth,
-)
 from loadwise.decision.facts import EngineReading, HostReading, MemberPressure, Policy, StrategyName
 from loadwise.decision.grading import grade, recommendations
 from loadwise.decision.lastgood import History, RevertReason, applied, counted, judge
 from loadwise.decision.outcome import learn
 from loadwise.decision.step import Observation, State, step
 
-from .build import POLICY, at_load, failed, fresh, request, route
+from .build import POLICY, failed, fresh, request, route
 
 # --- admission -----------------------------------------------------------------------------------
 
@@ -63,91 +53,6 @@ def test_refused_clients_are_told_when_to_return(owed: float, speed: float | Non
 def test_retry_follows_the_tokens_owed() -> None:
     limit = PoolLimit(running=1, output_tokens_per_s=100.0)
     assert admit(POLICY, request(), pressure(1, 4000.0), limit).retry_after_s == 20.0
-
-
-# --- builds --------------------------------------------------------------------------------------
-
-QUIET, BUSY = at_load(0.1), at_load(0.95)
-
-
-def ready(mode: str, model: str = "m", **changes: bool) -> BuildFact:
-    return BuildFact(model_id=model, mode=mode, status=BuildStatus.READY, **changes)
-
-
-def test_mode_follows_load_and_the_best_built_one_stands_in() -> None:
-    built = [ready("default"), ready("max-autotune")]
-    assert plan(POLICY, BUSY, ["m"], built, 0.0).serve == {"m": "max-autotune"}
-    assert plan(POLICY, QUIET, ["m"], built, 0.0).serve == {"m": "default"}
-    assert plan(POLICY, BUSY, ["m"], built[:1], 0.0).serve == {"m": "default"}
-    assert plan(POLICY, BUSY, ["m"], [], 0.0).serve == {"m": "original"}
-    assert served_mode("own-mode", "m", {("m", "own-mode"): None}) == "own-mode"
-
-
-def test_stale_builds_do_not_serve() -> None:
-    found = plan(POLICY, QUIET, ["m"], [ready("default", stale=True)], 0.0)
-    assert (found.serve, found.make) == ({"m": "original"}, ("m", "default"))
-
-
-def test_builds_are_made_one_at_a_time_in_quiet_moments_cheapest_first() -> None:
-    assert plan(POLICY, QUIET, ["m", "n"], [], 0.0).make == ("m", "default")
-    assert plan(POLICY, QUIET, ["m"], [ready("default")], 0.0).make == ("m", "max-autotune")
-    assert plan(POLICY, BUSY, ["m"], [], 0.0).reason is BuildReason.BUSY
-    assert plan(POLICY, at_load(None), ["m"], [], 0.0).reason is BuildReason.BUSY
-    going = [BuildFact(model_id="n", mode="default", status=BuildStatus.BUILDING)]
-    assert plan(POLICY, QUIET, ["m", "n"], going, 0.0).reason is BuildReason.BUILDING
-    assert (
-        plan(POLICY, QUIET, ["m"], [ready("default"), ready("max-autotune")], 0.0).reason
-        is BuildReason.COMPLETE
-    )
-    assert plan(POLICY, QUIET, ["m"], [], 0.0, enabled=False).reason is BuildReason.DISABLED
-
-
-def test_failed_builds_rest_longer_after_each_failure() -> None:
-    broken = BuildFact(model_id="m", mode="default", status=BuildStatus.FAILED, failures=2)
-    autotuned = ready("max-autotune")
-    assert plan(POLICY, QUIET, ["m"], [broken, autotuned], 1199.0).reason is BuildReason.WAITING_AFTER_FAILURE
-    assert plan(POLICY, QUIET, ["m"], [broken, autotuned], 1200.0).make == ("m", "default")
-
-
-def building(mode: str = "default", **changes: bool) -> BuildFact:
-    return BuildFact(model_id="m", mode=mode, status=BuildStatus.BUILDING, **changes)
-
-
-def test_build_in_progress_is_given_up_when_load_returns_unless_it_was_forced() -> None:
-    assert plan(POLICY, BUSY, ["m"], [building()], 0.0).cancel
-    assert not plan(POLICY, BUSY, ["m"], [building(forced=True)], 0.0).cancel
-    assert not plan(POLICY, QUIET, ["m"], [building()], 0.0).cancel
-    assert not plan(POLICY, BUSY, ["m"], [], 0.0).cancel
-
-
-def test_fastest_build_serves_whichever_backend_made_it() -> None:
-    built = [
-        BuildFact(model_id="m", mode="default", status=BuildStatus.READY, step_s=0.004),
-        BuildFact(model_id="m", mode="openvino", status=BuildStatus.READY, step_s=0.003),
-    ]
-    assert plan(POLICY, QUIET, ["m"], built, 0.0).serve == {"m": "openvino"}
-    slower = [built[0], BuildFact(model_id="m", mode="openvino", status=BuildStatus.READY, step_s=0.005)]
-    assert plan(POLICY, QUIET, ["m"], slower, 0.0).serve == {"m": "default"}
-    assert plan(POLICY, QUIET, ["m"], built[1:], 0.0).serve == {"m": "openvino"}
-
-
-OPTIONS = [BuildOption("default", 0.25, 60.0), BuildOption("openvino", 0.5, 30.0)]
-
-
-def test_build_that_saves_most_for_its_cost_is_made_first() -> None:
-    uses = {"m": ModelUse(busy_fraction=0.5, steady_s=86_400.0)}
-    found = plan(POLICY, QUIET, ["m"], [], 0.0, options=OPTIONS, uses=uses)
-    assert found.make == ("m", "openvino")
-    assert worth(OPTIONS[1], uses["m"]) == 720.0
-    busier = {**uses, "n": ModelUse(busy_fraction=0.9, steady_s=86_400.0)}
-    assert plan(POLICY, QUIET, ["m", "n"], [], 0.0, options=OPTIONS, uses=busier).make == ("n", "openvino")
-
-
-def test_model_that_is_hardly_used_is_not_worth_a_build_and_one_of_unknown_use_is() -> None:
-    uses = {"m": ModelUse(busy_fraction=0.001, steady_s=3600.0)}
-    found = plan(POLICY, QUIET, ["m"], [], 0.0, options=OPTIONS, uses=uses)
-    assert (found.make, found.reason) == (None, BuildReason.NOT_WORTH_IT)
-    assert plan(POLICY, QUIET, ["m"], [], 0.0, options=OPTIONS).make == ("m", "default")
 
 
 # --- grades and alerts -----------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -49,6 +49,10 @@ class Build:
     failures: int = 0
     cause: str = ""
     remedy: str = ""
+    # Places in the model's code where its graph broke; tracing ends at the first of them.
+    graph_breaks: list[str] = field(default_factory=list)
+    # Seconds of processor time that making it took so far.
+    computed_s: float = 0.0
     build_time_s: float | None = None
     timing: Timing | None = None
     # Of a variant: how far its answers are from the original's, as a share of their size (root mean square).
@@ -67,6 +71,13 @@ class Build:
         return None if self.timing is None else self.timing.compiled_s
 
     @property
+    def cost_s(self) -> float | None:
+        """Seconds of computing that making it took; None where it was not made to its end, or opened only."""
+        if self.timing is None or self.kept:
+            return None
+        return self.computed_s or self.build_time_s
+
+    @property
     def stale(self) -> bool:
         """Whether the model has changed since."""
         return self.key is not None and not self.key.holds()
@@ -82,6 +93,7 @@ class Build:
             "forced": self.forced,
             "cause": self.cause,
             "remedy": self.remedy,
+            "graph_breaks": list(self.graph_breaks),
             "failures": self.failures,
             "build_time_s": self.build_time_s,
             "quality_loss": self.quality_loss,
@@ -93,3 +105,14 @@ class Build:
             "speedup_interval": None if timing is None else timing.interval,
             "watched": None if self.watch is None else self.watch.stats(),
         }
+
+
+def no_module(mode: str, now_s: float) -> Build:
+    """What is told of a model that nothing can be built of."""
+    return Build(
+        mode=mode,
+        state=BuildState.DECLINED,
+        changed_s=now_s,
+        cause="not a torch module",
+        remedy="It is served as it is; give a torch.nn.Module to have it compiled.",
+    )

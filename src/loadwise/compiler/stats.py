@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loadwise.compiler.build import Build, BuildState
 from loadwise.compiler.served import ServedModel
-from loadwise.decision.builds import BuildFact, BuildStatus
+from loadwise.decision.build_facts import EXPECTED, UNKNOWN_GAIN, BuildFact, BuildStatus
 
 _STATUSES = {
     BuildState.PROMOTED: BuildStatus.READY,
@@ -41,7 +41,10 @@ def original_s(served: ServedModel) -> float | None:
 
 
 def pending_builds(models: Sequence[ServedModel], now_s: float) -> list[dict[str, Any]]:
-    """Builds that wait or run, in the order they were asked for."""
+    """Builds that wait or run, in the order they were asked for, with what making them took so far.
+
+    `usual_s` is what it took the last time, or takes other models, where nobody else wants the processor.
+    """
     pending = [(served, build) for served in models for build in list(served.pending.values())]
     return [
         {
@@ -53,26 +56,34 @@ def pending_builds(models: Sequence[ServedModel], now_s: float) -> list[dict[str
             "stage": build.stage.value,
             "forced": build.forced,
             "elapsed_s": now_s - build.changed_s,
+            "computed_s": build.computed_s,
+            "usual_s": _usual_s(served, build.mode),
         }
         for served, build in sorted(pending, key=lambda pair: pair[1].changed_s)
     ]
 
 
-def build_facts(served: ServedModel, modes: Sequence[str], now_s: float, *, blocked: bool) -> list[BuildFact]:
-    """Every build of a model; when nothing can be tried, what was never made counts as just failed."""
+def _usual_s(served: ServedModel, mode: str) -> float:
+    last = served.builds.get(mode)
+    known = None if last is None else last.cost_s
+    return EXPECTED.get(mode, UNKNOWN_GAIN)[1] if known is None else known
+
+
+def build_facts(served: ServedModel, modes: Sequence[str], now_s: float, obstacle: str) -> list[BuildFact]:
+    """Every build of a model; where an `obstacle` is named, what was never made counts as just failed."""
     made = {mode: build for mode, build in dict(served.builds).items() if build.state in _STATUSES}
     facts = [_fact(served.model_id, build) for build in made.values()]
     facts += [
         _fact(served.model_id, build) for build in list(served.pending.values()) if build.mode not in made
     ]
-    if blocked:
-        facts += [_resting(served.model_id, mode, now_s) for mode in modes if mode not in made]
+    if obstacle:
+        facts += [_blocked(served.model_id, mode, now_s, obstacle) for mode in modes if mode not in made]
     return facts
 
 
-def declined_facts(names: Sequence[str], modes: Sequence[str], now_s: float) -> list[BuildFact]:
+def declined_facts(declined: Mapping[str, Build], modes: Sequence[str], now_s: float) -> list[BuildFact]:
     """Models that are not modules at all."""
-    return [_resting(name, mode, now_s) for name in names for mode in modes]
+    return [_blocked(name, mode, now_s, build.cause) for name, build in declined.items() for mode in modes]
 
 
 def _recency(build: Build) -> tuple[bool, float]:
@@ -92,9 +103,16 @@ def _fact(model_id: str, build: Build) -> BuildFact:
         forced=build.forced,
         step_s=build.step_s,
         gain=None if timing is None else 1.0 - timing.compiled_s / timing.original_s,
-        cost_s=build.build_time_s,
+        cost_s=build.cost_s,
     )
 
 
-def _resting(model_id: str, mode: str, now_s: float) -> BuildFact:
-    return BuildFact(model_id=model_id, mode=mode, status=BuildStatus.FAILED, changed_s=now_s, failures=1)
+def _blocked(model_id: str, mode: str, now_s: float, obstacle: str) -> BuildFact:
+    return BuildFact(
+        model_id=model_id,
+        mode=mode,
+        status=BuildStatus.FAILED,
+        changed_s=now_s,
+        failures=1,
+        obstacle=obstacle,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadwise.decision.builds import ModelUse
+from loadwise.decision.build_facts import ModelUse
 
 # Less than this says nothing about the hours to come.
 OBSERVED_S = 3600.0

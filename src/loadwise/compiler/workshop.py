@@ -8,7 +8,7 @@ from pathlib import Path
 from loadwise.compiler.backends import BACKENDS, default_backend
 from loadwise.compiler.keeping import KeepingBackend
 from loadwise.compiler.store import PackageStore
-from loadwise.decision.builds import EXPECTED, UNKNOWN_GAIN, BuildOption
+from loadwise.decision.build_facts import EXPECTED, UNKNOWN_GAIN, BuildOption
 from loadwise.errors import ConfigurationError
 from loadwise.ports import Availability, BuildBackend, BuildRequest
 

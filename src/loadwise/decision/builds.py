@@ -7,11 +7,20 @@ missing build is made in a quiet moment only, one at a time, the one that saves 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from loadwise.decision.appraisal import Appraisal, Verdict, appraise
+from loadwise.decision.build_facts import (
+    EXPECTED,
+    UNKNOWN_GAIN,
+    BuildFact,
+    BuildOption,
+    BuildStatus,
+    ModelUse,
+)
 from loadwise.decision.facts import Policy, StrategyName
 from loadwise.decision.strategy import Strategy
 
@@ -22,30 +31,6 @@ STAND_INS: Final[Mapping[str, tuple[str, ...]]] = {
     "reduce-overhead": ("reduce-overhead", "default", "max-autotune"),
     "default": ("default", "reduce-overhead"),
 }
-# A build that failed is not tried again before this much time, doubled for each failure.
-RETRY_AFTER_S: Final = 600.0
-# Before it was measured: the share of a step's time that a mode saves, and seconds of computing to make it.
-EXPECTED: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
-    {
-        "default": (0.25, 60.0),
-        "reduce-overhead": (0.25, 60.0),
-        "max-autotune": (0.30, 600.0),
-        "openvino": (0.40, 30.0),
-        "openvino-bf16": (0.50, 30.0),
-        "openvino-fp16": (0.45, 30.0),
-        "onnxruntime": (0.30, 40.0),
-        "tensorrt": (0.50, 300.0),
-    }
-)
-UNKNOWN_GAIN: Final = (0.20, 120.0)
-
-
-class BuildStatus(StrEnum):
-    """How far a build has come."""
-
-    READY = "ready"
-    BUILDING = "building"
-    FAILED = "failed"
 
 
 class BuildReason(StrEnum):
@@ -60,40 +45,14 @@ class BuildReason(StrEnum):
     NOT_WORTH_IT = "not_worth_it"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildFact:
-    """One build as the compiler knows it; `stale` once the model has changed."""
-
-    model_id: str
-    mode: str
-    status: BuildStatus
-    changed_s: float = 0.0
-    failures: int = 0
-    stale: bool = False
-    # Asked for by an operator: load does not end it.
-    forced: bool = False
-    # As measured, None before: seconds of one call, the share of the original's time that is saved, and what
-    # it took to make.
-    step_s: float | None = None
-    gain: float | None = None
-    cost_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BuildOption:
-    """A mode that can be built here: the share of a step's time that it saves, and seconds to make it."""
-
-    mode: str
-    gain: float
-    cost_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelUse:
-    """How much a model is used: seconds of steps per second, and seconds until its next likely change."""
-
-    busy_fraction: float
-    steady_s: float
+SWITCHED_OFF: Final = "enable_torch_compile is false."
+_SAID: Final[Mapping[BuildReason, str]] = {
+    BuildReason.MISSING: "The load is {load}, a quiet moment: what saves most for its cost is made.",
+    BuildReason.BUILDING: "One build at a time.",
+    BuildReason.COMPLETE: "Every build that is wanted is there.",
+    BuildReason.WAITING_AFTER_FAILURE: "What is not there has failed and rests, or cannot be made now.",
+    BuildReason.NOT_WORTH_IT: "What is not there would cost more than it saves.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +66,10 @@ class BuildPlan:
     make: tuple[str, str] | None
     reason: BuildReason
     cancel: bool = False
+    # The reason in words, with the figures it rests on.
+    because: str = ""
+    # Every build that is not there, weighed.
+    appraisals: Sequence[Appraisal] = ()
 
 
 def plan(
@@ -123,25 +86,45 @@ def plan(
     """The plan for the compiled models `members`, in order of importance.
 
     `options` are modes that can be built beside those that strategies ask for; without a model's use all
-    of its builds are worth making.
+    of its builds are worth making that are not slower than what serves.
     """
-    ready = {(build.model_id, build.mode): build.step_s for build in builds if _serves(build)}
+    ready = {(build.model_id, build.mode): build.step_s for build in builds if build.serves}
     serve = {model_id: served_mode(strategy.compile_mode, model_id, ready) for model_id in members}
     if not enabled:
-        return BuildPlan(serve=serve, make=None, reason=BuildReason.DISABLED)
-    quiet = strategy.name is StrategyName.QUALITY and strategy.load_score is not None
-    going = [build for build in builds if build.status is BuildStatus.BUILDING]
-    if going:
-        cancel = strategy.name is StrategyName.PERFORMANCE and not all(build.forced for build in going)
-        return BuildPlan(serve=serve, make=None, reason=BuildReason.BUILDING, cancel=cancel)
+        return BuildPlan(serve=serve, make=None, reason=BuildReason.DISABLED, because=SWITCHED_OFF)
     missing = [
         (model_id, option)
         for option in _options(policy, options)
         for model_id in members
         if (model_id, option.mode) not in ready
     ]
-    make, reason = _next(missing, quiet, builds, uses, now_s)
-    return BuildPlan(serve=serve, make=make, reason=reason)
+    found = [
+        appraise(name, option, builds, uses.get(name), now_s, asked=option.mode == policy.compile_mode)
+        for name, option in missing
+    ]
+    return _planned(policy, strategy, serve, found, builds)
+
+
+def _planned(
+    policy: Policy,
+    strategy: Strategy,
+    serve: Mapping[str, str],
+    found: Sequence[Appraisal],
+    builds: Sequence[BuildFact],
+) -> BuildPlan:
+    quiet = strategy.name is StrategyName.QUALITY and strategy.load_score is not None
+    going = [build for build in builds if build.status is BuildStatus.BUILDING]
+    next_one = None if going or not quiet else _next(found)
+    judged = tuple(replace(one, verdict=_verdict(one, next_one, quiet)) for one in found)
+    reason = BuildReason.BUILDING if going else _reason(judged, quiet)
+    return BuildPlan(
+        serve=serve,
+        make=None if next_one is None else (next_one.model_id, next_one.mode),
+        reason=reason,
+        cancel=strategy.name is StrategyName.PERFORMANCE and not all(build.forced for build in going),
+        because=_because(reason, policy, strategy),
+        appraisals=judged,
+    )
 
 
 def served_mode(wanted: str, model_id: str, ready: Mapping[tuple[str, str], float | None]) -> str:
@@ -152,19 +135,8 @@ def served_mode(wanted: str, model_id: str, ready: Mapping[tuple[str, str], floa
     return min(found, key=lambda mode: _step_s(ready[model_id, mode]), default=ORIGINAL)
 
 
-def worth(option: BuildOption, use: ModelUse | None) -> float | None:
-    """Seconds of steps saved until the model changes, per second of building; None while use is unknown."""
-    if use is None:
-        return None
-    return use.busy_fraction * use.steady_s * option.gain / option.cost_s
-
-
 def _step_s(measured: float | None) -> float:
     return float("inf") if measured is None else measured
-
-
-def _serves(build: BuildFact) -> bool:
-    return build.status is BuildStatus.READY and not build.stale
 
 
 def _options(policy: Policy, options: Sequence[BuildOption]) -> list[BuildOption]:
@@ -177,31 +149,45 @@ def _options(policy: Policy, options: Sequence[BuildOption]) -> list[BuildOption
     return [able.get(mode) or BuildOption(mode, *EXPECTED.get(mode, UNKNOWN_GAIN)) for mode in kept]
 
 
-def _next(
-    missing: Sequence[tuple[str, BuildOption]],
-    quiet: bool,
-    builds: Sequence[BuildFact],
-    uses: Mapping[str, ModelUse],
-    now_s: float,
-) -> tuple[tuple[str, str] | None, BuildReason]:
-    if not missing:
-        return None, BuildReason.COMPLETE
-    if not quiet:
-        return None, BuildReason.BUSY
-    resting = {
-        (b.model_id, b.mode) for b in builds if b.status is BuildStatus.FAILED and not _rested(b, now_s)
-    }
-    due = [(model, option) for model, option in missing if (model, option.mode) not in resting]
-    if not due:
-        return None, BuildReason.WAITING_AFTER_FAILURE
-    values = [worth(option, uses.get(model)) for model, option in due]
-    paying = [(pair, value) for pair, value in zip(due, values, strict=True) if value is None or value > 1.0]
-    if not paying:
-        return None, BuildReason.NOT_WORTH_IT
+def _next(found: Sequence[Appraisal]) -> Appraisal | None:
+    due = [one for one in found if not one.obstacle and one.rest_s == 0.0 and one.pays]
     # What is not known to pay less comes in its own order; `max` keeps the first of equals.
-    (model_id, option), _ = max(paying, key=lambda found: 1.0 if found[1] is None else found[1])
-    return (model_id, option.mode), BuildReason.MISSING
+    return max(due, key=lambda one: 1.0 if one.worth is None else one.worth, default=None)
 
 
-def _rested(build: BuildFact, now_s: float) -> bool:
-    return now_s - build.changed_s >= RETRY_AFTER_S * 2.0 ** max(0, build.failures - 1)
+def _verdict(one: Appraisal, next_one: Appraisal | None, quiet: bool) -> Verdict:
+    if one.building:
+        return Verdict.BUILDING
+    if one.obstacle:
+        return Verdict.BLOCKED
+    if not one.pays:
+        return Verdict.NOT_WORTH_IT
+    if one.rest_s > 0.0:
+        return Verdict.RESTING
+    if not quiet:
+        return Verdict.BUSY
+    return Verdict.NEXT if one is next_one else Verdict.AFTER_OTHERS
+
+
+def _reason(judged: Sequence[Appraisal], quiet: bool) -> BuildReason:
+    """Why the next build is made, or why none of those that are not there."""
+    verdicts = {one.verdict for one in judged}
+    if not judged:
+        return BuildReason.COMPLETE
+    if not quiet:
+        return BuildReason.BUSY
+    if Verdict.NEXT in verdicts:
+        return BuildReason.MISSING
+    if verdicts & {Verdict.RESTING, Verdict.BLOCKED}:
+        return BuildReason.WAITING_AFTER_FAILURE
+    return BuildReason.NOT_WORTH_IT
+
+
+def _because(reason: BuildReason, policy: Policy, strategy: Strategy) -> str:
+    load = "not known" if strategy.load_score is None else f"{strategy.load_score:.2f}"
+    if reason is not BuildReason.BUSY:
+        return _SAID[reason].format(load=load)
+    return (
+        f"The load is {load} and the strategy {strategy.name.value}: builds begin in quiet moments "
+        f"(strategy quality, a load below {policy.load_threshold_low:g}). force_recompile does not wait."
+    )

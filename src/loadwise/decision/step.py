@@ -11,7 +11,8 @@ from typing import Final
 
 from loadwise.decision import load, outcome, strategy
 from loadwise.decision.beliefs import Belief
-from loadwise.decision.builds import BuildFact, BuildOption, BuildPlan, ModelUse, plan
+from loadwise.decision.build_facts import BuildFact, BuildOption, ModelUse
+from loadwise.decision.builds import BuildPlan, plan
 from loadwise.decision.facts import (
     EngineReading,
     Evidence,

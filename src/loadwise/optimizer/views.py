@@ -10,6 +10,7 @@ from loadwise.decision import grading
 from loadwise.decision.load import FIELDS, ServerLoadMetrics
 from loadwise.decision.step import Decision
 from loadwise.decision.strategy import Strategy
+from loadwise.optimizer.builds_view import builds_json
 from loadwise.optimizer.improvement_view import improvement_json
 from loadwise.ports import JsonObject
 
@@ -82,11 +83,7 @@ def status(optimizer: ServerSideOptimizer) -> JsonObject:
         "load": load_json(decision),
         "absent": list(FIELDS) if decision is None else list(decision.worst.metrics.absent),
         "compilation_stats": optimizer.model_compiler.compilation_stats,
-        "builds": {
-            "in_progress": optimizer.model_compiler.in_progress(),
-            "plan": None if decision is None else decision.builds.reason.value,
-            "not_kept": optimizer.model_compiler.store_problem or None,
-        },
+        "builds": builds_json(optimizer.model_compiler, None if decision is None else decision.builds),
         "ensemble": optimizer.ensemble_manager.get_ensemble_status(),
         "in_flight": len(optimizer.director.in_flight),
         "alerts": optimizer.alerts.as_json(),

@@ -36,8 +36,11 @@ def run_limited(
     stop: threading.Event,
     environment: Mapping[str, str],
     share: Callable[[], float] = lambda: 1.0,
+    progress: Callable[[float], None] = lambda computed_s: None,
 ) -> tuple[int, str]:
     """Exit status and what it wrote to stderr; `BuildError` when a limit or `stop` ended it.
+
+    `progress` is told the processor time that it and all below it had so far, in seconds.
 
     While `share()` is below 1.0 the process and all below it are stopped whenever they have had their share
     of the time on a processor. They run ahead of nobody, unless others keep them from it for long.
@@ -54,7 +57,7 @@ def run_limited(
             start_new_session=True,
         )
         try:
-            _watch(process, limits, stop, share)
+            _watch(process, limits, stop, share, progress)
         finally:
             _end(process)
         errors.seek(0)
@@ -62,7 +65,11 @@ def run_limited(
 
 
 def _watch(
-    process: subprocess.Popen[bytes], limits: Limits, stop: threading.Event, share: Callable[[], float]
+    process: subprocess.Popen[bytes],
+    limits: Limits,
+    stop: threading.Event,
+    share: Callable[[], float],
+    progress: Callable[[float], None],
 ) -> None:
     family, duty, running = Family(process.pid), Duty(), True
     ran_s = had_s = 0.0
@@ -73,6 +80,7 @@ def _watch(
             return
         part, before_s = min(1.0, max(_LEAST_SHARE, share())), had_s
         had_s = max(before_s, family.processor_s())
+        progress(had_s)
         # What it may have is its time, had or not: one that hangs ends, one that is kept from it does not.
         ran_s += min(_LOOK_EVERY_S, max(had_s - before_s, part * _LOOK_EVERY_S))
         running = _set_running(process, running, duty.may_run(_LOOK_EVERY_S, had_s - before_s, part))
