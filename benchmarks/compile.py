@@ -69,6 +69,10 @@ def compiled(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     command += ["--budget", arguments.budget]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout)
+    # Where things lie on this machine says nothing elsewhere.
+    for found in (result, *(row["package"] or {} for row in result["rows"])):
+        found.pop("folder", None)
+        found.pop("path", None)
     return {"command": shown(command), **result}
 
 

@@ -33,7 +33,7 @@ def judged(**changes: Any) -> Agreement:
 def row(mode: str, speed: float, **changes: Any) -> Row:
     runs = {count: [speed * count, speed * count * 1.1] for count in CONCURRENCIES}
     options: dict[str, Any] = {"agreement": judged(), "runs": runs, "build_s": 1.0, "memory_bytes": 2**20}
-    return Row(backend="b", mode=mode, **options | changes)
+    return Row(**{"backend": "b", "mode": mode, **options, **changes})
 
 
 def test_fastest_unquantised_form_that_answers_as_the_model_is_recommended() -> None:
@@ -57,22 +57,47 @@ def test_speed_up_is_of_runs_in_turns_with_an_interval() -> None:
     assert Row(backend="b", mode="absent").speedup(row("eager", 1.0)) is None
 
 
-def test_variant_states_its_quality_and_a_form_that_was_not_run_its_reason() -> None:
-    variant = row("int8", 2.0, quantised=True, agreement=judged(loss=2.1)).as_json(row("eager", 1.0))
-    assert variant["quality"] == pytest.approx(0.9048, abs=1e-4)
-    absent = Row(backend="b", mode="absent", reason="not run: g++ is missing")
+def shown(rows: list[Row], **changes: Any) -> str:
+    """What people see of a result."""
+    best = recommended(rows)
     result = {
         "model": "m",
+        "folder": "/models/m",
         "runs": 2,
-        "rows": [row("eager", 1.0).as_json(None), variant, absent.as_json(None)],
-        "recommended": {"backend": "b", "mode": "eager"},
+        "rows": [one.as_json(rows[0] if rows[0].runs else None) for one in rows],
+        "recommended": None if best is None else {"backend": best.backend, "mode": best.mode},
     }
     console = Console(width=120, record=True)
     console.print(table(result))
-    shown = console.export_text() + "\n".join(advice(result))
-    assert "b/int8 *" in shown
-    assert "b/absent: not run: g++ is missing" in shown
-    assert "Recommended: b/eager" in shown
+    return console.export_text() + "\n".join(advice(result))
+
+
+def test_variant_states_its_quality_and_how_it_is_served() -> None:
+    variant = row("int8", 2.0, quantised=True, agreement=judged(loss=2.1), backend="openvino")
+    assert variant.as_json(row("eager", 1.0))["quality"] == pytest.approx(0.9048, abs=1e-4)
+    said = shown([row("eager", 1.0), variant])
+    assert "openvino/int8 *" in said
+    assert "openvino/int8 keeps 90.48% of the model's quality at 2.00 times the speed of b/eager." in said
+    assert "models: {m-int8: {path: /models/m, form: openvino/int8}}" in said
+
+
+def test_form_that_was_not_run_says_why() -> None:
+    said = shown([row("eager", 1.0), Row(backend="b", mode="absent", reason="not run: g++ is missing")])
+    assert "b/absent: not run: g++ is missing" in said
+    assert "Recommended: b/eager" in said
+    assert "Packages" not in said
+
+
+def test_table_has_the_step_at_every_concurrency_and_names_the_packages(tmp_path: Path) -> None:
+    (tmp_path / "code.pt2").write_bytes(b"0" * 2**20)
+    said = shown([row("eager", 1.0), row("default", 2.0, package=tmp_path)])
+    # Twice 1.05 tokens/s for each of the requests.
+    assert said.count("476") >= 3
+    assert f"b/default: {tmp_path} (1.0 MiB)" in said
+
+
+def test_nothing_measured_is_said_plainly() -> None:
+    assert "Nothing could be measured." in shown([Row(backend="b", mode="eager", reason="no budget")])
 
 
 @pytest.mark.parametrize(("text", "value"), [("90", 90.0), ("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0)])
@@ -106,7 +131,9 @@ def llama(tmp_path: Path) -> Path:
 async def test_budget_that_is_used_up_begins_nothing_and_says_so(llama: Path, tmp_path: Path) -> None:
     session = Session(llama, load_settings(cache_dir=tmp_path), SystemClock(), lambda _: None, -1.0)
     result = await session.run(["inductor"], runs=1)
-    assert {found["reason"] for found in result["rows"]} == {"not run: the budget was used up"}
+    assert {found["reason"] for found in result["rows"]} == {
+        "not run: the budget was used up; raise --budget"
+    }
     assert result["recommended"] is None
 
 
@@ -122,7 +149,8 @@ async def test_eager_form_is_measured_and_backends_that_cannot_decode_say_why(
     assert set(eager["tokens_per_s"]) == {"1", "8", "32"}
     assert result["recommended"] == {"backend": "torch", "mode": "eager"}
     assert all(found["reason"].startswith("not run: ") for found in others)
-    assert said[0] == "Making torch/eager"
+    assert said[0].startswith("Making torch/eager (1 of 4; ")
+    assert {found["package"] for found in result["rows"]} == {None}
     json.dumps(result)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pytest
 
 from loadwise.app.members import Members
 from loadwise.clock import SystemClock
-from loadwise.engines.catalogue import Catalogue
+from loadwise.engines.catalogue import Catalogue, OpenedModel
+from loadwise.engines.chosen import remember_qualities
 from loadwise.errors import ConfigurationError, UnknownNameError
 from loadwise.optimizer.abilities import refresh
 from loadwise.optimizer.fleet import Fleet
 from loadwise.settings import OptimizationConfig, load_settings
-from loadwise.testing import StubUpstream
+from loadwise.testing import FakeEngine, StubUpstream
 
 
 @pytest.fixture
@@ -54,6 +56,51 @@ async def test_replicas_share_a_pool_only_when_the_operator_says_so(stub: StubUp
     await opened.close()
     assert [r.pool_id for r in parts["apart"].replicas] == ["apart-0", "apart-1"]
     assert [r.pool_id for r in parts["together"].replicas] == ["gpu", "gpu"]
+
+
+@pytest.fixture
+def opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders are opened by an engine that answers without them."""
+
+    async def opened(self: Catalogue, name: str, model: object, replica_id: str) -> OpenedModel:
+        return OpenedModel(engine=FakeEngine(), kind="torch", reason="fake")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Catalogue, "open_model", opened)
+
+
+def card(folder: Path, loss: float) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    said = {"family": "f", "held_out_loss_nats_per_token": loss, "parameters": 10}
+    (folder / "loadwise.json").write_text(json.dumps(said))
+    return folder
+
+
+@pytest.mark.usefixtures("opens")
+async def test_variant_has_the_quality_that_was_measured_and_an_unmeasured_one_has_none(
+    tmp_path: Path,
+) -> None:
+    best, worse = card(tmp_path / "best", 2.0), card(tmp_path / "worse", 2.5)
+    cache = tmp_path / "cache"
+    remember_qualities(cache, worse, {"openvino/int8": 0.9})
+    models = {
+        "best": {"path": best},
+        "exact": {"path": worse, "form": "openvino/fp16"},
+        "variant": {"path": worse, "form": "openvino/int8"},
+        "unmeasured": {"path": worse, "form": "openvino/int4"},
+        "said": {"path": worse, "form": "openvino/int4", "quality": 0.3},
+    }
+    opened = members(models=models, cache_dir=cache)
+    found = {part.member.member_id: part.member.quality for part in await opened.open_all()}
+    await opened.close()
+    own = math.exp(-0.5)
+    assert found == {
+        "best": 1.0,
+        "exact": pytest.approx(own),
+        "variant": pytest.approx(0.9 * own),
+        "unmeasured": None,
+        "said": 0.3,
+    }
 
 
 async def test_an_upstream_that_is_down_does_not_stop_the_start() -> None:

@@ -46,7 +46,7 @@ def torch_engine(monkeypatch):
 
 @pytest.fixture
 def no_export(monkeypatch):
-    async def fails(self, folder):
+    async def fails(self, folder, weights="fp16"):
         raise EngineError("installing the exporter failed (1): no network")
 
     monkeypatch.setattr("loadwise.engines.exporter.Exporter.export", fails)
@@ -85,6 +85,25 @@ async def test_without_openvino_installed_torch_serves(catalogue, folder, torch_
     assert "not installed" in opened.reason
     await opened.engine.close()
     assert len(torch_engine) == 1
+
+
+async def test_the_form_that_is_named_is_served(catalogue, folder, torch_engine):
+    opened = await catalogue.open_model("small", ModelSettings(path=folder, form="torchao/int8"))
+    assert (opened.kind, opened.reason) == ("torch", "torchao/int8, as the settings say")
+    assert torch_engine[0][1]["weights"] == "int8"
+    await opened.engine.close()
+
+
+@pytest.mark.usefixtures("no_export")
+async def test_form_that_cannot_be_served_is_refused_and_not_replaced(catalogue, folder, torch_engine):
+    with pytest.raises(ConfigurationError, match="cannot be served as openvino/int8"):
+        await catalogue.open_model("small", ModelSettings(path=folder, form="openvino/int8"))
+    assert torch_engine == []
+
+
+def test_a_form_leaves_no_choice_of_engine(folder):
+    with pytest.raises(ConfigurationError, match="leave engine out"):
+        ModelSettings(path=folder, form="torchao/int8", engine="openvino")
 
 
 async def test_a_folder_that_torch_cannot_load_is_refused_in_one_line(catalogue, folder):

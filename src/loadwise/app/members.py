@@ -11,6 +11,7 @@ from pathlib import Path
 from loadwise.decision.facts import Member, Replica
 from loadwise.engines.catalogue import Catalogue as Engines
 from loadwise.engines.catalogue import replica_named
+from loadwise.engines.chosen import quantised, recall_quality
 from loadwise.engines.family import FamilyCard, qualities, read_card, relative_costs
 from loadwise.engines.openai_http import OpenAIEngine
 from loadwise.errors import ConfigurationError, EngineError, MissingExtraError, UnknownNameError
@@ -142,7 +143,7 @@ class Members:
             Member(
                 member_id=name,
                 replicas=(replica,),
-                quality=measured.quality.get(name) if model.quality is None else model.quality,
+                quality=self._quality(name, model, measured.quality.get(name)),
                 weight=model.weight,
                 relative_cost=measured.cost.get(name),
                 capabilities=opened.engine.capabilities,
@@ -157,6 +158,20 @@ class Members:
             engine_kind=opened.kind,
             engine_reason=opened.reason,
         )
+
+    def _quality(self, name: str, model: ModelSettings, of_folder: float | None) -> float | None:
+        """What the operator says; else what was measured, for a variant with what its small weights lose."""
+        if model.quality is not None or model.form is None or not quantised(model.form):
+            return of_folder if model.quality is None else model.quality
+        share = recall_quality(self._settings.cache_dir, model.path, model.form)
+        if share is None:
+            log.warning(
+                "variant_of_unknown_quality",
+                member=name,
+                form=model.form,
+                remedy=f"Measure it with 'loadwise compile {model.path}', or say quality.",
+            )
+        return None if share is None or of_folder is None else of_folder * share
 
     async def _upstream(
         self, name: str, upstream: UpstreamSettings, *, beside: str | None = None

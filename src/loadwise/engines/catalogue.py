@@ -15,7 +15,7 @@ from loadwise.engines.openai_http import OpenAIEngine
 from loadwise.engines.openvino.precision import PRECISIONS
 from loadwise.engines.rendering import RenderedEngine
 from loadwise.engines.tokenizer import Tokenizer
-from loadwise.errors import ConfigurationError, LoadwiseError, MissingExtraError
+from loadwise.errors import ConfigurationError, EngineError, LoadwiseError, MissingExtraError
 from loadwise.logs import get_logger
 from loadwise.ports import Clock, TokenEngine
 from loadwise.settings import ModelSettings, Settings, UpstreamSettings
@@ -60,7 +60,10 @@ class Catalogue:
         """The folder's engine, started; `ConfigurationError` says in one line why there is none."""
         folder = inspect(model.path)
         tokenizer = self._tokenizer(folder.path)
-        token_engine, kind, reason = await self._token_engine(name, folder, model.engine)
+        if model.form is not None:
+            token_engine, kind, reason = await self._formed(name, folder, model.form)
+        else:
+            token_engine, kind, reason = await self._token_engine(name, folder, model.engine)
         engine = RenderedEngine(token_engine, tokenizer, name, replica_id or f"{name}-0", self._clock)
         return OpenedModel(engine=engine, kind=kind, reason=reason)
 
@@ -84,6 +87,18 @@ class Catalogue:
             )
             for place, url in enumerate((upstream.url, *upstream.replicas))
         )
+
+    async def _formed(self, name: str, folder: ModelFolder, form: str) -> tuple[TokenEngine, str, str]:
+        """The form that the settings name, and no other: its numbers are why it was named."""
+        backend, _, mode = form.partition("/")
+        try:
+            if backend == "torchao":
+                engine, kind = await self._torch(name, folder, weights=mode), "torch"
+            else:
+                engine, kind = (await self._openvino(folder, Choice("openvino", mode)))[0], "openvino"
+        except LoadwiseError as error:
+            raise ConfigurationError(f"{name} cannot be served as {form}: {error}", field="form") from None
+        return engine, kind, f"{form}, as the settings say"
 
     async def _token_engine(
         self, name: str, folder: ModelFolder, wanted: str
@@ -112,6 +127,9 @@ class Catalogue:
             raise MissingExtraError("OpenVINO GenAI is not installed (pip install 'loadwise[openvino]')")
         mode = chosen.mode if chosen is not None and chosen.engine == "openvino" else None
         place, reason = folder.path, "OpenVINO form in the folder"
+        lacking = None if mode is None else PRECISIONS[mode].lacking()
+        if lacking is not None:
+            raise EngineError(lacking)
         if mode is not None:
             place = await self._exporter.export(folder.path, PRECISIONS[mode].weights)
             reason = f"loadwise compile found OpenVINO in {mode} fastest"
@@ -129,7 +147,7 @@ class Catalogue:
         await engine.start()
         return engine, reason
 
-    async def _torch(self, name: str, folder: ModelFolder) -> TokenEngine:
+    async def _torch(self, name: str, folder: ModelFolder, weights: str | None = None) -> TokenEngine:
         if not folder.has_safetensors:
             raise ConfigurationError(
                 f"{folder.path} has no weights (*.safetensors) for torch.", field="engine"
@@ -148,6 +166,7 @@ class Catalogue:
             kv_cache_bytes=settings.kv_cache_bytes,
             compile_step=self._compile_step,
             prompts=settings.build_prompts,
+            weights=weights,
         )
         try:
             await engine.start()

@@ -67,6 +67,8 @@ class Exporter:
         scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=".making-"))
         try:
             command = [str(python), "-m", "optimum.commands.optimum_cli", *EXPORT, "--weight-format", weights]
+            # Layers that groups of 128 do not divide get smaller ones.
+            command += ["--group-size-fallback", "adjust"] if weights == "int4" else []
             await _run([*command, "--model", str(folder), str(scratch / "out")], EXPORT_S, "the export")
             (scratch / "kept").mkdir()
             for name in KEPT:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -62,6 +62,7 @@ class CompileStep(Protocol):
         repeatable: bool,
         judge: Judge,
         prepare: Callable[[], None],
+        buckets: Callable[[], Iterable[tuple[Any, ...]]],
     ) -> Callable[..., Any]:
         """A callable that serves the model, and a faster equal of it once there is one."""
         ...
@@ -119,16 +120,17 @@ class TorchTokenEngine:
         kv_cache_bytes: int = 64 * 1024**2,
         device: str = "cpu",
         dtype: str | None = None,
+        weights: str | None = None,
         compile_step: CompileStep | None = None,
         prompts: Path | None = None,
     ) -> None:
-        """`prompts`: an operator's file of prompts that builds are held against."""
+        """`weights`: small ones ("int8"), a variant. `prompts`: a file that builds are held against."""
         self.folder = folder
         self.model_id = model_id or folder.name
         self._clock = clock
         self._max_running, self._queue_limit = max_running, queue_limit
         self._kv_cache_bytes = kv_cache_bytes
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._weights = device, dtype, weights
         self._compile_step = compile_step
         self._prompts = prompts
         self._engine: Engine | None = None
@@ -203,7 +205,7 @@ class TorchTokenEngine:
             raise MissingExtraError(
                 f"The torch engine needs {error.name}: install loadwise[torch].", name=error.name
             ) from error
-        loaded = load(self.folder, device=self._device, dtype=self._dtype)
+        loaded = load(self.folder, device=self._device, dtype=self._dtype, weights=self._weights)
         limits = Limits(
             places=self._places(loaded),
             waiting=self._queue_limit,
@@ -241,11 +243,13 @@ class TorchTokenEngine:
                 dtype=str(runner.loaded.shape.dtype).removeprefix("torch."),
                 places=runner.places,
                 context_tokens=runner.loaded.context_tokens,
+                weights=self._weights,
             ),
             # Keys and values are written to the same places again.
             repeatable=True,
             judge=_judge_of(runner, held_out(self.folder, self._prompts)),
             prepare=runner.prepare,
+            buckets=runner.decode_buckets,
         )
 
     def _cancel(self, sequence: Running) -> None:

@@ -31,14 +31,33 @@ class KeySettings(TagRuleSettings):
     ceilings: Ceilings = Field(default_factory=dict)
 
 
+# Forms of a model as `loadwise compile` names them: unquantised ones, and variants with small weights.
+FormName = Literal[
+    "openvino/fp32", "openvino/fp16", "openvino/bf16", "openvino/int8", "openvino/int4", "torchao/int8"
+]
+
+
 class ModelSettings(TermSettings):
-    """A model folder served in this process."""
+    """A model folder served in this process.
+
+    Without a `form` the fastest one that `loadwise compile` found right is served. A quantised form is a
+    variant: a member with the quality that `loadwise compile` measured.
+    """
 
     path: Path
     engine: Literal["auto", "openvino", "torch"] = "auto"
+    form: FormName | None = None
     quality: Fraction | None = None
     weight: Positive = 1.0
     standby: bool = False
+
+    @model_validator(mode="after")
+    def _form_names_its_engine(self) -> ModelSettings:
+        if self.form is not None and self.engine != "auto":
+            raise ConfigurationError(
+                f"form {self.form!r} says which engine serves; leave engine out.", field="form"
+            )
+        return self
 
 
 class UpstreamSettings(TermSettings):

@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from loadwise.errors import ConfigurationError
 from loadwise.torch_engine.cache import CacheShape, KeyValueCache
 from loadwise.torch_engine.step import Step, attention_mask
+from loadwise.torch_engine.weights import keep_small
 
 _PROBE_TOKENS = 8
 # float32 sums in another order differ by this much of the logits' size; half precisions by more.
@@ -38,10 +39,13 @@ class LoadedModel:
     device: torch.device
 
 
-def load(folder: Path, *, device: str = "cpu", dtype: str | None = None) -> LoadedModel:
+def load(
+    folder: Path, *, device: str = "cpu", dtype: str | None = None, weights: str | None = None
+) -> LoadedModel:
     """The model in `folder`; `ConfigurationError` names what is missing or not supported.
 
     `dtype` is a torch name ("float32", "bfloat16"); None means float32 on the CPU, else the folder's own.
+    `weights` keeps those of linear layers small ("int8"): a variant of the model.
     """
     refuse_unsafe(folder)
     place = _device(device)
@@ -60,6 +64,8 @@ def load(folder: Path, *, device: str = "cpu", dtype: str | None = None) -> Load
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ConfigurationError(f"Cannot load {folder}: {_one_line(error)}", field="models") from error
+    if weights is not None:
+        keep_small(model, weights)
     return adopt(model.to(place), folder.name)
 
 

@@ -25,6 +25,8 @@ class StepRecipe:
     dtype: str
     places: int
     context_tokens: int
+    # Of linear layers, where they are kept small; None: as in the folder.
+    weights: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The fields."""
@@ -35,6 +37,6 @@ class StepRecipe:
         from loadwise.torch_engine.loading import load
         from loadwise.torch_engine.runner import Runner
 
-        loaded = load(Path(self.folder), device=self.device, dtype=self.dtype)
+        loaded = load(Path(self.folder), device=self.device, dtype=self.dtype, weights=self.weights)
         runner = Runner(loaded, self.places, self.context_tokens)
         return Made(runner.original, runner.decode_examples(), runner.decode_dynamic_shapes())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
 from typing import Any
 
@@ -18,6 +18,8 @@ from loadwise.torch_engine.step import Step, attention_mask
 # A step of a small model is thousands of operations of microseconds each. Sharing each of them among threads
 # gains little on an idle machine, and on a busy one every operation waits for the slowest thread.
 SMALL_PARAMETERS = 50_000_000
+
+_NOISE_SEED = 13
 
 StepFunction = Callable[..., torch.Tensor]
 
@@ -68,6 +70,17 @@ class Runner:
         shapes = {(2, cache.columns // 2 - 1), (self.cache.rows, cache.columns - 1)}
         return [self._example(cache, rows, length) for rows, length in sorted(shapes)]
 
+    def decode_buckets(self) -> Iterator[tuple[Any, ...]]:
+        """Inputs of decodes of every size that is served, in powers of two, over one cache full of noise."""
+        loaded = self.loaded
+        cache = KeyValueCache(loaded.shape, self.cache.rows, self.cache.columns - 1, loaded.device)
+        noise = torch.Generator(loaded.device).manual_seed(_NOISE_SEED)
+        for layer in (*cache.keys, *cache.values):
+            layer.normal_(generator=noise)
+        for rows in _doubling(2, cache.rows):
+            for columns in _doubling(SPAN_STEP, cache.columns):
+                yield self._example(cache, rows, columns - 1)
+
     def decode_dynamic_shapes(self) -> tuple[Any, ...]:
         """Which sizes of those inputs vary: rows B and span S; the cache itself never does."""
         batch = self._dimension("rows", 2, self.cache.rows)
@@ -113,3 +126,11 @@ class Runner:
 
     def _long(self, values: Any) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.loaded.device)
+
+
+def _doubling(least: int, most: int) -> Iterator[int]:
+    """`least`, twice as much, and so on, and `most`."""
+    while least < most:
+        yield least
+        least *= 2
+    yield most

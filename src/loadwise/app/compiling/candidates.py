@@ -19,9 +19,10 @@ from loadwise.engines.exporter import Exporter
 from loadwise.engines.held_out import held_out
 from loadwise.engines.openvino.precision import PRECISIONS
 from loadwise.errors import BuildError, EngineError
-from loadwise.ports import Clock, TokenEngine
+from loadwise.ports import Availability, Clock, TokenEngine
 from loadwise.settings import Settings
 from loadwise.torch_engine.agreement import Agreement
+from loadwise.torch_engine.weights import KINDS
 
 if TYPE_CHECKING:
     from loadwise.torch_engine.forcing import Forcing
@@ -38,6 +39,8 @@ class Opened:
     engine: TokenEngine
     agreement: Agreement
     close: Callable[[], None] = lambda: None
+    # The folder of what was made, which the next start opens; None where nothing was.
+    package: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +82,17 @@ class Candidates:
             )
             for mode, form in PRECISIONS.items()
         ]
+        small = [
+            Candidate(backend="torchao", mode=kind, quantised=True, open=partial(self._small, kind))
+            for kind in KINDS
+        ]
         others = [
             Candidate(backend=name, mode=mode, quantised=form.quantised, open=partial(self._other, name))
-            for name in ("onnxruntime", "tensorrt", "torchao")
+            for name in ("onnxruntime", "tensorrt")
             for mode, form in BACKENDS[name].forms.items()
         ]
-        return [Candidate(backend="torch", mode="eager", open=self._eager), *openvino, *compiled, *others]
+        eager = Candidate(backend="torch", mode="eager", open=self._eager)
+        return [eager, *openvino, *compiled, *small, *others]
 
     async def _eager(self) -> Opened:
         engine = self._torch(None)
@@ -98,7 +106,9 @@ class Candidates:
         engine = self._torch(compiler.compile_model)
         await engine.start()
         try:
-            return Opened(engine, await asyncio.to_thread(self._built, compiler, mode), compiler.close)
+            judged = await asyncio.to_thread(self._built, compiler, mode)
+            package = await asyncio.to_thread(self._package, compiler, self._folder.name, mode)
+            return Opened(engine, judged, compiler.close, package)
         except BaseException:
             await engine.close()
             compiler.close()
@@ -117,21 +127,57 @@ class Candidates:
         judged = build["agreement"]
         return Agreement(**{field: judged[field] for field in Agreement.__dataclass_fields__})
 
+    def _package(self, compiler: ModelCompiler, name: str, mode: str) -> Path | None:
+        """Where the model's build of that mode is kept."""
+        parameters, store = compiler.get_compiled_model(name).digest(), self._store()
+        for entry, facts in store.entries().items():
+            if (facts.get("parameters"), facts.get("mode")) == (parameters, mode):
+                return store.root / entry
+        return None
+
+    def _store(self) -> PackageStore:
+        return PackageStore(
+            self._settings.cache_dir / "builds", self._settings.optimization.build_store_bytes
+        )
+
     def _workshop(self) -> Workshop:
-        cache = self._settings.cache_dir
-        store = PackageStore(cache / "builds", self._settings.optimization.build_store_bytes)
-        return Workshop.keeping(["inductor"], store, cache / "building")
+        return Workshop.keeping(["inductor"], self._store(), self._settings.cache_dir / "building")
+
+    async def _small(self, kind: str) -> Opened:
+        """The torch engine with small weights, its step compiled where that is faster."""
+        require(BACKENDS["torchao"]().available())
+        compiler = ModelCompiler(self._settings.optimization, workshop=self._workshop(), automatic=False)
+        name, forcing = f"{self._folder.name}-{kind}", await self._reference()
+        engine = self._torch(compiler.compile_model, name, kind)
+        await engine.start()
+
+        def judged() -> tuple[Agreement, Path | None]:
+            compiler.build(name)
+            compiler.wait()
+            found = forcing.judge(compiler.get_compiled_model(name), "float32")
+            return found, self._package(compiler, name, compiler.config.compile_mode)
+
+        try:
+            agreement, package = await asyncio.to_thread(judged)
+            return Opened(engine, agreement, compiler.close, package)
+        except BaseException:
+            await engine.close()
+            compiler.close()
+            raise
 
     async def _openvino(self, mode: str) -> Opened:
         from loadwise.engines.openvino import OpenVinoEngine
 
+        lacking = PRECISIONS[mode].lacking()
+        if lacking is not None:
+            raise BuildError(f"not run: {lacking}")
         form = await self._exporter.export(self._folder, PRECISIONS[mode].weights)
         engine = OpenVinoEngine(
             form, clock=self._clock, max_running=PLACES, kv_cache_bytes=KV_CACHE_BYTES, precision=mode
         )
         await engine.start()
         try:
-            return Opened(engine, await self._forced(form, mode))
+            return Opened(engine, await self._forced(form, mode), package=form)
         except BaseException:
             await engine.close()
             raise
@@ -158,21 +204,22 @@ class Candidates:
 
     async def _other(self, name: str) -> Opened:
         """Backends of modules, which do not serve a causal model's decoding."""
-        availability = BACKENDS[name]().available()
-        if not availability.ok:
-            raise BuildError(f"not run: {availability.reason} is missing")
-        raise BuildError(_NOT_FOR_DECODING[name])
+        require(BACKENDS[name]().available())
+        raise BuildError(_NOT_FOR_DECODING)
 
-    def _torch(self, compile_step: Callable[..., object] | None) -> TokenEngine:
+    def _torch(
+        self, compile_step: Callable[..., object] | None, name: str | None = None, weights: str | None = None
+    ) -> TokenEngine:
         from loadwise.engines.torch import TorchTokenEngine
 
         return TorchTokenEngine(
             self._folder,
             clock=self._clock,
-            model_id=self._folder.name,
+            model_id=name or self._folder.name,
             max_running=PLACES,
             kv_cache_bytes=KV_CACHE_BYTES,
             prompts=self._settings.build_prompts,
+            weights=weights,
             compile_step=compile_step,  # type: ignore[arg-type]  # ModelCompiler.compile_model is one
         )
 
@@ -191,8 +238,10 @@ class Candidates:
         return Forcing(loaded, runner.original, PLACES, prepare=runner.prepare, texts=self._texts)
 
 
-_NOT_FOR_DECODING = {
-    "onnxruntime": "not run: it only reads its arguments, and a decode step writes its key/value cache",
-    "tensorrt": "not run: it only reads its arguments, and a decode step writes its key/value cache",
-    "torchao": "not run: the torch engine serves no quantised step yet; int8 is under openvino",
-}
+def require(availability: Availability) -> None:
+    """`BuildError` where something is missing."""
+    if not availability.ok:
+        raise BuildError(f"not run: {availability.reason} is missing")
+
+
+_NOT_FOR_DECODING = "not run: it only reads its arguments, and a decode step writes its key/value cache"

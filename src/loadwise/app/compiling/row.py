@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
+from pathlib import Path
 from typing import Any
 
 from loadwise.compiler.timing import median_interval
@@ -25,6 +26,8 @@ class Row:
     build_s: float | None = None
     memory_bytes: int | None = None
     agreement: Agreement | None = None
+    # What was made and is opened by the next start.
+    package: Path | None = None
     # Tokens per second of every run, by concurrency.
     runs: dict[int, list[float]] = field(default_factory=dict)
 
@@ -32,6 +35,12 @@ class Row:
     def name(self) -> str:
         """Backend and mode."""
         return f"{self.backend}/{self.mode}"
+
+    @property
+    def quality(self) -> float | None:
+        """As a share of the model's own, by what its loss on the texts is higher."""
+        judged = self.agreement
+        return None if judged is None else exp(-max(0.0, judged.loss - judged.loss_of_original))
 
     @property
     def serves(self) -> bool:
@@ -81,8 +90,13 @@ class Row:
             "speedup": None if speedup is None else speedup[0],
             "speedup_interval": None if speedup is None else speedup[1:],
             "agreement": None if judged is None else judged.as_json(),
-            "quality": None if judged is None else exp(-max(0.0, judged.loss - judged.loss_of_original)),
+            "quality": self.quality,
+            "package": None if self.package is None else _package(self.package),
         }
+
+
+def _package(folder: Path) -> dict[str, Any]:
+    return {"path": str(folder), "bytes": sum(file.stat().st_size for file in folder.iterdir())}
 
 
 def recommended(rows: Sequence[Row]) -> Row | None:

@@ -13,13 +13,15 @@ from loadwise.app.compiling.row import Row, recommended
 from loadwise.app.compiling.speed import Course
 from loadwise.compiler.backends.family import resident_bytes
 from loadwise.compiler.store.identity import machine
-from loadwise.engines.chosen import Choice, remember
+from loadwise.engines.chosen import Choice, remember, remember_qualities
 from loadwise.engines.folders import inspect
 from loadwise.errors import ConfigurationError, LoadwiseError
 from loadwise.ports import Clock
 from loadwise.settings import Settings
 
 Say = Callable[[str], None]
+# Of why a form was not run; compilers and runtimes say more than anybody reads.
+SHOWN_CHARS = 300
 
 
 class Session:
@@ -38,42 +40,52 @@ class Session:
         """Rows, the recommendation, and what they were measured on; everything opened is closed again."""
         wanted = chosen(self._candidates.all(), backends)
         try:
-            rows = [await self._row(candidate) for candidate in wanted]
+            rows = [
+                await self._row(candidate, f"{place} of {len(wanted)}")
+                for place, candidate in enumerate(wanted, 1)
+            ]
             await self._measure(rows, runs)
         finally:
             for opened in self._opened.values():
                 await opened.engine.close()
                 opened.close()
         best, base = recommended(rows), rows[0] if rows[0].runs else None
-        if best is not None:
-            self._remember(best)
+        self._remember(best, rows)
         return {
             "model": self._folder.path.name,
+            "folder": str(self._folder.path),
             "machine": machine()[:12],
             "runs": runs,
             "rows": [row.as_json(base) for row in rows],
             "recommended": None if best is None else {"backend": best.backend, "mode": best.mode},
         }
 
-    def _remember(self, best: Row) -> None:
-        engine = "openvino" if best.backend == "openvino" else "torch"
-        remember(self._cache_dir, self._folder.path, Choice(engine, best.mode))
+    def _remember(self, best: Row | None, rows: Sequence[Row]) -> None:
+        """The next start serves the best form, and knows the quality of every variant that was measured."""
+        if best is not None:
+            engine = "openvino" if best.backend == "openvino" else "torch"
+            remember(self._cache_dir, self._folder.path, Choice(engine, best.mode))
+        found = {row.name: row.quality for row in rows if row.quantised and row.serves}
+        known = {name: quality for name, quality in found.items() if quality is not None}
+        if known:
+            remember_qualities(self._cache_dir, self._folder.path, known)
 
-    async def _row(self, candidate: Candidate) -> Row:
+    async def _row(self, candidate: Candidate, place: str) -> Row:
         row = Row(backend=candidate.backend, mode=candidate.mode, quantised=candidate.quantised)
-        if self._clock.monotonic_s() > self._ends_s:
-            row.reason = "not run: the budget was used up"
+        left_s = self._ends_s - self._clock.monotonic_s()
+        if left_s < 0:
+            row.reason = "not run: the budget was used up; raise --budget"
             return row
-        self._say(f"Making {row.name}")
+        self._say(f"Making {row.name} ({place}; {left_s:.0f} s of the budget are left)")
         started_s, before = self._clock.monotonic_s(), resident_bytes(psutil.Process().pid)
         try:
             opened = await candidate.open()
         except LoadwiseError as error:
-            row.reason = str(error)
+            row.reason = " ".join(str(error).split())[:SHOWN_CHARS]
             return row
         row.build_s = self._clock.monotonic_s() - started_s
         row.memory_bytes = max(0, resident_bytes(psutil.Process().pid) - before)
-        row.agreement = opened.agreement
+        row.agreement, row.package = opened.agreement, opened.package
         self._opened[row.name] = opened
         return row
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from loadwise.compiler.backends.inductor import CODE, InductorBackend, compile_options
 from loadwise.ports import BuildRequest, Form
+from loadwise.torch_engine.weights import keep_small
 
 
 class TorchAoBackend(InductorBackend):
@@ -24,11 +25,7 @@ class TorchAoBackend(InductorBackend):
 
     def prepare(self, module: Any, mode: str) -> None:
         """The linear layers of `module`, a copy of the original's structure, have int8 weights."""
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-        from torchao.utils import unwrap_tensor_subclass
-
-        quantize_(module, Int8WeightOnlyConfig())
-        unwrap_tensor_subclass(module)
+        keep_small(module, "int8")
 
     def load(self, model: Any, package: Path, mode: str) -> Callable[..., Any]:
         """The compiled code with its weights."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import MappingProxyType
 
 
@@ -22,6 +23,15 @@ class Precision:
     def properties(self) -> dict[str, str]:
         """For the device."""
         return {"INFERENCE_PRECISION_HINT": self.computes_in, "KV_CACHE_PRECISION": self.kv_cache}
+
+    def lacking(self) -> str | None:
+        """What this processor lacks to compute so, in words; None when it can."""
+        if self.computes_in != "bf16" or self.quantised or find_spec("openvino") is None:
+            return None
+        import openvino
+
+        able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return None if "BF16" in able else "this processor does not compute in bfloat16"
 
 
 # A cache of eight bits would be a quantisation that nobody asked for, so every form says its own.
