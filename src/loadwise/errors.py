@@ -44,7 +44,14 @@ class BuildError(LoadwiseError):
 
 
 class BuildDeclinedError(BuildError):
-    """A model that cannot be built as it is, for a reason that trying again will not change."""
+    """A model that cannot be built as it is, for a reason that trying again will not change.
+
+    `graph_break` names the place in the model's code where its graph broke, if that is the reason.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "", graph_break: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.graph_break = graph_break
 
 
 class RequestError(LoadwiseError):

@@ -1,6 +1,7 @@
 """A GPU that serves never builds; a drained one may, until it is called back."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,11 +10,26 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from loadwise.compiler import ModelCompiler
+from loadwise.compiler.keeping import KeepingBackend
+from loadwise.compiler.store import PackageStore
+from loadwise.compiler.workshop import Workshop
+from loadwise.errors import BuildDeclinedError
+from loadwise.ports import BuildRequest
+from loadwise.settings import OptimizationConfig
 from loadwise.testing import FakeClock
 
 from .conftest import Doubler, FakeBackend
 
 X = torch.arange(4.0)
+
+
+class Keeping(Workshop):
+    """Says that a build is kept, which the backend then opens, or says that it cannot."""
+
+    keeps = True
+
+    def keeps_build(self, request: BuildRequest) -> bool:
+        return True
 
 
 class OnGpu(Doubler):
@@ -95,3 +111,24 @@ def test_build_ends_without_a_result_when_its_model_is_called_back(
     stats = compiler.compilation_stats["m"]
     assert (stats["state"], stats["mode"]) == ("original", None)
     assert "was stopped" in stats["cause"]
+
+
+def test_kept_build_is_opened_beside_requests_on_its_gpu(backend: FakeBackend, clock: FakeClock) -> None:
+    compiler = ModelCompiler(OptimizationConfig(), workshop=Keeping([backend]), clock=clock, automatic=False)
+    give(compiler, OnGpu(clock), "m")
+    assert compiler.wait(30)
+    stats = compiler.compilation_stats["m"]
+    compiler.close()
+    assert (stats["state"], stats["mode"]) == ("promoted", "default")
+    assert all(request.kept_only and not request.stop.is_set() for request in backend.requests)
+
+
+def test_kept_build_that_cannot_be_opened_is_not_made_on_a_gpu_that_serves(
+    backend: FakeBackend, clock: FakeClock, tmp_path: Path
+) -> None:
+    keeping = KeepingBackend(backend, PackageStore(tmp_path))
+    model = Doubler(clock).eval()
+    request = BuildRequest(model=model, model_id="m", mode="default", examples=[((X,), {})], kept_only=True)
+    with pytest.raises(BuildDeclinedError, match="No build is kept"):
+        keeping.build(request)
+    assert backend.requests == []

@@ -104,6 +104,14 @@ def test_model_that_a_build_could_not_replace_is_declined(model: Any, why: str) 
 
 
 @pytest.mark.usefixtures("quiet_export")
+def test_place_where_the_graph_breaks_is_named() -> None:
+    with pytest.raises(BuildDeclinedError) as caught:
+        export(request(Branching()))
+    assert caught.value.graph_break.startswith("forward (test_inductor.py:")
+    assert "if float(x.sum()) > 0" in caught.value.graph_break
+
+
+@pytest.mark.usefixtures("quiet_export")
 def test_exporting_leaves_the_module_as_it_was() -> None:
     model = Residual().eval()
     before = dict(model.named_parameters())

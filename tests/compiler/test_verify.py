@@ -114,6 +114,21 @@ def test_example_too_large_to_keep_is_not_learned(monkeypatch: pytest.MonkeyPatc
     assert examples.learn((torch.zeros(2),), {})
 
 
+def test_preferred_example_comes_first_and_the_others_stay_within_bounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    examples = Examples()
+    for size in range(1, MAX_EXAMPLES + 1):
+        examples.learn((torch.zeros(size),), {})
+    examples.prefer((torch.zeros(9),), {})
+    assert [len(args[0]) for args, _ in examples.all()] == [9, 1, 2, 3]
+    examples.prefer((torch.zeros(2),), {})
+    assert [len(args[0]) for args, _ in examples.all()] == [2, 9, 1, 3]
+    monkeypatch.setattr("loadwise.compiler.examples.MAX_EXAMPLE_BYTES", 40)
+    examples.prefer((torch.zeros(9),), {})
+    assert [len(args[0]) for args, _ in examples.all()] == [9, 1]
+
+
 def test_copies_keep_the_shape_of_arguments() -> None:
     tree = {"pair": Pair(t(1.0), [2]), "plain": (t(3.0), "text")}
     twin = copied(tree)

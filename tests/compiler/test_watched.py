@@ -48,7 +48,7 @@ def test_build_that_keeps_its_promise_goes_on_and_its_live_speed_is_told(
     stats = compiler.compilation_stats["m"]
     assert stats["state"] == "promoted"
     assert stats["watched"]["speedup"] == pytest.approx(2.5)
-    assert (stats["watched"]["graph_breaks"], stats["watched"]["recompiles"]) == (0, 0)
+    assert (stats["watched"]["missed_calls"], stats["graph_breaks"]) == (0, [])
 
 
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
@@ -71,7 +71,7 @@ def test_shape_never_seen_before_is_answered_by_the_original_and_named(
     call(served, 1, torch.ones(3, 5))
     stats = compiler.compilation_stats["m"]
     assert stats["state"] == "promoted"
-    assert stats["watched"]["missed"] == {"3x5": 1}
+    assert (stats["watched"]["missed_calls"], stats["watched"]["missed"]) == (1, {"3x5": 1})
 
 
 def test_storm_of_shapes_that_a_build_was_not_made_for_takes_it_back(
@@ -82,6 +82,19 @@ def test_storm_of_shapes_that_a_build_was_not_made_for_takes_it_back(
     stats = compiler.compilation_stats["m"]
     assert (stats["state"], stats["mode"]) == ("failed", None)
     assert "shapes that it was not made for (2x2)" in stats["cause"]
+
+
+def test_after_a_storm_the_next_build_is_made_for_the_calls_that_come_now(
+    compiler: ModelCompiler, backend: FakeBackend, model: Doubler
+) -> None:
+    served = compiler.compile_model(model, "m")
+    call(served, 1)
+    assert compiler.wait(30)
+    call(served, RECENT_CALLS, torch.ones(2, 2))
+    assert compiler.compilation_stats["m"]["state"] == "failed"
+    assert compiler.force_recompile("m") == ["m"]
+    assert compiler.wait(30)
+    assert [tuple(request.examples[0][0][0].shape) for request in backend.requests] == [(4,), (2, 2)]
 
 
 def test_call_with_large_arguments_is_not_copied_to_be_compared(

@@ -8,11 +8,12 @@ from dataclasses import replace
 from functools import partial
 
 from loadwise.compiler.build import Build, BuildState, Stage
+from loadwise.compiler.examples import signature
 from loadwise.compiler.pace import Pace
 from loadwise.compiler.parameters import ParameterKey
-from loadwise.compiler.served import ServedModel
+from loadwise.compiler.served import ServedModel, shown_sizes
 from loadwise.compiler.timing import measure
-from loadwise.compiler.verify import distance, verify
+from loadwise.compiler.verify import difference, distance, verify
 from loadwise.errors import BuildDeclinedError, BuildError
 from loadwise.ports import BuildBackend, BuildRequest, Built, Clock, Form, Verdict
 from loadwise.settings import OptimizationConfig
@@ -44,18 +45,23 @@ class Attempt:
         build: Build,
         config: OptimizationConfig,
         stop: threading.Event,
+        *,
+        kept_only: bool = False,
     ) -> Build:
         """`build` with its outcome, whatever happens: promoted, failed or declined with its reason.
 
-        One that `stop` ended is as if it had not been tried.
+        One that `stop` ended is as if it had not been tried. `kept_only`: it is opened, never made.
         """
         started_s = self._clock.monotonic_s()
         try:
             if not stop.is_set():
-                request = replace(self.request(served, build.mode, config, stop), fresh=build.forced)
-                self._make(backend, served, build, request)
+                request = self.request(served, build.mode, config, stop)
+                progress = partial(setattr, build, "computed_s")
+                asked = replace(request, fresh=build.forced, kept_only=kept_only, progress=progress)
+                self._make(backend, served, build, asked)
         except BuildDeclinedError as error:
             build.state, build.cause, build.remedy = BuildState.DECLINED, str(error), error.remedy
+            build.graph_breaks = [error.graph_break] if error.graph_break else []
         except BuildError as error:
             build.state, build.cause, build.remedy = BuildState.FAILED, str(error), error.remedy
         except Exception as error:  # noqa: BLE001 - a build may fail in any way; the original serves
@@ -91,7 +97,7 @@ class Attempt:
     def _make(self, backend: BuildBackend, served: ServedModel, build: Build, request: BuildRequest) -> None:
         key = ParameterKey(served.original)
         built = self._judged(backend, served, build, request)
-        if built.kept and build.state is BuildState.FAILED:
+        if built.kept and build.state is BuildState.FAILED and not request.kept_only:
             # What was kept is forgotten by now, so this makes it anew.
             built = self._judged(backend, served, build, request)
         if build.state is BuildState.FAILED:
@@ -100,7 +106,7 @@ class Attempt:
             built.settle(Verdict.WRONG)
             raise BuildError("The model changed during its build.", remedy="force_recompile builds it anew.")
         built.settle(Verdict.PROMOTED)
-        build.built, build.key, build.kept = built, key, built.kept
+        build.built, build.key = built, key
         build.state = BuildState.VARIANT if backend.forms[build.mode].quantised else BuildState.PROMOTED
 
     def _judged(
@@ -110,7 +116,7 @@ class Attempt:
         started_s = self._clock.monotonic_s()
         build.stage, build.state = Stage.MAKING, BuildState.BUILDING
         built = backend.build(request)
-        build.build_time_s = self._clock.monotonic_s() - started_s
+        build.build_time_s, build.kept = self._clock.monotonic_s() - started_s, built.kept
         try:
             self._judge(backend, served, build, built, request)
         except BuildDeclinedError:
@@ -136,6 +142,7 @@ class Attempt:
         with torch.no_grad():
             build.stage = Stage.VERIFYING
             verify(served.original, built.call, taken, form=form, paced=pace)
+            self._warm_up(served, built, form, pace)
             self._ask_judge(served, build, built, form, pace)
             if form.quantised:
                 build.quality_loss = distance(pace(served.original), pace(built.call), taken)
@@ -149,6 +156,20 @@ class Attempt:
                 f"{timing.original_s * 1000:.3g} ms).",
                 remedy="The original serves. Another compile_mode may do better.",
             )
+
+    @staticmethod
+    def _warm_up(served: ServedModel, built: Built, form: Form, pace: Pace) -> None:
+        """Calls of every size that will be served were answered once, as the original answers them."""
+        original, candidate, compare = pace(served.original), pace(built.call), pace(difference)
+        for args in served.buckets():
+            if not built.accepts(args, {}):
+                continue
+            found = compare(original(*args), candidate(*args), form=form)
+            if found is not None:
+                raise BuildError(
+                    f"The build is wrong for a call of sizes {shown_sizes(signature(args))} ({found}).",
+                    remedy="The original serves. Try another compile_mode, or report the model.",
+                )
 
     @staticmethod
     def _ask_judge(served: ServedModel, build: Build, built: Built, form: Form, pace: Pace) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
@@ -12,9 +11,10 @@ from typing import Any
 from loadwise.clock import SystemClock
 from loadwise.compiler.attempt import Attempt
 from loadwise.compiler.backlog import Backlog, Job
-from loadwise.compiler.build import Build, BuildState, Stage
+from loadwise.compiler.build import Build, BuildState, Stage, no_module
 from loadwise.compiler.examples import Examples
-from loadwise.compiler.obstacles import gpus, obstacle, serving_gpus
+from loadwise.compiler.obstacles import SERVING_GPU, gpus, obstacle, serving_gpus
+from loadwise.compiler.parameters import is_module
 from loadwise.compiler.served import ServedModel
 from loadwise.compiler.stats import (
     build_facts,
@@ -26,7 +26,8 @@ from loadwise.compiler.stats import (
 from loadwise.compiler.usage import Usage
 from loadwise.compiler.watched import Watch
 from loadwise.compiler.workshop import Workshop
-from loadwise.decision.builds import ORIGINAL, BuildFact, BuildOption, ModelUse, served_mode
+from loadwise.decision.build_facts import BuildFact, BuildOption, ModelUse
+from loadwise.decision.builds import ORIGINAL, served_mode
 from loadwise.errors import ConfigurationError, UnknownNameError
 from loadwise.ports import BuildBackend, Clock, Judge, Recipe
 from loadwise.settings import OptimizationConfig
@@ -60,6 +61,8 @@ class ModelCompiler:
         self._declined: dict[str, Build] = {}
         self._backlog = Backlog()
         self._attempt = Attempt(self._clock, self._share)
+        # What was made before is opened beside requests, also on their GPU.
+        self._opening = Attempt(self._clock, self._share_beside)
         self._ids = count(1)
         self._closed = False
 
@@ -74,14 +77,15 @@ class ModelCompiler:
         repeatable: bool = False,
         judge: Judge | None = None,
         prepare: Callable[[], None] = lambda: None,
+        buckets: Callable[[], Iterable[tuple[Any, ...]]] = tuple,
     ) -> Any:
         """A callable that answers as `model` does, at once; later by a verified, faster build.
 
         What is not a torch module comes back unchanged. `examples` gives arguments to build for; without
         it they are learned from the first calls. `dynamic_shapes` is torch.export's. With a `recipe` another
         process traces the model. `repeatable`: a call twice with the same arguments leaves them as once.
-        `judge` compares a build with the model on more than examples. `prepare` is called on the thread that
-        builds, for what torch keeps per thread: builds are made for as many threads as that computes with.
+        `judge` compares a build with the model on more than examples; `buckets` are calls of all sizes that
+        are served. `prepare` sets up the thread that builds: a build is for as many threads as that has.
         """
         known = self._models.get(model_id)
         if isinstance(known, ServedModel) and known.original is model:
@@ -90,20 +94,14 @@ class ModelCompiler:
         if isinstance(model, ServedModel):
             self._models[model_id] = model
             return model
-        if not _is_module(model):
+        if not is_module(model):
             self._models[model_id] = model
-            self._declined[model_id] = Build(
-                mode=self.config.compile_mode,
-                state=BuildState.DECLINED,
-                changed_s=self._clock.monotonic_s(),
-                cause="not a torch module",
-                remedy="It is served as it is; give a torch.nn.Module to have it compiled.",
-            )
+            self._declined[model_id] = no_module(self.config.compile_mode, self._clock.monotonic_s())
             return model
         usage = Usage(self._clock.monotonic_s())
         served = ServedModel(model, model_id, Examples(examples), usage, self._first_call)
         served.dynamic_shapes, served.recipe, served.repeatable = dynamic_shapes, recipe, repeatable
-        served.judge, served.prepare = judge, prepare
+        served.judge, served.prepare, served.buckets = judge, prepare, buckets
         self._models[model_id] = served
         if examples is not None:
             self._first_call(served)
@@ -151,9 +149,9 @@ class ModelCompiler:
         facts = [
             fact
             for served in self._served()
-            for fact in build_facts(served, modes, now_s, blocked=self._obstacle(served) is not None)
+            for fact in build_facts(served, modes, now_s, (self._obstacle(served) or ("", ""))[0])
         ]
-        return facts + declined_facts(list(self._declined), modes, now_s)
+        return facts + declined_facts(dict(self._declined), modes, now_s)
 
     def options(self) -> list[BuildOption]:
         """The modes that can be built here."""
@@ -208,16 +206,23 @@ class ModelCompiler:
         return self._models[model_id]
 
     def _share(self, served: ServedModel, stop: threading.Event) -> float:
-        if gpus(served) & self._serving_gpus():
+        if self._on_serving_gpu(served):
             # It was drained when its build began, and has been called back.
             stop.set()
+        return self._share_beside(served, stop)
+
+    def _share_beside(self, served: ServedModel, stop: threading.Event) -> float:
         return self.config.build_share if self.busy() else 1.0
+
+    def _on_serving_gpu(self, served: ServedModel) -> bool:
+        return bool(gpus(served) & self._serving_gpus())
 
     def _serving_gpus(self) -> frozenset[str]:
         return serving_gpus(self._served(), self.drained)
 
     def _first_call(self, served: ServedModel) -> None:
-        if self._workshop.keeps and self._obstacle(served) is None:
+        # To open what is kept takes nothing from a GPU that serves but a few calls.
+        if self._workshop.keeps and self._obstacle(served) in (None, SERVING_GPU):
             self._backlog.add(Job((served.model_id, ""), served.prepared(self._restore)))
         if self._automatic:
             self._queue(served, self.config.compile_mode, forced=False)
@@ -259,12 +264,15 @@ class ModelCompiler:
             request = self._attempt.request(served, mode, self.config, stop)
             if self._workshop.keeps_build(request) and not stop.is_set():
                 served.pending[mode] = build = self._new_build(served, mode, forced=False)
-                self._work(served, stop, build=build)
+                self._work(served, stop, build=build, kept_only=self._on_serving_gpu(served))
 
-    def _work(self, served: ServedModel, stop: threading.Event, *, build: Build) -> None:
+    def _work(
+        self, served: ServedModel, stop: threading.Event, *, build: Build, kept_only: bool = False
+    ) -> None:
         try:
             backend = self._workshop.backend(build.mode)
-            self._settle(served, self._attempt(backend, served, build, self.config, stop))
+            attempt = self._attempt if not kept_only else self._opening
+            self._settle(served, attempt(backend, served, build, self.config, stop, kept_only=kept_only))
         finally:
             served.pending.pop(build.mode, None)
 
@@ -290,9 +298,3 @@ class ModelCompiler:
         }
         mode = served_mode(self._wanted_mode, served.model_id, ready)
         served.active = None if mode == ORIGINAL else served.builds[mode]
-
-
-def _is_module(model: Any) -> bool:
-    """Without torch in the process nothing can be one, and nothing needs to be imported to know."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(model, torch.nn.Module)

@@ -90,6 +90,21 @@ class Examples:
             self._bytes += size
             return len(self._learned) == 1
 
+    def prefer(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """The next build is made for calls like this one, before all that were learned earlier."""
+        if self._given is not None or not copyable((args, dict(kwargs))):
+            return
+        kind = signature((args, dict(kwargs)))
+        with self._lock:
+            known = self._learned.get(kind) or (copied(args), copied(dict(kwargs)))
+            others = [pair for pair in self._learned.items() if pair[0] != kind]
+            kept, held = {kind: known}, size_bytes(known)
+            for name, example in others[: MAX_EXAMPLES - 1]:
+                held += size_bytes(example)
+                if held <= MAX_EXAMPLE_BYTES:
+                    kept[name] = example
+            self._learned, self._bytes = kept, sum(size_bytes(example) for example in kept.values())
+
     def all(self) -> list[Arguments]:
         """Copies for one build to work with; empty before the first call."""
         if self._given is not None:

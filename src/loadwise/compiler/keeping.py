@@ -10,7 +10,7 @@ from pathlib import Path
 from loadwise.compiler.backends.exported import make_private_folder
 from loadwise.compiler.store import PackageStore
 from loadwise.compiler.store.identity import identity
-from loadwise.errors import BuildError
+from loadwise.errors import BuildDeclinedError, BuildError
 from loadwise.ports import Availability, BuildRequest, Built, Form, PackagingBackend, Verdict
 
 
@@ -29,9 +29,17 @@ class KeepingBackend:
         return self.inner.available()
 
     def build(self, request: BuildRequest) -> Built:
-        """From the store where it is kept, else made; kept when its verdict is good."""
+        """From the store where it is kept, else made; kept when its verdict is good.
+
+        `BuildDeclinedError` where it may only be opened, and cannot be.
+        """
         facts = identity(self.inner, request)
         kept = None if request.fresh else self._kept(request, facts["name"])
+        if kept is None and request.kept_only:
+            raise BuildDeclinedError(
+                "No build is kept that can be opened, and none can be made beside requests on this GPU.",
+                remedy="Build beforehand, or drain every member on that GPU, then force_recompile.",
+            )
         return kept or self._made(request, facts)
 
     def keeps(self, request: BuildRequest) -> bool:

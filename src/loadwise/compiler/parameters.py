@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from contextlib import suppress
 from typing import Any
 
 from loadwise.ports import BuildRequest
+
+
+def is_module(model: Any) -> bool:
+    """Without torch in the process nothing can be one, and nothing needs to be imported to know."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
 
 
 def in_training(model: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from loadwise.compiler.build import Build, BuildState
@@ -37,6 +37,8 @@ class ServedModel:
         self.judge: Judge | None = None
         # Called on the thread that builds, for what torch keeps per thread.
         self.prepare: Callable[[], None] = lambda: None
+        # Calls of every size that will be served, which a build has answered before it serves.
+        self.buckets: Callable[[], Iterable[tuple[Any, ...]]] = tuple
         # Calling it twice with the same arguments leaves them as calling it once.
         self.repeatable = False
         self.builds: dict[str, Build] = {}
@@ -119,6 +121,7 @@ class ServedModel:
             storm = build.watch.miss(shown_sizes(signature((args, dict(kwargs)))))
             if storm is not None:
                 self.retire(build, BuildState.FAILED, storm)
+                self.examples.prefer(args, kwargs)
         return False
 
     def retire(self, build: Build, state: BuildState, cause: str) -> None:

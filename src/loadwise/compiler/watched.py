@@ -36,6 +36,7 @@ class Watch:
         self._recent: deque[bool] = deque(maxlen=RECENT_CALLS)
         # Seconds of the original against those of the build, on the same call.
         self._ratios: deque[float] = deque(maxlen=KEPT_PAIRS)
+        self._missed_calls = 0
         self.missed: Counter[str] = Counter()
 
     def took(self) -> bool:
@@ -47,6 +48,7 @@ class Watch:
     def miss(self, what: str) -> str | None:
         """Counts a call that the build cannot take; the reason to retire it when these are a storm."""
         self._recent.append(False)
+        self._missed_calls += 1
         if what in self.missed or len(self.missed) < NAMED_MISSES:
             self.missed[what] += 1
         if len(self._recent) < RECENT_CALLS:
@@ -84,10 +86,9 @@ class Watch:
             "calls": self._calls,
             "speedup": statistics.median(self._ratios) if self._ratios else None,
             "compared": len(self._ratios),
+            # What would be recompiles, if anything compiled at a call: their number, and their sizes.
+            "missed_calls": self._missed_calls,
             "missed": dict(self.missed),
-            # Serving never traces: a graph is whole, or the build was declined.
-            "graph_breaks": 0,
-            "recompiles": 0,
         }
 
     def _slower(self) -> str | None:

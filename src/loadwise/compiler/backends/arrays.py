@@ -49,9 +49,11 @@ class ArrayCall:
         self._torch = torch
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The answer, in tensors that share the runtime's arrays."""
-        arrays = [leaf.detach().numpy() for leaf in tensors(args, kwargs)]
-        leaves = [self._torch.from_numpy(array) for array in self._run(arrays)]
+        """The answer, where the arguments are; on the processor it shares the runtime's arrays."""
+        given = tensors(args, kwargs)
+        device = given[0].device if given else "cpu"
+        arrays = [leaf.detach().cpu().numpy() for leaf in given]
+        leaves = [self._torch.from_numpy(array).to(device) for array in self._run(arrays)]
         return self._torch.utils._pytree.tree_unflatten(leaves, self._kind)
 
 

@@ -35,11 +35,11 @@ def main(folder: Path) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(_NICENESS)
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    said = {"error": "", "declined": "", "remedy": "", "parameters": ""}
+    said = {"error": "", "declined": "", "remedy": "", "graph_break": "", "parameters": ""}
     try:
         said["parameters"] = make(folder, job)
     except BuildDeclinedError as error:
-        said |= {"declined": str(error), "remedy": error.remedy}
+        said |= {"declined": str(error), "remedy": error.remedy, "graph_break": error.graph_break}
     except BuildError as error:
         said["error"] = str(error)
     except Exception as error:  # noqa: BLE001 - the parent tells the user; the traceback is on stderr

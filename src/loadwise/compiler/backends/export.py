@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from loadwise.errors import BuildDeclinedError
@@ -48,6 +51,7 @@ def traced(
         raise BuildDeclinedError(
             f"The model cannot be exported: {_first_line(error)}",
             remedy="torch.export needs a forward without data-dependent Python; the original serves.",
+            graph_break=_place(error),
         ) from error
     _refuse_side_effects(program)
     return program
@@ -93,6 +97,18 @@ def _automatic_shapes(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, An
 
     bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
     return torch.utils._pytree.tree_map(automatic, dict(bound))
+
+
+def _place(error: BaseException) -> str:
+    """Where in the model's own code it happened; the error's kind where no such place is known."""
+    chain = [error, error.__cause__, error.__context__]
+    frames = [frame for one in chain if one is not None for frame in traceback.extract_tb(one.__traceback__)]
+    own = [frame for frame in frames if f"{os.sep}torch{os.sep}" not in frame.filename]
+    inner = [frame for frame in own if frame.filename != __file__]
+    if not inner:
+        return type(error).__name__
+    last = inner[-1]
+    return f"{last.name} ({Path(last.filename).name}:{last.lineno}): {last.line}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -87,7 +87,9 @@ class ExportedBackend:
             self._hand_over(request, work)
             limits = Limits(request.timeout_s, request.memory_bytes)
             command = [sys.executable, "-m", "loadwise.compiler.backends.child", str(work)]
-            ended = run_limited(command, limits, request.stop, _environment(work), request.share)
+            ended = run_limited(
+                command, limits, request.stop, _environment(work), request.share, request.progress
+            )
             self._judge(request, work / RESULT, *ended)
             for made in (work / PACKAGE).iterdir():
                 made.rename(folder / made.name)
@@ -122,7 +124,7 @@ class ExportedBackend:
             )
         said = json.loads(result.read_text(encoding="utf-8"))
         if said["declined"]:
-            raise BuildDeclinedError(said["declined"], remedy=said["remedy"])
+            raise BuildDeclinedError(said["declined"], remedy=said["remedy"], graph_break=said["graph_break"])
         if said["error"]:
             raise BuildError(said["error"], remedy=_TRY_ANOTHER)
         if request.recipe is not None and said["parameters"] != digest_of(request):
