@@ -86,7 +86,9 @@ def _lists(frame: dict[str, Any]) -> Sequence[RenderableType]:
         Text.assemble((change["time"], "dim"), f" {change['what']} ({change['reason']})")
         for change in frame["changes"][:5]
     ]
+    builds = [Text(line) for line in frame["builds_said"]]
     return [
+        *([Text("builds", style="italic"), *builds] if builds else []),
         Text("alerts", style="italic"),
         *(alerts or [Text("none", style="dim")]),
         Text("changed by loadwise", style="italic"),

@@ -45,6 +45,7 @@ class BuildReason(StrEnum):
     NOT_WORTH_IT = "not_worth_it"
 
 
+NOTHING_HERE: Final = "No model here is loadwise's to compile: engines compile theirs when they start."
 SWITCHED_OFF: Final = "enable_torch_compile is false."
 _SAID: Final[Mapping[BuildReason, str]] = {
     BuildReason.MISSING: "The load is {load}, a quiet moment: what saves most for its cost is made.",
@@ -88,6 +89,8 @@ def plan(
     `options` are modes that can be built beside those that strategies ask for; without a model's use all
     of its builds are worth making that are not slower than what serves.
     """
+    if not members:
+        return BuildPlan(serve={}, make=None, reason=BuildReason.COMPLETE, because=NOTHING_HERE)
     ready = {(build.model_id, build.mode): build.step_s for build in builds if build.serves}
     serve = {model_id: served_mode(strategy.compile_mode, model_id, ready) for model_id in members}
     if not enabled:

@@ -19,6 +19,31 @@ def builds_json(compiler: ModelCompiler, plan: BuildPlan | None) -> JsonObject:
     }
 
 
+def builds_lines(compiler: ModelCompiler, plan: BuildPlan | None) -> list[str]:
+    """What serves each compiled model, what is being made, and why; empty where loadwise compiles none."""
+    found = compiler.compilation_stats
+    lines = [f"{name}: {_serving(stats)}" for name, stats in found.items()]
+    lines += [_going(build) for build in compiler.in_progress()]
+    if plan is not None and lines:
+        lines.append(plan.because)
+    return lines
+
+
+def _serving(stats: JsonObject) -> str:
+    if stats["mode"] is not None:
+        return f"{stats['mode']}, {stats['speedup']:.2f} times as fast as the original when it was measured"
+    because = f": {stats['cause'].rstrip('.')}. {stats['remedy']}" if stats["cause"] else ""
+    return f"as it was loaded ({stats['state']}{because})"
+
+
+def _going(build: JsonObject) -> str:
+    asked = "forced" if build["forced"] else "planned"
+    return (
+        f"{build['id']}: {build['stage']} ({asked} {build['elapsed_s']:.0f} s ago; "
+        f"{build['computed_s']:.0f} s computed of usually {build['usual_s']:.0f})"
+    )
+
+
 def _weighed(one: Appraisal) -> JsonObject:
     return {
         "model": one.model_id,

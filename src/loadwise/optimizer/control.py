@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from loadwise.errors import ConfigurationError, UnknownNameError
 from loadwise.logs import get_logger
@@ -16,6 +16,10 @@ from loadwise.ports import AddModel, Command, Configure, Feedback, JsonObject, R
 from loadwise.telemetry.report_folder import ReportFolder, ReportLimits
 
 log = get_logger(__name__)
+COMPILES_ITSELF: Final = (
+    "its engine compiles it when it starts, and loadwise cannot rebuild it there. 'loadwise compile' finds the "
+    "fastest form of a model folder, which the next start serves; engine: torch serves it with builds made here"
+)
 
 
 class Catalogue(Protocol):
@@ -203,17 +207,13 @@ class OptimizationControl:
         model_id = command.model_id
         compiled = compiler.compilation_stats
         if model_id is not None and model_id not in compiled and model_id in fleet:
-            return {
-                "status": "nothing_to_compile",
-                "models": [],
-                "reasons": {
-                    model_id: "its engine compiles models itself when it starts; loadwise cannot rebuild it"
-                },
-            }
+            return {"status": "nothing_to_compile", "models": [], "reasons": {model_id: COMPILES_ITSELF}}
         queued = compiler.force_recompile(model_id)
         stats = compiler.compilation_stats
         asked = list(stats) if model_id is None else [model_id]
-        reasons = {name: stats[name]["cause"] for name in asked if name not in queued}
+        reasons = {name: _why_not(stats[name]) for name in asked if name not in queued}
+        if model_id is None:
+            reasons |= {name: COMPILES_ITSELF for name in fleet if name not in stats}
         status = "rebuilding" if queued else "nothing_to_compile"
         builds = [build for build in compiler.in_progress() if build["model"] in queued]
         return {
@@ -223,3 +223,8 @@ class OptimizationControl:
             "reasons": reasons,
             "compilation_stats": stats,
         }
+
+
+def _why_not(stats: JsonObject) -> str:
+    """Why a model is not rebuilt, with what to do about it."""
+    return " ".join(part for part in (stats["cause"], stats["remedy"]) if part)

@@ -43,6 +43,7 @@ def frame(optimizer: ServerSideOptimizer) -> JsonObject:
         "alerts": optimizer.alerts.as_json(),
         "changes": optimizer.lookout.changes(),
         "builds": optimizer.model_compiler.compilation_stats,
+        "builds_said": views.builds_shown(optimizer),
         "config": optimizer.lookout.config(),
         "config_version": optimizer.configurations.version,
         "tracks": tracks(optimizer, newest=2),

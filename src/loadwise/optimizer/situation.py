@@ -40,6 +40,7 @@ def text(optimizer: ServerSideOptimizer) -> str:
         f"{iso_utc(optimizer.clock.wall_s())}",
         bypass=_bypass(optimizer),
         target=optimizer.config.alert_objective_target,
+        builds=views.builds_shown(optimizer),
         changes=last_hour,
     )
 

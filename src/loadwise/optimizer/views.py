@@ -10,7 +10,7 @@ from loadwise.decision import grading
 from loadwise.decision.load import FIELDS, ServerLoadMetrics
 from loadwise.decision.step import Decision
 from loadwise.decision.strategy import Strategy
-from loadwise.optimizer.builds_view import builds_json
+from loadwise.optimizer.builds_view import builds_json, builds_lines
 from loadwise.optimizer.improvement_view import improvement_json
 from loadwise.ports import JsonObject
 
@@ -100,6 +100,12 @@ def status(optimizer: ServerSideOptimizer) -> JsonObject:
         "improvement": improvement_json(optimizer.recorder.experiments, optimizer.config.experiment),
         "rollout": rollout_json(optimizer),
     }
+
+
+def builds_shown(optimizer: ServerSideOptimizer) -> list[str]:
+    """Builds in words; empty where loadwise compiles nothing."""
+    decision = optimizer.cycle.decision
+    return builds_lines(optimizer.model_compiler, None if decision is None else decision.builds)
 
 
 def rollout_json(optimizer: ServerSideOptimizer) -> list[JsonObject]:

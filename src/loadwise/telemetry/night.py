@@ -12,7 +12,13 @@ ABSENT = "no data yet"
 
 
 def text(
-    diagnosis: Diagnosis, *, heading: str, bypass: str, target: float, changes: Sequence[JsonObject]
+    diagnosis: Diagnosis,
+    *,
+    heading: str,
+    bypass: str,
+    target: float,
+    builds: Sequence[str],
+    changes: Sequence[JsonObject],
 ) -> str:
     """The diagnosis in reading order; `changes` have `ago_s`, `what`, `reason` and `undo`."""
     lines = [heading, diagnosis.fault.sentence, bypass, ""]
@@ -22,6 +28,7 @@ def text(
     ]
     lines += ["", "Requests:", _traffic("5 min", diagnosis.short), _traffic("1 h", diagnosis.long)]
     lines += ["", "Where time goes (means of 5 minutes):", *(_stage(stage) for stage in diagnosis.stages)]
+    lines += ["", "Builds:", *(f"  {line}" for line in builds)] if builds else []
     lines += ["", "Changed by loadwise in the last hour:"]
     lines += [line for change in changes for line in _change(change)] or ["  nothing"]
     return "\n".join(lines) + "\n"
