@@ -17,8 +17,9 @@ from loadwise.telemetry.report_folder import ReportFolder, ReportLimits
 
 log = get_logger(__name__)
 COMPILES_ITSELF: Final = (
-    "its engine compiles it when it starts, and loadwise cannot rebuild it there. 'loadwise compile' finds the "
-    "fastest form of a model folder, which the next start serves; engine: torch serves it with builds made here"
+    "its engine compiles it when it starts, and loadwise cannot rebuild it there. 'loadwise compile' finds "
+    "the fastest form of a model folder, which the next start serves; engine: torch serves it with builds "
+    "that are made here"
 )
 
 
