@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.cache_utils import DynamicCache, DynamicLayer
-from transformers.utils.logging import disable_progress_bar
 
 from loadwise.errors import ConfigurationError
 from loadwise.torch_engine.cache import CacheShape, KeyValueCache
-from loadwise.torch_engine.step import Step, attention_mask
+from loadwise.torch_engine.quiet import quiet
 from loadwise.torch_engine.weights import keep_small
+
+with quiet():
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+    from transformers.utils.logging import disable_progress_bar
+
+    from loadwise.torch_engine.step import Step, attention_mask
 
 _PROBE_TOKENS = 8
 # float32 sums in another order differ by this much of the logits' size; half precisions by more.

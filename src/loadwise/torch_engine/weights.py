@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from loadwise.errors import ConfigurationError, MissingExtraError
+from loadwise.torch_engine.quiet import quiet
 
 KINDS = ("int8",)
-# What torchao says while it is imported is about GPUs that are not here, and about torch's own parts.
-_TALKATIVE = ("torchao", "torch.utils._pytree")
 
 
 def keep_small(model: Any, kind: str) -> None:
@@ -22,7 +18,7 @@ def keep_small(model: Any, kind: str) -> None:
     if kind not in KINDS:
         raise ConfigurationError(f"Unknown weights {kind!r}. Choose {', '.join(KINDS)}.", field="form")
     try:
-        with _quiet():
+        with quiet():
             from torchao.quantization import Int8WeightOnlyConfig, quantize_
             from torchao.utils import unwrap_tensor_subclass
     except ImportError as error:
@@ -32,16 +28,3 @@ def keep_small(model: Any, kind: str) -> None:
     # What inductor compiles by is a build's business, not the process's.
     quantize_(model, Int8WeightOnlyConfig(set_inductor_config=False))
     unwrap_tensor_subclass(model)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
