@@ -160,6 +160,22 @@ def test_prompts_that_cannot_be_read_are_refused_before_anything_is_made(llama: 
         Session(llama, settings, SystemClock(), lambda _: None, 600.0)
 
 
+async def test_without_the_gpu_that_is_named_every_form_says_so(llama: Path, tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    settings = load_settings(cache_dir=tmp_path)
+    session = Session(llama, settings, SystemClock(), lambda _: None, 600.0, "cuda")
+    result = await session.run(["inductor", "openvino", "torchao"], runs=1)
+    reasons = {f"{found['backend']}/{found['mode']}": found["reason"] for found in result["rows"]}
+    assert "torch sees no CUDA device" in reasons["torch/eager"]
+    assert "torch sees no CUDA device" in reasons["inductor/default"]
+    assert reasons["openvino/fp16"] == "not run: OpenVINO serves on the processor"
+    assert reasons["torchao/int8"] == "not run: small weights are judged on the processor only"
+    assert result["recommended"] is None
+
+
 def test_unknown_backend_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigurationError, match="Unknown backend 'fastest'"):
         chosen([], ["fastest"])

@@ -101,6 +101,19 @@ async def test_form_that_cannot_be_served_is_refused_and_not_replaced(catalogue,
     assert torch_engine == []
 
 
+async def test_a_model_on_a_gpu_is_served_by_torch(catalogue, folder, torch_engine):
+    opened = await catalogue.open_model("big", ModelSettings(path=folder, device="cuda:1"))
+    assert (opened.kind, opened.reason) == ("torch", "torch serves on cuda:1")
+    assert torch_engine[0][1]["device"] == "cuda:1"
+    await opened.engine.close()
+
+
+@pytest.mark.parametrize("asked", [{"engine": "openvino"}, {"form": "openvino/fp16"}])
+def test_openvino_and_a_gpu_exclude_each_other(folder, asked):
+    with pytest.raises(ConfigurationError, match="needs engine: torch"):
+        ModelSettings(path=folder, device="cuda", **asked)
+
+
 def test_a_form_leaves_no_choice_of_engine(folder):
     with pytest.raises(ConfigurationError, match="leave engine out"):
         ModelSettings(path=folder, form="torchao/int8", engine="openvino")

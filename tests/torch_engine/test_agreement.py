@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from loadwise.errors import ConfigurationError
-from loadwise.torch_engine.agreement import MARGINS, SAME_TOP, agreement
+from loadwise.torch_engine.agreement import MARGINS, SAME_TOP, agreement, coarser
 from loadwise.torch_engine.forcing import Forcing
 from loadwise.torch_engine.loading import load
 from loadwise.torch_engine.runner import Runner
@@ -125,3 +125,25 @@ def test_a_model_without_texts_writes_its_own_and_that_is_told(runner: Runner) -
 def test_texts_that_cannot_be_read_are_refused_with_the_reason(runner: Runner, tokens: Any, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         Forcing(runner.loaded, runner.original, 4, texts=Texts(list(tokens), "operator"))
+
+
+def test_step_that_serves_in_bfloat16_is_held_to_the_model_in_fp32(llama_folder: Path) -> None:
+    exact, served = load(llama_folder), load(llama_folder, dtype="bfloat16")
+    runners = [Runner(loaded, 4, loaded.context_tokens) for loaded in (exact, served)]
+    forcing = Forcing(exact, runners[0].original, 4)
+    found = forcing.judge(runners[1].original, coarser("float32", "bfloat16"), served=served)
+    assert found.margin == MARGINS["bfloat16"]
+    assert 0.0 < abs(found.loss_off) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("form", "served", "margin"),
+    [
+        ("float32", "float32", "float32"),
+        ("float32", "bfloat16", "bfloat16"),
+        ("float16", "float32", "float16"),
+        ("bfloat16", "float16", "bfloat16"),
+    ],
+)
+def test_margin_is_that_of_the_coarser_numbers(form: str, served: str, margin: str) -> None:
+    assert coarser(form, served) == margin

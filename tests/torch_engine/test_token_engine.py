@@ -185,8 +185,12 @@ async def test_decode_step_is_the_compilers_to_replace(llama_folder: Path) -> No
         repeatable: bool,
         judge: Any,
         prepare: Any,
+        buckets: Any,
     ) -> Any:
         made = examples()
+        # Two rows or four, of one span of columns or all.
+        sizes = {(len(tokens), mask.shape[-1]) for tokens, _, mask, *_ in buckets()}
+        assert sizes == {(2, 64), (2, 128), (4, 64), (4, 128)}
         # What a child needs to make the same step of the same folder, and how to tell that it is right.
         assert (recipe.folder, recipe.places) == (str(llama_folder.resolve()), 4)
         assert repeatable

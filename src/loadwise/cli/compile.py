@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ def compile_model(
     import_from: Annotated[Path | None, typer.Option("--import", help="Keep the packages of a file.")] = None,
     key: KeyFile = None,
     prompts: Annotated[Path | None, typer.Option(help="Your prompts to hold forms against.")] = None,
+    device: Annotated[str, typer.Option(help="Where torch runs it: cpu, cuda or cuda:0.")] = "cpu",
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -40,7 +42,7 @@ def compile_model(
         return
     if model is None:
         raise ConfigurationError("Name a model folder, --export or --import.", field="MODEL")
-    result = _measured(folder_of(model), settings, backend or ["all"], seconds(budget), runs)
+    result = _measured(folder_of(model), settings, backend or ["all"], seconds(budget), runs, device)
     _say(result, as_json)
 
 
@@ -68,13 +70,13 @@ def folder_of(model: str) -> Path:
 
 
 def _measured(
-    folder: Path, settings: Settings, backends: list[str], budget_s: float, runs: int
+    folder: Path, settings: Settings, backends: list[str], budget_s: float, runs: int, device: str
 ) -> dict[str, Any]:
     from loadwise.app.compiling.session import Session
     from loadwise.clock import SystemClock
 
     with _progress() as say:
-        session = Session(folder, settings, SystemClock(), say, budget_s)
+        session = Session(folder, settings, SystemClock(), say, budget_s, device)
         return asyncio.run(session.run(backends, runs))
 
 
@@ -83,7 +85,8 @@ def _progress() -> Iterator[Any]:
     """A line that says what is being done; on standard error, so that JSON stays JSON."""
     console = Console(stderr=True)
     with console.status("Starting") as status:
-        yield status.update if console.is_terminal else console.print
+        # What is not a terminal has no width to break lines at.
+        yield status.update if console.is_terminal else partial(console.print, soft_wrap=True)
 
 
 def _transfer(

@@ -60,10 +60,7 @@ class Catalogue:
         """The folder's engine, started; `ConfigurationError` says in one line why there is none."""
         folder = inspect(model.path)
         tokenizer = self._tokenizer(folder.path)
-        if model.form is not None:
-            token_engine, kind, reason = await self._formed(name, folder, model.form)
-        else:
-            token_engine, kind, reason = await self._token_engine(name, folder, model.engine)
+        token_engine, kind, reason = await self._token_engine(name, folder, model)
         engine = RenderedEngine(token_engine, tokenizer, name, replica_id or f"{name}-0", self._clock)
         return OpenedModel(engine=engine, kind=kind, reason=reason)
 
@@ -88,12 +85,14 @@ class Catalogue:
             for place, url in enumerate((upstream.url, *upstream.replicas))
         )
 
-    async def _formed(self, name: str, folder: ModelFolder, form: str) -> tuple[TokenEngine, str, str]:
+    async def _formed(
+        self, name: str, folder: ModelFolder, form: str, device: str
+    ) -> tuple[TokenEngine, str, str]:
         """The form that the settings name, and no other: its numbers are why it was named."""
         backend, _, mode = form.partition("/")
         try:
             if backend == "torchao":
-                engine, kind = await self._torch(name, folder, weights=mode), "torch"
+                engine, kind = await self._torch(name, folder, device, weights=mode), "torch"
             else:
                 engine, kind = (await self._openvino(folder, Choice("openvino", mode)))[0], "openvino"
         except LoadwiseError as error:
@@ -101,15 +100,23 @@ class Catalogue:
         return engine, kind, f"{form}, as the settings say"
 
     async def _token_engine(
-        self, name: str, folder: ModelFolder, wanted: str
+        self, name: str, folder: ModelFolder, model: ModelSettings
     ) -> tuple[TokenEngine, str, str]:
         """The engine that was asked for; of itself OpenVINO where that works, else torch, and why."""
-        if wanted == "torch":
-            return await self._torch(name, folder), "torch", "torch was asked for"
+        wanted, device = model.engine, model.device
+        if model.form is not None:
+            return await self._formed(name, folder, model.form, device)
+        if wanted == "torch" or device != "cpu":
+            asked = "torch was asked for" if wanted == "torch" else f"torch serves on {device}"
+            return await self._torch(name, folder, device), "torch", asked
         try:
             chosen = recall(self._settings.cache_dir, folder.path)
             if chosen is not None and chosen.engine == "torch" and wanted == "auto":
-                return await self._torch(name, folder), "torch", "loadwise compile found torch fastest"
+                return (
+                    await self._torch(name, folder, device),
+                    "torch",
+                    "loadwise compile found torch fastest",
+                )
             engine, reason = await self._openvino(folder, chosen)
         except LoadwiseError as error:
             if wanted == "openvino" or not folder.has_safetensors:
@@ -117,7 +124,7 @@ class Catalogue:
                     f"{name} cannot be served by OpenVINO: {error}", field="engine"
                 ) from None
             log.warning("served_by_torch", member=name, reason=str(error))
-            return await self._torch(name, folder), "torch", f"torch, because {error}"
+            return await self._torch(name, folder, device), "torch", f"torch, because {error}"
         return engine, "openvino", reason
 
     async def _openvino(self, folder: ModelFolder, chosen: Choice | None) -> tuple[TokenEngine, str]:
@@ -147,7 +154,9 @@ class Catalogue:
         await engine.start()
         return engine, reason
 
-    async def _torch(self, name: str, folder: ModelFolder, weights: str | None = None) -> TokenEngine:
+    async def _torch(
+        self, name: str, folder: ModelFolder, device: str, weights: str | None = None
+    ) -> TokenEngine:
         if not folder.has_safetensors:
             raise ConfigurationError(
                 f"{folder.path} has no weights (*.safetensors) for torch.", field="engine"
@@ -166,6 +175,7 @@ class Catalogue:
             kv_cache_bytes=settings.kv_cache_bytes,
             compile_step=self._compile_step,
             prompts=settings.build_prompts,
+            device=device,
             weights=weights,
         )
         try:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from loadwise.decision.facts import Capabilities, EngineReading, Feature
-from loadwise.engines.held_out import held_out
 from loadwise.errors import ConfigurationError, EngineError, MissingExtraError
 from loadwise.logs import get_logger, said_by
-from loadwise.ports import Clock, Judge, Recipe, SamplingParams, TokenEvent
+from loadwise.ports import Clock, SamplingParams, TokenEvent
 from loadwise.torch_engine.engine import Engine, Output
-from loadwise.torch_engine.recipe import StepRecipe
 from loadwise.torch_engine.scheduler import Limits
 from loadwise.torch_engine.sequence import Finish, Sampled, Sampling
 from loadwise.torch_engine.sequence import Sequence as Running
@@ -27,8 +25,6 @@ from loadwise.torch_engine.thread import EngineThread
 
 if TYPE_CHECKING:
     from loadwise.torch_engine.loading import LoadedModel
-    from loadwise.torch_engine.runner import Runner
-    from loadwise.torch_engine.texts import Texts
 
 log = get_logger(__name__)
 
@@ -46,26 +42,6 @@ FEATURES = frozenset(
         Feature.TOP_LOGPROBS,
     }
 )
-
-
-class CompileStep(Protocol):
-    """What the engine asks of a compiler; `ModelCompiler.compile_model` is one."""
-
-    def __call__(
-        self,
-        model: Any,
-        model_id: str,
-        *,
-        examples: Callable[[], Sequence[tuple[Any, ...]]],
-        dynamic_shapes: Any,
-        recipe: Recipe,
-        repeatable: bool,
-        judge: Judge,
-        prepare: Callable[[], None],
-        buckets: Callable[[], Iterable[tuple[Any, ...]]],
-    ) -> Callable[..., Any]:
-        """A callable that serves the model, and a faster equal of it once there is one."""
-        ...
 
 
 class TorchStream:
@@ -214,7 +190,10 @@ class TorchTokenEngine:
         )
         runner = Runner(loaded, limits.places, limits.context_tokens)
         if self._compile_step is not None:
-            runner.step = self._compiled(runner, self._compile_step)
+            served = ServedStep(
+                runner, self.folder, self.model_id, weights=self._weights, prompts=self._prompts
+            )
+            runner.step = served.compiled(self._compile_step)
         engine = Engine(runner, limits, loaded.eos_token_ids, self._clock.monotonic_s)
         return engine, runner.prepare
 
@@ -230,27 +209,6 @@ class TorchTokenEngine:
                 field="kv_cache_bytes",
             )
         return min(self._max_running, fitting)
-
-    def _compiled(self, runner: Runner, compile_step: CompileStep) -> Callable[..., Any]:
-        return compile_step(
-            runner.original,
-            self.model_id,
-            examples=runner.decode_examples,
-            dynamic_shapes=runner.decode_dynamic_shapes(),
-            recipe=StepRecipe(
-                folder=str(self.folder.resolve()),
-                device=str(runner.loaded.device),
-                dtype=str(runner.loaded.shape.dtype).removeprefix("torch."),
-                places=runner.places,
-                context_tokens=runner.loaded.context_tokens,
-                weights=self._weights,
-            ),
-            # Keys and values are written to the same places again.
-            repeatable=True,
-            judge=_judge_of(runner, held_out(self.folder, self._prompts)),
-            prepare=runner.prepare,
-            buckets=runner.decode_buckets,
-        )
 
     def _cancel(self, sequence: Running) -> None:
         self._streams.pop(sequence, None)
@@ -285,15 +243,6 @@ class TorchTokenEngine:
             stream = self._streams.pop(sequence, None)
             if stream is not None:
                 stream.push(EngineError(message))
-
-
-def _judge_of(runner: Runner, texts: Texts | None) -> Judge:
-    """Compares a form of the step with the original on whole texts."""
-    from loadwise.torch_engine.forcing import Forcing
-
-    rows, prepare = runner.cache.rows, runner.prepare
-    forcing = Forcing(runner.loaded, runner.original, rows, prepare=prepare, texts=texts)
-    return lambda step, precision, paced: forcing.judge(step, precision, paced).as_json()
 
 
 def _sampling(params: SamplingParams) -> Sampling:

@@ -47,6 +47,8 @@ class ModelSettings(TermSettings):
     path: Path
     engine: Literal["auto", "openvino", "torch"] = "auto"
     form: FormName | None = None
+    # Where torch runs it: cpu, cuda or cuda:0; OpenVINO serves on the processor.
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]+)?)$")] = "cpu"
     quality: Fraction | None = None
     weight: Positive = 1.0
     standby: bool = False
@@ -56,6 +58,11 @@ class ModelSettings(TermSettings):
         if self.form is not None and self.engine != "auto":
             raise ConfigurationError(
                 f"form {self.form!r} says which engine serves; leave engine out.", field="form"
+            )
+        if self.device != "cpu" and (self.engine == "openvino" or (self.form or "").startswith("openvino/")):
+            raise ConfigurationError(
+                f"OpenVINO serves on the processor; device {self.device!r} needs engine: torch.",
+                field="device",
             )
         return self
 

@@ -20,6 +20,11 @@ SAME_TOP = 0.999
 LOSS_OFF = 0.001
 
 
+def coarser(precision: str, served: str) -> str:
+    """Of a form's precision and that in which its model is served, the one with the wider margin."""
+    return max((precision, served), key=lambda name: MARGINS.get(name, 0.0))
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """What was compared, and how far it agrees; losses are means per token in nats."""

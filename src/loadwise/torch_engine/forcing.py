@@ -27,7 +27,8 @@ Choose = Callable[[int, torch.Tensor], torch.Tensor]
 class Forcing:
     """Held-out texts for a model, and the original's predictions for them; each is computed once.
 
-    Without texts, the model writes its own, by chance from its own predictions.
+    Without texts, the model writes its own, by chance from its own predictions. `loaded` and `original` are
+    the model in fp32; a step over a cache of other numbers is judged as `served`.
     """
 
     def __init__(
@@ -49,7 +50,8 @@ class Forcing:
         if texts is not None:
             self._given = torch.tensor(texts.rows(self._batch, self._tokens, loaded.vocabulary))
             self._batch = len(self._given)
-        self.original = original
+        # Let go of once it has predicted: where the model is served in other numbers it is a second copy.
+        self._original: Step | None = original
         # Called on the thread that computes, for what torch keeps per thread.
         self._prepare = prepare
         self._rows = rows
@@ -67,10 +69,16 @@ class Forcing:
         """Token ids [B, T]."""
         return self._both()[0]
 
-    def judge(self, step: Step, precision: str, paced: Paced = lambda call: call) -> Agreement:
+    def judge(
+        self,
+        step: Step,
+        precision: str,
+        paced: Paced = lambda call: call,
+        served: LoadedModel | None = None,
+    ) -> Agreement:
         """How far `step` agrees with the original on these texts; `paced` wraps all that is computed."""
         texts = self._both(paced)[0]
-        actual = self._read(paced(step), lambda place, _: texts[:, place])
+        actual = self._read(paced(step), lambda place, _: texts[:, place], served or self._loaded)
         return cast("Agreement", paced(self.compare)(actual, precision))
 
     def compare(self, actual: torch.Tensor, precision: str) -> Agreement:
@@ -83,16 +91,17 @@ class Forcing:
 
     def _both(self, paced: Paced = lambda call: call) -> tuple[torch.Tensor, torch.Tensor]:
         if self._texts is None or self._expected is None:
-            given = self._given
+            given, original = self._given, paced(cast("Step", self._original))
             self._texts, self._expected = (
-                self._written(paced) if given is None else self._read_out(given, paced)
+                self._written(original) if given is None else self._read_out(given, original)
             )
+            self._original = None
         return self._texts, self._expected
 
-    def _read_out(self, given: torch.Tensor, paced: Paced) -> tuple[torch.Tensor, torch.Tensor]:
-        return given, self._read(paced(self.original), lambda place, _: given[:, place])
+    def _read_out(self, given: torch.Tensor, original: Step) -> tuple[torch.Tensor, torch.Tensor]:
+        return given, self._read(original, lambda place, _: given[:, place], self._loaded)
 
-    def _written(self, paced: Paced) -> tuple[torch.Tensor, torch.Tensor]:
+    def _written(self, original: Step) -> tuple[torch.Tensor, torch.Tensor]:
         chance = torch.Generator().manual_seed(self._seed)
         first = torch.randint(self._loaded.vocabulary, (self._batch,), generator=chance)
         written: list[torch.Tensor] = []
@@ -105,21 +114,20 @@ class Forcing:
                 written.append(torch.multinomial(shares, 1, generator=chance)[:, 0])
             return written[-1]
 
-        logits = self._read(paced(self.original), choose)
+        logits = self._read(original, choose, self._loaded)
         return torch.stack(written, 1), logits
 
-    def _read(self, step: Step, choose: Choose) -> torch.Tensor:
+    def _read(self, step: Step, choose: Choose, served: LoadedModel) -> torch.Tensor:
         """Predictions [B, T, V] after each token; `choose` gives the tokens [B] of a place."""
         threads = torch.get_num_threads()
         self._prepare()
         try:
-            return self._predicted(step, choose)
+            return self._predicted(step, choose, served)
         finally:
             # Whoever called may compile for as many threads as it had.
             torch.set_num_threads(threads)
 
-    def _predicted(self, step: Step, choose: Choose) -> torch.Tensor:
-        loaded = self._loaded
+    def _predicted(self, step: Step, choose: Choose, loaded: LoadedModel) -> torch.Tensor:
         cache = KeyValueCache(loaded.shape, self._rows, loaded.context_tokens, loaded.device)
         logits = torch.zeros(self._batch, loaded.vocabulary)
         found = []

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loadwise.compiler import ModelCompiler
 from loadwise.compiler.backends import BACKENDS
@@ -19,7 +19,7 @@ from loadwise.engines.exporter import Exporter
 from loadwise.engines.held_out import held_out
 from loadwise.engines.openvino.precision import PRECISIONS
 from loadwise.errors import BuildError, EngineError
-from loadwise.ports import Availability, Clock, TokenEngine
+from loadwise.ports import Availability, Clock, JsonObject, Judge, TokenEngine, at_once
 from loadwise.settings import Settings
 from loadwise.torch_engine.agreement import Agreement
 from loadwise.torch_engine.weights import KINDS
@@ -59,8 +59,16 @@ class Candidates:
     `ConfigurationError` when the operator's prompts cannot be read.
     """
 
-    def __init__(self, folder: Path, settings: Settings, clock: Clock, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        clock: Clock,
+        say: Callable[[str], None],
+        device: str = "cpu",
+    ) -> None:
         self._folder = folder
+        self._device = device
         self._settings = settings
         self._clock = clock
         self._exporter = Exporter(settings.cache_dir, say)
@@ -95,14 +103,25 @@ class Candidates:
         return [eager, *openvino, *compiled, *small, *others]
 
     async def _eager(self) -> Opened:
-        engine = self._torch(None)
-        forcing = await self._reference()
+        seen: list[tuple[Callable[..., Any], Judge]] = []
+
+        def look(model: Callable[..., Any], _: str, *, judge: Judge, **__: Any) -> Callable[..., Any]:
+            seen.append((model, judge))
+            return model
+
+        engine = self._torch(look)
         await engine.start()
-        predictions = await asyncio.to_thread(lambda: forcing.predictions)
-        return Opened(engine, forcing.compare(predictions, "float32"))
+        model, judge = seen[0]
+        return Opened(engine, _agreement(await asyncio.to_thread(judge, model, "float32", at_once)))
+
+    def _compiler(self) -> ModelCompiler:
+        """One that may build wherever the model is: nobody is served here."""
+        compiler = ModelCompiler(self._settings.optimization, workshop=self._workshop(), automatic=False)
+        compiler.drained = lambda model_id: True
+        return compiler
 
     async def _compiled(self, mode: str) -> Opened:
-        compiler = ModelCompiler(self._settings.optimization, workshop=self._workshop(), automatic=False)
+        compiler = self._compiler()
         engine = self._torch(compiler.compile_model)
         await engine.start()
         try:
@@ -124,8 +143,7 @@ class Candidates:
         build = found["builds"].get(mode, found)
         if found["mode"] != mode:
             raise BuildError(build["cause"] or found["cause"], remedy=build["remedy"])
-        judged = build["agreement"]
-        return Agreement(**{field: judged[field] for field in Agreement.__dataclass_fields__})
+        return _agreement(build["agreement"])
 
     def _package(self, compiler: ModelCompiler, name: str, mode: str) -> Path | None:
         """Where the model's build of that mode is kept."""
@@ -146,7 +164,9 @@ class Candidates:
     async def _small(self, kind: str) -> Opened:
         """The torch engine with small weights, its step compiled where that is faster."""
         require(BACKENDS["torchao"]().available())
-        compiler = ModelCompiler(self._settings.optimization, workshop=self._workshop(), automatic=False)
+        if self._device != "cpu":
+            raise BuildError("not run: small weights are judged on the processor only")
+        compiler = self._compiler()
         name, forcing = f"{self._folder.name}-{kind}", await self._reference()
         engine = self._torch(compiler.compile_model, name, kind)
         await engine.start()
@@ -168,7 +188,7 @@ class Candidates:
     async def _openvino(self, mode: str) -> Opened:
         from loadwise.engines.openvino import OpenVinoEngine
 
-        lacking = PRECISIONS[mode].lacking()
+        lacking = PRECISIONS[mode].lacking() if self._device == "cpu" else "OpenVINO serves on the processor"
         if lacking is not None:
             raise BuildError(f"not run: {lacking}")
         form = await self._exporter.export(self._folder, PRECISIONS[mode].weights)
@@ -219,6 +239,7 @@ class Candidates:
             max_running=PLACES,
             kv_cache_bytes=KV_CACHE_BYTES,
             prompts=self._settings.build_prompts,
+            device=self._device,
             weights=weights,
             compile_step=compile_step,  # type: ignore[arg-type]  # ModelCompiler.compile_model is one
         )
@@ -233,9 +254,13 @@ class Candidates:
         from loadwise.torch_engine.loading import load
         from loadwise.torch_engine.runner import Runner
 
-        loaded = load(self._folder, dtype="float32")
+        loaded = load(self._folder, device=self._device, dtype="float32")
         runner = Runner(loaded, PLACES, loaded.context_tokens)
         return Forcing(loaded, runner.original, PLACES, prepare=runner.prepare, texts=self._texts)
+
+
+def _agreement(found: JsonObject) -> Agreement:
+    return Agreement(**{field: found[field] for field in Agreement.__dataclass_fields__})
 
 
 def require(availability: Availability) -> None:

@@ -27,9 +27,18 @@ SHOWN_CHARS = 300
 class Session:
     """One run of `loadwise compile`; no form is begun once `budget_s` has passed."""
 
-    def __init__(self, folder: Path, settings: Settings, clock: Clock, say: Say, budget_s: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        clock: Clock,
+        say: Say,
+        budget_s: float,
+        device: str = "cpu",
+    ) -> None:
         self._folder = inspect(folder)
-        self._candidates = Candidates(folder, settings, clock, say)
+        self._candidates = Candidates(folder, settings, clock, say, device)
+        self._device = device
         self._cache_dir = settings.cache_dir
         self._clock = clock
         self._say = say
@@ -55,6 +64,7 @@ class Session:
             "model": self._folder.path.name,
             "folder": str(self._folder.path),
             "machine": machine()[:12],
+            "device": self._device,
             "runs": runs,
             "rows": [row.as_json(base) for row in rows],
             "recommended": None if best is None else {"backend": best.backend, "mode": best.mode},
@@ -62,7 +72,8 @@ class Session:
 
     def _remember(self, best: Row | None, rows: Sequence[Row]) -> None:
         """The next start serves the best form, and knows the quality of every variant that was measured."""
-        if best is not None:
+        # On another device torch serves, with the builds that are kept.
+        if best is not None and self._device == "cpu":
             engine = "openvino" if best.backend == "openvino" else "torch"
             remember(self._cache_dir, self._folder.path, Choice(engine, best.mode))
         found = {row.name: row.quality for row in rows if row.quantised and row.serves}
