@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loadwise.decision.facts import Capabilities, EngineReading, Feature
+from loadwise.engines.torch_builds import CompileStep, ServedStep
 from loadwise.errors import ConfigurationError, EngineError, MissingExtraError
 from loadwise.logs import get_logger, said_by
 from loadwise.ports import Clock, SamplingParams, TokenEvent
@@ -190,9 +191,8 @@ class TorchTokenEngine:
         )
         runner = Runner(loaded, limits.places, limits.context_tokens)
         if self._compile_step is not None:
-            served = ServedStep(
-                runner, self.folder, self.model_id, weights=self._weights, prompts=self._prompts
-            )
+            folder, name = self.folder, self.model_id
+            served = ServedStep(runner, folder, name, weights=self._weights, prompts=self._prompts)
             runner.step = served.compiled(self._compile_step)
         engine = Engine(runner, limits, loaded.eos_token_ids, self._clock.monotonic_s)
         return engine, runner.prepare

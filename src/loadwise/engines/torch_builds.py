@@ -1,4 +1,4 @@
-"""What the torch engine hands a compiler: its decode step, how to make it again, and who judges builds of it."""
+"""What the torch engine hands a compiler: its step, how to make it again, and who judges builds of it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CompileStep(Protocol):
 
 
 class ServedStep:
-    """The step of the model in `folder` that `runner` runs; `ConfigurationError` when texts cannot be read."""
+    """The step that `runner` runs of the model in `folder`; `ConfigurationError` for unreadable texts."""
 
     def __init__(
         self,
