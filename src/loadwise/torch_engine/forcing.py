@@ -96,6 +96,7 @@ class Forcing:
                 self._written(original) if given is None else self._read_out(given, original)
             )
             self._original = None
+            self._loaded = replace(self._loaded, model=torch.nn.Module())
         return self._texts, self._expected
 
     def _read_out(self, given: torch.Tensor, original: Step) -> tuple[torch.Tensor, torch.Tensor]:
