@@ -10,6 +10,8 @@ Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 MAX_EXAMPLES = 4
 MAX_EXAMPLE_BYTES = 256 * 1024**2
+# Arguments of more are caches, of which a call uses little.
+LARGE_BYTES = 4 * 1024**2
 
 
 def signature(tree: Any) -> Any:
@@ -26,9 +28,9 @@ def signature(tree: Any) -> Any:
 
 
 def copied(tree: Any) -> Any:
-    """The same arguments with tensors of their own."""
+    """The same arguments with tensors of their own; of large ones zeros take no memory."""
     if hasattr(tree, "untyped_storage"):
-        return tree.detach().contiguous().clone()
+        return _copied_tensor(tree.detach())
     if type(tree) is dict:
         return {name: copied(value) for name, value in tree.items()}
     if type(tree) is list:
@@ -38,6 +40,14 @@ def copied(tree: Any) -> Any:
         parts = [copied(value) for value in tree]
         return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
     return tree
+
+
+def _copied_tensor(tensor: Any) -> Any:
+    if size_bytes(tensor) < LARGE_BYTES or tensor.device.type != "cpu" or tensor.dim() == 0:
+        return tensor.contiguous().clone()
+    from loadwise.torch_engine.memory import thin_copy
+
+    return thin_copy(tensor)
 
 
 def copyable(tree: Any) -> bool:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from loadwise.torch_engine.memory import untouched
+
 # Spans grow in these steps, so that a compiled step and the allocator see few shapes.
 SPAN_STEP = 64
 _SPARE = 8
@@ -37,9 +39,15 @@ def columns_for(tokens: int) -> int:
 
 
 class KeyValueCache:
-    """Owns the memory. Rows are places; a sequence's token at position p is in column p + 1."""
+    """Owns the memory. Rows are places; a sequence's token at position p is in column p + 1.
 
-    def __init__(self, shape: CacheShape, places: int, tokens: int, device: torch.device) -> None:
+    A `thin` one on the processor takes memory only where it is written, at the price of a page fault there:
+    for what is tried beside requests, not for serving.
+    """
+
+    def __init__(
+        self, shape: CacheShape, places: int, tokens: int, device: torch.device, *, thin: bool = False
+    ) -> None:
         self.shape = shape
         # The widest span that attention may see.
         self.columns = columns_for(tokens)
@@ -48,11 +56,14 @@ class KeyValueCache:
         # A span of all columns would be contiguous, one layout more for compilers to tell apart.
         size = (self.rows, shape.heads, self.columns + _SPARE)
         # L tensors of [P, H, S, D], each its own memory: views of one would drag the whole into every trace.
-        self.keys = self._layers((*size, shape.key_size), device)
-        self.values = self._layers((*size, shape.value_size), device)
+        thin = thin and device.type == "cpu"
+        self.keys = self._layers((*size, shape.key_size), device, thin)
+        self.values = self._layers((*size, shape.value_size), device, thin)
 
-    def _layers(self, size: tuple[int, ...], device: torch.device) -> tuple[torch.Tensor, ...]:
+    def _layers(self, size: tuple[int, ...], device: torch.device, thin: bool) -> tuple[torch.Tensor, ...]:
         dtype = self.shape.dtype
+        if thin:
+            return tuple(untouched(size, dtype) for _ in range(self.shape.layers))
         return tuple(torch.zeros(size, dtype=dtype, device=device) for _ in range(self.shape.layers))
 
     def row(self, place: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -129,7 +129,7 @@ class Forcing:
             torch.set_num_threads(threads)
 
     def _predicted(self, step: Step, choose: Choose, loaded: LoadedModel) -> torch.Tensor:
-        cache = KeyValueCache(loaded.shape, self._rows, loaded.context_tokens, loaded.device)
+        cache = KeyValueCache(loaded.shape, self._rows, loaded.context_tokens, loaded.device, thin=True)
         logits = torch.zeros(self._batch, loaded.vocabulary)
         found = []
         with torch.no_grad():

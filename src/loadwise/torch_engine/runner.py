@@ -66,20 +66,24 @@ class Runner:
 
     def decode_examples(self) -> list[tuple[Any, ...]]:
         """Inputs of two typical decodes over a cache of their own: few rows and short, many and long."""
-        cache = KeyValueCache(self.loaded.shape, self.cache.rows, self.cache.columns - 1, self.loaded.device)
+        cache = self._thin_cache()
         shapes = {(2, cache.columns // 2 - 1), (self.cache.rows, cache.columns - 1)}
         return [self._example(cache, rows, length) for rows, length in sorted(shapes)]
 
     def decode_buckets(self) -> Iterator[tuple[Any, ...]]:
-        """Inputs of decodes of every size that is served, in powers of two, over one cache full of noise."""
-        loaded = self.loaded
-        cache = KeyValueCache(loaded.shape, self.cache.rows, self.cache.columns - 1, loaded.device)
-        noise = torch.Generator(loaded.device).manual_seed(_NOISE_SEED)
+        """Inputs of decodes of every size that is served, in powers of two; the first row looks at noise."""
+        cache, noise = self._thin_cache(), torch.Generator(self.loaded.device).manual_seed(_NOISE_SEED)
         for layer in (*cache.keys, *cache.values):
-            layer.normal_(generator=noise)
+            # All rows would take as much memory as the cache that serves.
+            layer[0].normal_(generator=noise)
         for rows in _doubling(2, cache.rows):
             for columns in _doubling(SPAN_STEP, cache.columns):
                 yield self._example(cache, rows, columns - 1)
+
+    def _thin_cache(self) -> KeyValueCache:
+        """One of the same sizes for what is tried beside requests."""
+        tokens = self.cache.columns - 1
+        return KeyValueCache(self.loaded.shape, self.cache.rows, tokens, self.loaded.device, thin=True)
 
     def decode_dynamic_shapes(self) -> tuple[Any, ...]:
         """Which sizes of those inputs vary: rows B and span S; the cache itself never does."""

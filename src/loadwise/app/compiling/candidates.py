@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +67,11 @@ class Candidates:
         clock: Clock,
         say: Callable[[str], None],
         device: str = "cpu",
+        left_s: Callable[[], float] = lambda: float("inf"),
     ) -> None:
+        """`left_s` says how long a build may still take."""
         self._folder = folder
+        self._left_s = left_s
         self._device = device
         self._settings = settings
         self._clock = clock
@@ -136,14 +140,22 @@ class Candidates:
     def _built(self, compiler: ModelCompiler, mode: str) -> Agreement:
         """What was found of the build that serves now; `BuildError` when none does."""
         name = self._folder.name
-        compiler.build(name, mode)
-        compiler.wait()
+        self._wait(compiler, name, mode)
         compiler.serve_mode(mode)
         found = compiler.compilation_stats[name]
         build = found["builds"].get(mode, found)
         if found["mode"] != mode:
             raise BuildError(build["cause"] or found["cause"], remedy=build["remedy"])
         return _agreement(build["agreement"])
+
+    def _wait(self, compiler: ModelCompiler, name: str, mode: str) -> None:
+        """The build has ended; `BuildError` where the budget ended it."""
+        compiler.build(name, mode)
+        left_s = self._left_s()
+        if not compiler.wait(None if isinf(left_s) else max(0.0, left_s)):
+            compiler.stop_builds()
+            compiler.wait()
+            raise BuildError("not run: the budget was used up while it was made; raise --budget")
 
     def _package(self, compiler: ModelCompiler, name: str, mode: str) -> Path | None:
         """Where the model's build of that mode is kept."""
@@ -172,8 +184,7 @@ class Candidates:
         await engine.start()
 
         def judged() -> tuple[Agreement, Path | None]:
-            compiler.build(name)
-            compiler.wait()
+            self._wait(compiler, name, compiler.config.compile_mode)
             found = forcing.judge(compiler.get_compiled_model(name), "float32")
             return found, self._package(compiler, name, compiler.config.compile_mode)
 

@@ -37,7 +37,7 @@ class Session:
         device: str = "cpu",
     ) -> None:
         self._folder = inspect(folder)
-        self._candidates = Candidates(folder, settings, clock, say, device)
+        self._candidates = Candidates(folder, settings, clock, say, device, self._left_s)
         self._device = device
         self._cache_dir = settings.cache_dir
         self._clock = clock
@@ -83,7 +83,7 @@ class Session:
 
     async def _row(self, candidate: Candidate, place: str) -> Row:
         row = Row(backend=candidate.backend, mode=candidate.mode, quantised=candidate.quantised)
-        left_s = self._ends_s - self._clock.monotonic_s()
+        left_s = self._left_s()
         if left_s < 0:
             row.reason = "not run: the budget was used up; raise --budget"
             return row
@@ -99,6 +99,10 @@ class Session:
         row.agreement, row.package = opened.agreement, opened.package
         self._opened[row.name] = opened
         return row
+
+    def _left_s(self) -> float:
+        """Of the budget."""
+        return self._ends_s - self._clock.monotonic_s()
 
     async def _measure(self, rows: Sequence[Row], runs: int) -> None:
         self._say(f"Measuring {len(self._opened)} forms in {runs} runs each, in turns")
