@@ -77,7 +77,7 @@ def test_a_runner_s_examples_and_buckets_do_not_take_the_cache_again(llama_folde
     from loadwise.torch_engine.runner import Runner
 
     loaded = load(llama_folder)
-    runner = Runner(loaded, 2000, loaded.context_tokens)
+    runner = Runner(loaded, 4000, loaded.context_tokens)
     whole = sum(layer.numel() * layer.element_size() for layer in (*runner.cache.keys, *runner.cache.values))
     assert whole > 100 * MIB
     before = resident()
