@@ -90,10 +90,11 @@ def beside_vllm(folder: Path, arguments: argparse.Namespace, scratch: Path) -> d
 def summary(found: dict[str, Any]) -> dict[str, Any]:
     """The form that the optimizer chose by itself, against vLLM; variants apart, with what they lose."""
     chosen, beside = found["recommended"], found["beside_vllm"]
-    ratios = {count: run["ratio"] for count, run in beside["results"].items()} if beside != "not run" else {}
+    ran = isinstance(beside, dict)
+    ratios = {count: run["ratio"] for count, run in beside["results"].items()} if ran else {}
     return {
         "chosen": None if chosen is None else f"{chosen['backend']}/{chosen['mode']}",
-        "times_vllm": ratios or "not run",
+        "times_vllm": ratios or beside,
         "at_least_1.6_times": all(ratio >= PROMISED for ratio in ratios.values()) if ratios else None,
         "variants": {
             f"{row['backend']}/{row['mode']}": {
@@ -132,8 +133,14 @@ def main(argv: Sequence[str]) -> None:
         for name in arguments.models:
             folder = family().get(name) or random_llama(scratch / name)
             found = compiled(folder, arguments)
-            found["beside_vllm"] = beside_vllm(folder, arguments, scratch) if arguments.vllm else "not run"
             results[name] = found
+            try:
+                found["beside_vllm"] = (
+                    beside_vllm(folder, arguments, scratch) if arguments.vllm else "not run"
+                )
+            except subprocess.CalledProcessError as error:
+                # Half an hour of other figures is not lost with it.
+                found["beside_vllm"] = f"failed with status {error.returncode}"
             found["summary"] = summary(found)
             print(json.dumps({"model": name, **found["summary"]}, indent=1), flush=True)
             save(arguments.out, {"command": command, "machine": before, "models": results})
