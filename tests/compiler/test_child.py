@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from loadwise.compiler.backends.exported import JOB, PROGRAM, RESULT
-from loadwise.compiler.backends.family import MOST_OWED_S, Duty, resident_bytes
+from loadwise.compiler.backends.family import MOST_OWED_S, Duty, descendants, resident_bytes
 from loadwise.compiler.backends.watch import Limits, run_limited
 from loadwise.errors import BuildError
 
@@ -65,6 +65,23 @@ def test_process_over_its_time_is_ended_with_all_below_it() -> None:
 def test_process_over_its_memory_is_ended_with_the_setting_named() -> None:
     with pytest.raises(BuildError, match="build_memory_bytes"):
         run("-c", "import threading; threading.Event().wait()", memory_bytes=1)
+
+
+def test_all_below_a_process_are_found_without_a_look_at_any_other() -> None:
+    code = (
+        "import subprocess, sys; "
+        "child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE); "
+        "print(child.pid, flush=True); input()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    grandchild = int(process.stdout.readline())
+    assert descendants(process.pid) == [grandchild]
+    assert set(descendants(os.getpid())) >= {process.pid, grandchild}
+    process.communicate("\n")
+    assert descendants(process.pid) == []
 
 
 def test_process_that_is_gone_uses_no_memory() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import cache
 from itertools import count
+from pathlib import Path
 
 import psutil
 
-# Of looks, those that search for new processes: that reads every process of the machine.
+# Of looks, those that search for new processes.
 _SEARCH_EVERY = 8
 # Processor time that a build did not get stays owed, up to so many seconds.
 MOST_OWED_S = 2.0
@@ -41,9 +43,37 @@ class Family:
     def _found(self) -> list[psutil.Process]:
         if next(self._looks) % _SEARCH_EVERY == 0:
             with contextlib.suppress(psutil.Error):
-                root = psutil.Process(self._pid)
-                self._members = [root, *root.children(recursive=True)]
+                known = {member.pid: member for member in self._members}
+                found = descendants(self._pid)
+                self._members = [known.get(pid) or psutil.Process(pid) for pid in (self._pid, *found)]
         return self._members
+
+
+def descendants(pid: int) -> list[int]:
+    """Ids of all below a process; where Linux lists each one's children, no other process is looked at."""
+    if not _children_are_listed():
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    found, waiting = list[int](), [pid]
+    while waiting:
+        below = _children(waiting.pop())
+        found += below
+        waiting += below
+    return found
+
+
+@cache
+def _children_are_listed() -> bool:
+    return any(Path("/proc/self/task").glob("*/children"))
+
+
+def _children(pid: int) -> list[int]:
+    """Those of every thread; a process or thread that has ended has none."""
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found += map(int, (thread / "children").read_text().split())
+    return found
 
 
 class Duty:
