@@ -67,8 +67,8 @@ SETTINGS = (
 )
 
 
-# A closed loop waits for every answer, however late: nothing is refused for lateness, as with vLLM.
-CLOSED_LOOP = "optimization: {refuse_late: false}\n"
+# A closed loop waits for every answer: as vLLM, it refuses nothing for lateness, and it has the same cache.
+CLOSED_LOOP = "optimization: {refuse_late: false}\nkv_cache_bytes: 1073741824\n"
 
 
 def loadwise_server(arguments: argparse.Namespace, logs: Path) -> Server:
