@@ -1,7 +1,6 @@
 """A GPU that serves never builds; a drained one may, until it is called back."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from loadwise.compiler import ModelCompiler
-from loadwise.compiler.keeping import KeepingBackend
-from loadwise.compiler.store import PackageStore
 from loadwise.compiler.workshop import Workshop
-from loadwise.errors import BuildDeclinedError
 from loadwise.ports import BuildRequest
 from loadwise.settings import OptimizationConfig
 from loadwise.testing import FakeClock
@@ -121,14 +117,3 @@ def test_kept_build_is_opened_beside_requests_on_its_gpu(backend: FakeBackend, c
     compiler.close()
     assert (stats["state"], stats["mode"]) == ("promoted", "default")
     assert all(request.kept_only and not request.stop.is_set() for request in backend.requests)
-
-
-def test_kept_build_that_cannot_be_opened_is_not_made_on_a_gpu_that_serves(
-    backend: FakeBackend, clock: FakeClock, tmp_path: Path
-) -> None:
-    keeping = KeepingBackend(backend, PackageStore(tmp_path))
-    model = Doubler(clock).eval()
-    request = BuildRequest(model=model, model_id="m", mode="default", examples=[((X,), {})], kept_only=True)
-    with pytest.raises(BuildDeclinedError, match="No build is kept"):
-        keeping.build(request)
-    assert backend.requests == []

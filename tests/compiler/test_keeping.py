@@ -12,7 +12,7 @@ from loadwise.compiler import ModelCompiler
 from loadwise.compiler.keeping import KeepingBackend
 from loadwise.compiler.store import PackageStore
 from loadwise.compiler.workshop import Workshop
-from loadwise.errors import BuildError
+from loadwise.errors import BuildDeclinedError, BuildError
 from loadwise.ports import Availability, BuildRequest, Built, Form
 from loadwise.settings import OptimizationConfig
 from loadwise.testing import FakeClock
@@ -163,6 +163,18 @@ def test_build_that_finds_no_place_to_be_made_fails_with_the_reason_and_the_orig
     assert stats["remedy"]
     with torch.no_grad():
         assert torch.equal(served(X), X * 2)
+
+
+def test_build_that_may_only_be_opened_is_never_made(
+    packer: Packer, store: PackageStore, model: Doubler, clock: FakeClock
+) -> None:
+    backend = KeepingBackend(packer, store)
+    request = BuildRequest(model=model, model_id="m", mode="default", examples=[((X,), {})], kept_only=True)
+    with pytest.raises(BuildDeclinedError, match="No build is kept"):
+        backend.build(request)
+    assert packer.made == 0
+    start(packer, store, model, clock)
+    assert backend.build(request).kept
 
 
 def test_unknown_backend_is_refused_by_name(tmp_path: Path) -> None:

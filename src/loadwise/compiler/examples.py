@@ -110,10 +110,10 @@ class Examples:
             others = [pair for pair in self._learned.items() if pair[0] != kind]
             kept, held = {kind: known}, size_bytes(known)
             for name, example in others[: MAX_EXAMPLES - 1]:
-                held += size_bytes(example)
-                if held <= MAX_EXAMPLE_BYTES:
+                if held + size_bytes(example) <= MAX_EXAMPLE_BYTES:
                     kept[name] = example
-            self._learned, self._bytes = kept, sum(size_bytes(example) for example in kept.values())
+                    held += size_bytes(example)
+            self._learned, self._bytes = kept, held
 
     def all(self) -> list[Arguments]:
         """Copies for one build to work with; empty before the first call."""
