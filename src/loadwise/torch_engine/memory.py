@@ -39,4 +39,4 @@ def parts(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
     if tensor.dim() == 0 or tensor.numel() == 0:
         return (tensor,)
     row_bytes = tensor.numel() // len(tensor) * tensor.element_size()
-    return tensor.split(max(1, PART_BYTES // max(1, row_bytes)))
+    return tuple(tensor.split(max(1, PART_BYTES // max(1, row_bytes))))

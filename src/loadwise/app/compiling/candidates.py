@@ -159,7 +159,8 @@ class Candidates:
 
     def _package(self, compiler: ModelCompiler, name: str, mode: str) -> Path | None:
         """Where the model's build of that mode is kept."""
-        parameters, store = compiler.get_compiled_model(name).digest(), self._store()
+        served, store = compiler.get_compiled_model(name), self._store()
+        parameters = None if served is None else served.digest()
         for entry, facts in store.entries().items():
             if (facts.get("parameters"), facts.get("mode")) == (parameters, mode):
                 return store.root / entry
@@ -185,7 +186,8 @@ class Candidates:
 
         def judged() -> tuple[Agreement, Path | None]:
             self._wait(compiler, name, compiler.config.compile_mode)
-            found = forcing.judge(compiler.get_compiled_model(name), "float32")
+            served: Any = compiler.get_compiled_model(name)
+            found = forcing.judge(served, "float32")
             return found, self._package(compiler, name, compiler.config.compile_mode)
 
         try:
