@@ -28,8 +28,7 @@ def silence(optimizer: Any) -> None:
     recorder = optimizer.recorder
     for part, names in (
         (recorder.telemetry, ("count", "observe", "decided", "refused", "ended")),
-        (recorder.timeline, ("ended", "sampled")),
-        (recorder.objective_counts, ("note",)),
+        (recorder, ("note",)),
     ):
         for name in names:
             setattr(part, name, nothing)
@@ -48,6 +47,8 @@ async def serve_until_told(options: argparse.Namespace) -> None:
             "enable_performance_tracking": watched,
             "enable_torch_compile": False,
             "allow_degrade": False,
+            # A busy machine is slow for both: nobody is refused for it.
+            "refuse_late": False,
         },
     )
     async with composed(settings) as server:

@@ -9,28 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadwise.telemetry.journal.bodies import digest, digests, holds, joined, packed
+from loadwise.telemetry.journal.bodies import array_of, digest, digests, holds, joined, packed
 
 batches = st.lists(st.lists(st.integers(), max_size=40), min_size=1, max_size=8)
 
 
 @given(batches)
 def test_joined_bodies_hold_every_row_in_order(found: list[list[int]]) -> None:
-    bodies = [packed([msgspec.msgpack.encode(str(number)) for number in rows]) for rows in found]
+    bodies = [packed(array_of([msgspec.msgpack.encode(str(number)) for number in rows])) for rows in found]
     whole = msgspec.msgpack.decode(zlib.decompress(joined(bodies, sum(map(len, found)))))
     assert whole == [str(number) for rows in found for number in rows]
 
 
 def test_a_batch_of_many_rows_is_joined_too() -> None:
     rows = [msgspec.msgpack.encode(number) for number in range(70_000)]
-    body = joined([packed(rows), packed(rows[:20])], 70_020)
+    body = joined([packed(array_of(rows)), packed(array_of(rows[:20]))], 70_020)
     assert msgspec.msgpack.decode(zlib.decompress(body)) == [*range(70_000), *range(20)]
 
 
 @pytest.mark.parametrize("damaged", [b"", b"\x00", zlib.compress(b""), zlib.compress(b"\xc0")])
 def test_a_damaged_body_is_not_joined(damaged: bytes) -> None:
     with pytest.raises((zlib.error, ValueError)):
-        joined([packed([b"\x01"]), damaged], 2)
+        joined([packed(array_of([b"\x01"])), damaged], 2)
 
 
 @given(st.lists(st.text(max_size=20), max_size=50), st.text(max_size=20))

@@ -65,7 +65,7 @@ def test_a_journal_that_was_tampered_with_is_not_reproduced(house, written):
         if any(isinstance(row, records.Decided) and row.dispatched is not None for row in rows)
     )
     lied = [row if not isinstance(row, records.Decided) else _other_draw(row) for row in rows]
-    body = packed([lean.encoded(row) for row in lied])
+    body = packed(lean.encoded(lied))
     connection.execute("UPDATE batches SET body = ? WHERE id = ?", (body, number))
     connection.close()
     ended = run("replay", written, "--json")

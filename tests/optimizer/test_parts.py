@@ -21,10 +21,12 @@ from loadwise.optimizer.conversations import Conversations
 from loadwise.optimizer.host import HostSensor
 from loadwise.optimizer.in_flight import InFlight, Open
 from loadwise.optimizer.model_manager import DynamicModelManager
+from loadwise.optimizer.recorder import Recorder
 from loadwise.optimizer.tallies import Measure, Row, Tallies
 from loadwise.optimizer.window import ServiceWindow
 from loadwise.ports import Dispatch
 from loadwise.settings import OptimizationConfig
+from loadwise.testing import FakeClock
 
 
 def dispatch(member: str = "fast", request_id: str = "r") -> Dispatch:
@@ -235,6 +237,23 @@ class TestWindow:
         for number in range(100):
             window.add(outcome(number * 0.1))
         assert window.reading(10.0, 0).requests_per_s == pytest.approx(10.0, rel=0.1)
+
+
+class TestRecorder:
+    def test_whoever_looks_sees_every_request_however_many_are_counted_together(self) -> None:
+        clock = FakeClock()
+        recorder = Recorder(OptimizationConfig(), clock=clock)
+        for number in range(1, 40):
+            recorder.record(outcome(clock.monotonic_s(), output_tokens=5, time_to_first_token_s=0.1))
+            clock.advance(0.7)
+            if number % 5 == 0:
+                now_s = clock.monotonic_s()
+                assert len(recorder.history) == number
+                assert recorder.timeline.over(3600.0, now_s).requests == number
+                assert recorder.objective_counts.over("auto", 3600.0, now_s).judged == number
+                assert recorder.summary().requests == number
+        times = [entry.wall_s for entry in recorder.history]
+        assert times == sorted(set(times))
 
 
 class TestTallies:

@@ -14,7 +14,7 @@ from loadwise.decision.facts import Ending, Outcome
 from loadwise.telemetry import names
 from loadwise.telemetry.metric import Kind, Metric
 from loadwise.telemetry.names import METRICS
-from loadwise.telemetry.prometheus import Telemetry, time_per_output_token_s
+from loadwise.telemetry.prometheus import TOGETHER, Telemetry, time_per_output_token_s
 
 
 def outcome(**changes: object) -> Outcome:
@@ -53,6 +53,34 @@ def test_counters_agree_with_what_happened() -> None:
     assert telemetry.value(names.WITHIN_OBJECTIVES, {"route": "auto", "member": "fast"}) == 2
     assert telemetry.value(names.MISSED_OBJECTIVES, {"route": "auto", "member": "fast"}) == 2
     assert telemetry.value(names.FAULTS, {"member": "fast"}) == 1
+
+
+def test_whoever_looks_sees_every_request_that_ended_however_many_are_counted_together() -> None:
+    telemetry = Telemetry()
+    labels = {"route": "auto", "member": "fast", "ending": "succeeded"}
+    for number in range(1, 2 * TOGETHER + 3):
+        telemetry.ended(outcome())
+        assert telemetry.value(names.REQUESTS, labels) == number
+    for _ in range(2 * TOGETHER + 3):
+        telemetry.ended(outcome())
+    assert telemetry.value(names.REQUESTS, labels) == 4 * TOGETHER + 5
+
+
+def test_outcomes_told_by_several_threads_are_counted_once_each() -> None:
+    telemetry, labels = Telemetry(), {"route": "auto", "member": "fast", "ending": "succeeded"}
+
+    def tell() -> None:
+        for _ in range(500):
+            telemetry.ended(outcome())
+
+    threads = [threading.Thread(target=tell) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        telemetry.render()
+    for thread in threads:
+        thread.join()
+    assert telemetry.value(names.REQUESTS, labels) == 2000
 
 
 def test_an_answer_without_tokens_leaves_the_histograms_alone() -> None:

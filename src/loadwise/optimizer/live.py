@@ -61,9 +61,8 @@ def tracks(optimizer: ServerSideOptimizer, newest: int | None = None) -> JsonObj
     shift_s = optimizer.clock.wall_s() - now_s
     found = {}
     for step_s, size in TRACKS:
-        kept = timeline.stretches(step_s * size, now_s)[1]
-        shown = kept if newest is None else kept[-newest:]
-        points = [point(stretch, shift_s, step_s) for stretch in shown]
+        _, kept = timeline.stretches(step_s * size, now_s, newest)
+        points = [point(stretch, shift_s, step_s) for stretch in kept]
         found[f"{step_s * size:g}"] = {"step_s": step_s, "points": points}
     return found
 

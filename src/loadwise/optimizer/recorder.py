@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from loadwise.clock import SystemClock
 from loadwise.decision import grading
@@ -16,9 +17,10 @@ from loadwise.optimizer.experiments import Experiments
 from loadwise.optimizer.window import ServiceWindow
 from loadwise.ports import Clock
 from loadwise.settings import OptimizationConfig
+from loadwise.telemetry.history import History
 from loadwise.telemetry.monitoring import Monitoring
 from loadwise.telemetry.objectives import ObjectiveCounts
-from loadwise.telemetry.prometheus import Telemetry
+from loadwise.telemetry.prometheus import TOGETHER, Telemetry
 from loadwise.telemetry.timeline import Timeline
 
 
@@ -35,6 +37,17 @@ class Summary:
     refused: int = 0
 
 
+class _Told(NamedTuple):
+    """A request that ended, with when it did: monotonic seconds, and wall time."""
+
+    outcome: Outcome
+    within: bool | None
+    strategy: StrategyName | None
+    objectives: Objectives
+    now_s: float
+    wall_s: float
+
+
 class Recorder:
     """Hears each outcome once and keeps what reports, grades, alerts and scrapes need."""
 
@@ -44,13 +57,15 @@ class Recorder:
         self._clock: Clock = clock or SystemClock()
         self.telemetry = telemetry or Telemetry()
         self.window = ServiceWindow(size=config.metrics_history_size)
-        self.timeline = Timeline()
-        self.history = entries.history(
+        self._timeline = Timeline()
+        self._history = entries.history(
             config.metrics_history_size, enabled=config.enable_performance_tracking
         )
         self._objectives = Objectives(**config.objectives.model_dump())
         self.experiments = Experiments(config, self._clock)
-        self.objective_counts = ObjectiveCounts()
+        self._objective_counts = ObjectiveCounts()
+        # Requests that are in none of the three yet.
+        self._told: list[_Told] = []
         # A monitoring system beside us, where there is one.
         self.monitoring: Monitoring | None = None
         # Per member, when an answer with tokens last ended.
@@ -77,19 +92,52 @@ class Recorder:
         self.telemetry.ended(outcome, within)
         if self.monitoring is not None:
             self.monitoring.ended(outcome)
-        self.objective_counts.note(outcome.route, within, outcome.finished_s)
         if outcome.output_tokens:
             self.last_token_s[outcome.member_id] = outcome.finished_s
-        self.timeline.ended(
-            outcome,
-            within=within,
-            failed=fault_of(outcome) in (Fault.MEMBER, Fault.OVERLOAD),
-            objectives=objectives,
-            now_s=self._clock.monotonic_s(),
-        )
-        if self.history.enabled:
-            self.history.add(entries.ended(self._clock.wall_s(), outcome, strategy, within))
+        self.note(outcome, within, strategy, objectives)
         return within
+
+    def note(
+        self, outcome: Outcome, within: bool | None, strategy: StrategyName | None, objectives: Objectives
+    ) -> None:
+        """The request is in the timeline, the history and the objectives' counts when somebody looks."""
+        clock = self._clock
+        self._told.append(_Told(outcome, within, strategy, objectives, clock.monotonic_s(), clock.wall_s()))
+        if len(self._told) >= TOGETHER:
+            self._fold()
+
+    def _fold(self) -> None:
+        """What was told is counted, in the order in which it happened."""
+        told, self._told = self._told, []
+        for outcome, within, strategy, objectives, now_s, wall_s in told:
+            self._objective_counts.note(outcome.route, within, outcome.finished_s)
+            self._timeline.ended(
+                outcome,
+                within=within,
+                failed=fault_of(outcome) in (Fault.MEMBER, Fault.OVERLOAD),
+                objectives=objectives,
+                now_s=now_s,
+            )
+            if self._history.enabled:
+                self._history.add(entries.ended(wall_s, outcome, strategy, within))
+
+    @property
+    def timeline(self) -> Timeline:
+        """What happened in each stretch of time, up to now."""
+        self._fold()
+        return self._timeline
+
+    @property
+    def history(self) -> History[entries.Entry]:
+        """The latest requests, up to now."""
+        self._fold()
+        return self._history
+
+    @property
+    def objective_counts(self) -> ObjectiveCounts:
+        """How many requests of each route missed their objectives, up to now."""
+        self._fold()
+        return self._objective_counts
 
     def refused(self, route: str, status: int) -> None:
         """Counts a request that no engine got; where that is our doing it missed its objectives."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice, takewhile
 from typing import Final
 
 from loadwise.telemetry.latencies import Latencies, Mean
@@ -147,10 +148,14 @@ class Track:
             self.stretches.append(Stretch(begin_s))
         return self.stretches[-1]
 
+    def newest(self, begin_s: float, most: int | None = None) -> list[Stretch]:
+        """The stretches from the one that `begin_s` lies in on, at most the `most` newest, oldest first."""
+        recent = takewhile(lambda found: found.begin_s + self.step_s > begin_s, reversed(self.stretches))
+        return list(islice(recent, most))[::-1]
+
     def since(self, begin_s: float) -> Stretch:
         """What was counted from `begin_s` on, with all of the stretch that this lies in."""
-        whole = Stretch(begin_s)
-        kept = [stretch for stretch in self.stretches if stretch.begin_s + self.step_s > begin_s]
+        whole, kept = Stretch(begin_s), self.newest(begin_s)
         if len(kept) > 1:
             whole.merge(self._ended(kept[:-1]))
         for last in kept[-1:]:

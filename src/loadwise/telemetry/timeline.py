@@ -126,10 +126,10 @@ class Timeline:
             whole.merge(self._open)
         return whole
 
-    def stretches(self, span_s: float, now_s: float) -> tuple[float, list[Stretch]]:
-        """The stretches' length and those of the last `span_s` seconds, oldest first."""
+    def stretches(self, span_s: float, now_s: float, most: int | None = None) -> tuple[float, list[Stretch]]:
+        """The stretches' length and those of the last `span_s` seconds, at most the newest, oldest first."""
         track = self._track(span_s)
-        return track.step_s, [s for s in track.stretches if s.begin_s + track.step_s > now_s - span_s]
+        return track.step_s, track.newest(now_s - span_s, most)
 
     def _coarsest(self, span_s: float) -> Track:
         """The coarsest track with at least twelve stretches in the span: fewer are merged."""

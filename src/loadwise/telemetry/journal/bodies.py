@@ -17,9 +17,14 @@ _DIGEST: Final = 8
 LEVEL: Final = 1
 
 
-def packed(rows: Sequence[bytes], level: int = LEVEL) -> bytes:
-    """Encoded rows as one compressed body."""
-    return zlib.compress(msgspec.msgpack.encode([msgspec.Raw(row) for row in rows]), level)
+def packed(body: bytes, level: int = LEVEL) -> bytes:
+    """An array of encoded rows, compressed."""
+    return zlib.compress(body, level)
+
+
+def array_of(rows: Sequence[bytes]) -> bytes:
+    """Encoded rows as one array."""
+    return msgspec.msgpack.encode([msgspec.Raw(row) for row in rows])
 
 
 def joined(bodies: Iterable[bytes], rows: int, level: int = LEVEL) -> bytes:

@@ -16,6 +16,8 @@ from loadwise.telemetry.journal.events import Built, Configured, Event, Reviewed
 
 STOP: Final = "POST /v1/optimization/stop"
 CONFIGURE: Final = "POST /v1/optimization/configure"
+# Events that may have changed something; no other did.
+CHANGING: Final = (Stepped, Reviewed, Configured, Built, Rolled)
 
 
 class ChangeKind(StrEnum):

@@ -208,7 +208,7 @@ class Journal:
         return bool(queue)
 
     def _rows(self, happened: list[Event], lost: int, *, last: bool) -> list[records.Record]:
-        rows = list(self._scribe.rows(happened))
+        rows = self._scribe.rows(happened)
         if last:
             rows += self._scribe.rest()
         if lost:
@@ -225,7 +225,7 @@ class Journal:
         batch = written(happened, rows, wall_s - self._clock.monotonic_s())
         if batch.rows or batch.changes or states:
             store.write(batch, states, wall_s)
-        self._written += len(batch.rows)
+        self._written += batch.rows
         if batch.lost:
             self._unwritable += batch.lost
             # Later rows may have rested on those.
@@ -235,8 +235,7 @@ class Journal:
         store, now_s = self._store, self._clock.monotonic_s()
         if store is None:
             return
-        over = store.size_bytes() > self.limits.max_bytes
-        if last or over or store.segment_full or now_s - self._segment_s >= SEGMENT_S:
+        if last or store.over_full() or store.segment_full or now_s - self._segment_s >= SEGMENT_S:
             self._segment_s = now_s
             store.seal(self._clock.wall_s())
             self._scribe.restart()

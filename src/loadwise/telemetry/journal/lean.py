@@ -6,7 +6,7 @@ end before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
@@ -83,19 +83,26 @@ _OF_DECIDED: Final = attrgetter(*Decided.__struct_fields__[2:])
 _DECODER: Final = msgspec.msgpack.Decoder(list[Record | Ended | Decided])
 
 
-def encoded(row: Record) -> bytes:
-    """The row's bytes; `TypeError`, `ValueError` or `OverflowError` for what no row can hold."""
-    return records.ENCODER.encode(_short(row))
+def encoded(rows: Sequence[Record]) -> bytes:
+    """A body of rows; `TypeError`, `ValueError` or `OverflowError` for what none can hold."""
+    return records.ENCODER.encode([_SHORT.get(type(row), _as_it_is)(row) for row in rows])
 
 
-def _short(row: Record) -> Row:
-    match row:
-        case records.Ended():
-            return Ended(OUTCOMES.values(row.outcome), *_OF_ENDED(row))
-        case records.Decided():
-            pressures = tuple([PRESSURES.values(each) for each in row.pressures])
-            return Decided(_asked(row.request), pressures, *_OF_DECIDED(row))
-    return row
+def _as_it_is(row: Any) -> Row:
+    found: Row = row
+    return found
+
+
+def _ended(row: records.Ended) -> Row:
+    return Ended(OUTCOMES.values(row.outcome), *_OF_ENDED(row))
+
+
+def _decided(row: records.Decided) -> Row:
+    pressures = tuple([PRESSURES.values(each) for each in row.pressures])
+    return Decided(_asked(row.request), pressures, *_OF_DECIDED(row))
+
+
+_SHORT: Final[Mapping[type, Callable[[Any], Row]]] = {records.Ended: _ended, records.Decided: _decided}
 
 
 def _asked(request: RequestFacts) -> Values:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -254,13 +255,15 @@ def with_beliefs(
     )
 
 
+_REQUEST_ID: Final = {
+    Decided: attrgetter("request.request_id"),
+    Ended: attrgetter("outcome.request_id"),
+    TurnedAway: attrgetter("request_id"),
+    KeptOut: attrgetter("request_id"),
+}
+
+
 def request_id_of(row: Record) -> str | None:
     """The request that a row is about, None for rows about none."""
-    match row:
-        case Decided():
-            return row.request.request_id
-        case TurnedAway() | KeptOut():
-            return row.request_id
-        case Ended():
-            return row.outcome.request_id
-    return None
+    found = _REQUEST_ID.get(type(row))
+    return None if found is None else found(row)

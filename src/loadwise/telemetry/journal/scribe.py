@@ -7,10 +7,10 @@ row that rests on it. So every row can be decided again, also after events were 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from loadwise.decision.beliefs import Belief
 from loadwise.decision.facts import Number, Policy, RequestFacts, Route
@@ -41,127 +41,131 @@ class Scribe:
         self._numbers: dict[bytes, int] = {}
         self._known: dict[int, tuple[object, int]] = {}
 
-    def rows(self, happened: Iterable[Event]) -> Iterator[Record]:
+    def rows(self, happened: Iterable[Event]) -> list[Record]:
         """The rows of some events; a choice or a lesson waits for the event that completes it."""
+        rows: list[Record] = []
         for event in happened:
             waiting, self.waiting = self.waiting, None
-            match event:
-                case events.Sent() if _sent(waiting, event):
-                    yield from self._decided(waiting, event)  # type: ignore[arg-type]
-                    continue
-                case events.Ended() if _ended(waiting, event):
-                    yield from self._ended(waiting, event)  # type: ignore[arg-type]
-                    continue
-            yield from self._alone(waiting)
-            yield from self._row(event)
+            kind = type(event)
+            if kind is events.Sent and _sent(waiting, event):
+                self._decided(rows, waiting, event)  # type: ignore[arg-type]
+                continue
+            if kind is events.Ended and _ended(waiting, event):
+                self._ended(rows, waiting, event)  # type: ignore[arg-type]
+                continue
+            if waiting is not None:
+                self._alone(rows, waiting)
+            if kind is events.Chose or kind is events.Learned:
+                self.waiting = event  # type: ignore[assignment]
+            else:
+                self._row(rows, event)
+        return rows
 
-    def rest(self) -> Iterator[Record]:
+    def rest(self) -> list[Record]:
         """What still waits, when nothing more will come."""
+        rows: list[Record] = []
         waiting, self.waiting = self.waiting, None
-        yield from self._alone(waiting)
+        if waiting is not None:
+            self._alone(rows, waiting)
+        return rows
 
-    def _alone(self, waiting: events.Chose | events.Learned | None) -> Iterator[Record]:
+    def _alone(self, rows: list[Record], waiting: events.Chose | events.Learned) -> None:
         if isinstance(waiting, events.Chose):
-            yield from self._decided(waiting, None)
-        elif waiting is not None:
-            yield from self._ended(waiting, None)
+            self._decided(rows, waiting, None)
+        else:
+            self._ended(rows, waiting, None)
 
-    def _row(self, event: Event) -> Iterator[Record]:
+    def _row(self, rows: list[Record], event: Event) -> None:
         match event:
-            case events.Chose() | events.Learned():
-                self.waiting = event
             case events.Refused():
                 asked = event.request
-                yield records.TurnedAway(
+                row = records.TurnedAway(
                     asked.request_id, event.status, event.code, event.retry_after_s, event.now_s,
                     None if event.again else asked.model, asked.principal.tenant,
                 )  # fmt: skip
+                rows.append(row)
             case events.Judged():
-                yield from self._kept_out(event)
+                self._kept_out(rows, event)
             case events.Ended():
                 # Its lesson was lost, or the member is gone: the outcome is still worth keeping.
-                yield _ending(event, None, learned=False)
+                rows.append(_ending(event, None, learned=False))
             case events.Stepped():
-                yield from self._stepped(event)
+                self._stepped(rows, event)
 
     # --- requests ---
 
-    def _decided(self, chose: events.Chose, sent: events.Sent | None) -> Iterator[Record]:
+    def _decided(self, rows: list[Record], chose: events.Chose, sent: events.Sent | None) -> None:
         asked = chose.question
-        numbers = []
-        for found in (asked.policy, asked.route, asked.strategy):
-            number, row = self._number(found)
-            numbers.append(number)
-            if row is not None:
-                yield row
-        yield from self._followed(asked.beliefs)
-        yield records.Decided(
-            request=_storable(asked.request),
-            policy=numbers[0] or 0,
-            route=numbers[1] or 0,
-            strategy=numbers[2],
-            members=tuple([belief.member_id for belief in asked.beliefs]),
-            pressures=asked.pressures,
-            draw=asked.draw,
-            now_s=asked.now_s,
-            remembered=asked.remembered,
-            excluded=asked.excluded,
-            control=asked.control,
-            choice=chose.choice,
-            dispatched=None if sent is None else _dispatched(sent),
+        policy, route = self._number(rows, asked.policy), self._number(rows, asked.route)
+        strategy = None if asked.strategy is None else self._number(rows, asked.strategy)
+        self._follow(rows, asked.beliefs)
+        rows.append(
+            records.Decided(
+                request=_storable(asked.request),
+                policy=policy,
+                route=route,
+                strategy=strategy,
+                members=tuple([belief.member_id for belief in asked.beliefs]),
+                pressures=asked.pressures,
+                draw=asked.draw,
+                now_s=asked.now_s,
+                remembered=asked.remembered,
+                excluded=asked.excluded,
+                control=asked.control,
+                choice=chose.choice,
+                dispatched=None if sent is None else _dispatched(sent),
+            )
         )
 
-    def _kept_out(self, event: events.Judged) -> Iterator[Record]:
+    def _kept_out(self, rows: list[Record], event: events.Judged) -> None:
         entry = event.entry
-        number, row = self._number(entry.policy)
-        if row is not None:
-            yield row
-        yield records.KeptOut(
-            request_id=entry.request.request_id,
-            n=entry.request.n,
-            policy=number or 0,
-            pressure=entry.pressure,
-            pool=entry.pool,
-            own=entry.own,
-            objectives=entry.objectives,
-            expected=entry.expected,
-            admission=event.admission,
-            limits=entry.limits,
-            minute=entry.minute,
-            tokens=entry.tokens,
-            now_s=entry.now_s,
-            elsewhere=entry.elsewhere,
+        policy = self._number(rows, entry.policy)
+        rows.append(
+            records.KeptOut(
+                request_id=entry.request.request_id,
+                n=entry.request.n,
+                policy=policy,
+                pressure=entry.pressure,
+                pool=entry.pool,
+                own=entry.own,
+                objectives=entry.objectives,
+                expected=entry.expected,
+                admission=event.admission,
+                limits=entry.limits,
+                minute=entry.minute,
+                tokens=entry.tokens,
+                now_s=entry.now_s,
+                elsewhere=entry.elsewhere,
+            )
         )
 
-    def _ended(self, lesson: events.Learned, ended: events.Ended | None) -> Iterator[Record]:
+    def _ended(self, rows: list[Record], lesson: events.Learned, ended: events.Ended | None) -> None:
         member_id = lesson.outcome.member_id
         learned = lesson.after is not lesson.before and self._beliefs.get(member_id) is lesson.before
-        number, row = self._number(lesson.policy) if learned else (None, None)
-        if row is not None:
-            yield row
+        number = self._number(rows, lesson.policy) if learned else None
         if learned:
             self._beliefs[member_id] = lesson.after
         if ended is None:
-            yield records.Ended(lesson.outcome, number, learned)
+            rows.append(records.Ended(lesson.outcome, number, learned))
         else:
-            yield _ending(ended, number, learned=learned)
+            rows.append(_ending(ended, number, learned=learned))
 
     # --- the loop ---
 
-    def _stepped(self, event: events.Stepped) -> Iterator[Record]:
-        number, row = self._number(event.policy)
-        if row is not None:
-            yield row
+    def _stepped(self, rows: list[Record], event: events.Stepped) -> None:
+        policy = self._number(rows, event.policy)
         if self._state is not event.before:
-            yield records.KeptState(event.before)
+            rows.append(records.KeptState(event.before))
         seen = event.observation.beliefs
         for members in seen.values():
-            yield from self._followed(members.values())
-        yield records.Step(
-            policy=number or 0,
-            observation=records.without_beliefs(event.observation),
-            routes={route: tuple(members) for route, members in seen.items()},
-            summary=records.summary_of(event.decision),
+            self._follow(rows, members.values())
+        rows.append(
+            records.Step(
+                policy=policy,
+                observation=records.without_beliefs(event.observation),
+                routes={route: tuple(members) for route, members in seen.items()},
+                summary=records.summary_of(event.decision),
+            )
         )
         self._state = event.after
         for after in event.decision.beliefs.values():
@@ -169,28 +173,27 @@ class Scribe:
 
     # --- what rows rest on ---
 
-    def _followed(self, beliefs: Iterable[Belief]) -> Iterator[Record]:
+    def _follow(self, rows: list[Record], beliefs: Iterable[Belief]) -> None:
         for belief in beliefs:
             if self._beliefs.get(belief.member_id) is not belief:
                 self._beliefs[belief.member_id] = belief
-                yield records.KeptBelief(belief)
+                rows.append(records.KeptBelief(belief))
 
-    def _number(self, value: Policy | Route | Strategy | None) -> tuple[int | None, Record | None]:
-        """The value's number, and the row that introduces it where it is new."""
-        if value is None:
-            return None, None
+    def _number(self, rows: list[Record], value: Policy | Route | Strategy) -> int:
+        """The value's number; the row that introduces it is among `rows` where it is new."""
         known = self._known.get(id(value))
         if known is not None:
-            return known[1], None
+            return known[1]
         if len(self._known) >= REMEMBERED:
             self._known.clear()
         content = type(value).__name__.encode() + records.ENCODER.encode(value)
         number = self._numbers.get(content)
-        fresh = number is None
-        number = self._numbers.setdefault(content, len(self._numbers) + 1)
+        if number is None:
+            number = self._numbers[content] = len(self._numbers) + 1
+            rows.append(_kept(number, value))
         # The value is kept, so that its identity is not used again.
         self._known[id(value)] = (value, number)
-        return number, _kept(number, value) if fresh else None
+        return number
 
 
 def _kept(number: int, value: Policy | Route | Strategy) -> Record:
@@ -206,7 +209,7 @@ def _kept(number: int, value: Policy | Route | Strategy) -> Record:
 def _storable(request: RequestFacts) -> RequestFacts:
     """The request with numbers that a row can hold; one beyond 64 bits is kept as a float."""
     explicit = request.explicit
-    if all(-LARGEST <= value <= LARGEST for value in explicit.values()):
+    if not explicit or all(-LARGEST <= value <= LARGEST for value in explicit.values()):
         return request
     return replace(request, explicit={name: _bounded(value) for name, value in explicit.items()})
 
@@ -220,11 +223,11 @@ def _bounded(value: Number) -> Number:
         return inf if value > 0 else -inf
 
 
-def _sent(waiting: events.Chose | events.Learned | None, sent: events.Sent) -> bool:
+def _sent(waiting: events.Chose | events.Learned | None, sent: Any) -> bool:
     return isinstance(waiting, events.Chose) and waiting.question.request is sent.dispatch.request
 
 
-def _ended(waiting: events.Chose | events.Learned | None, ended: events.Ended) -> bool:
+def _ended(waiting: events.Chose | events.Learned | None, ended: Any) -> bool:
     return isinstance(waiting, events.Learned) and waiting.outcome is ended.outcome
 
 

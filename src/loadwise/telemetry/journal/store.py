@@ -30,6 +30,9 @@ FILE: Final = "journal.sqlite3"
 KEPT_SHARE: Final = 0.85
 # A segment ends at this share of the cap, so that the oldest can go and most of the history stays.
 SEGMENT_SHARE: Final = 1 / 16
+# The file is looked at after this share of the cap was written, and a commit writes whole pages.
+LOOK_SHARE: Final = 1 / 64
+COMMIT_BYTES: Final = 24_576
 # Feedback takes at most this share of the cap: who gives it must not drive out what was decided.
 FEEDBACK_SHARE: Final = 1 / 4
 # What a row of it takes beside its names, and these twice: in the table and around it.
@@ -64,6 +67,8 @@ class Store:
         self.max_bytes = max_bytes
         self._segment: int | None = None
         self._segment_bytes = 0
+        # What was written since the file's size was looked at: more than it can have grown by.
+        self._unseen_bytes = max_bytes
 
     @classmethod
     def open(cls, folder: Path, max_bytes: int) -> Store:
@@ -101,22 +106,25 @@ class Store:
         """
         with self._transaction() as run:
             size = self._write_rows(run, batch, now_s) if batch.rows else 0
-            run.executemany("INSERT INTO changes (at_s, body) VALUES (?, ?)", batch.changes)
-            gone = [(name,) for name, body in states.items() if body is None]
-            run.executemany("DELETE FROM kept WHERE name = ?", gone)
-            kept = [(name, body) for name, body in states.items() if body is not None]
-            run.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", kept)
+            if batch.changes:
+                run.executemany("INSERT INTO changes (at_s, body) VALUES (?, ?)", batch.changes)
+            for name, state in states.items():
+                if state is None:
+                    run.execute("DELETE FROM kept WHERE name = ?", (name,))
+                else:
+                    run.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, state))
         self._segment_bytes += size
+        self._unseen_bytes += COMMIT_BYTES + size + sum(len(state or b"") for state in states.values())
 
     def _write_rows(self, run: sqlite3.Connection, batch: Written, now_s: float) -> int:
         """The bytes that the rows take; they belong to the present segment, which the first ones begin."""
         if self._segment is None:
             new = run.execute("INSERT INTO segments (first_s, last_s) VALUES (?, ?)", (now_s, now_s))
             self._segment, self._segment_bytes = new.lastrowid, 0
-        body = packed(batch.rows)
+        body = packed(batch.body)
         number = run.execute(
             "INSERT INTO batches (segment, offset_s, rows, body) VALUES (?, ?, ?, ?)",
-            (self._segment, batch.offset_s, len(batch.rows), body),
+            (self._segment, batch.offset_s, batch.rows, body),
         ).lastrowid
         if batch.requests:
             run.execute("INSERT INTO names VALUES (?, ?)", (number, digests(batch.requests)))
@@ -136,6 +144,7 @@ class Store:
             ).fetchone()
             if found is None:
                 run.execute("INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        self._unseen_bytes += COMMIT_BYTES
         return None if found is None else scored_of(found)
 
     # --- segments and room ---
@@ -158,6 +167,13 @@ class Store:
                 _join(run, segment, found)
             # Of a process that died it is when the segment began.
             run.execute("UPDATE segments SET sealed = 1, last_s = ? WHERE id = ?", (now_s, segment))
+
+    def over_full(self) -> bool:
+        """Whether the file is larger than it may be; it is looked at only once enough was written."""
+        if self._unseen_bytes < self.max_bytes * LOOK_SHARE:
+            return False
+        self._unseen_bytes = 0
+        return self.size_bytes() > self.max_bytes
 
     def size_bytes(self) -> int:
         """What the file and its log take on disk."""
