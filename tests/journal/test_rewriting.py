@@ -15,13 +15,13 @@ from loadwise.telemetry.journal.journal import JournalError
 from loadwise.telemetry.journal.reader import Reader
 from loadwise.telemetry.journal.store import Store
 
-COUNTED = (events.Chose, events.Ended, events.Refused, events.Stepped, events.Kept)
+COUNTED = (events.Chose, events.Ended, events.Refused, events.Stepped, events.Judged)
 ROWS = {
     records.Decided: events.Chose,
     records.Ended: events.Ended,
     records.TurnedAway: events.Refused,
     records.Step: events.Stepped,
-    records.KeptOut: events.Kept,
+    records.KeptOut: events.Judged,
 }
 
 
