@@ -27,6 +27,7 @@ from loadwise.decision.facts import (
     RequestFacts,
     StrategyName,
 )
+from loadwise.decision.quick import fact
 
 JsonObject = dict[str, Any]
 
@@ -119,7 +120,7 @@ class TokenEngine(Protocol):
 # --- engines ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact(frozen=True, slots=True, kw_only=True)
 class Call:
     """An OpenAI-shaped request on its way to an engine; the body is already edited."""
 
@@ -204,7 +205,7 @@ class HostSensor(Protocol):
 # --- what the gateway needs of the optimizer ---------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact(frozen=True, slots=True, kw_only=True)
 class PromptSize:
     """Prompt length in tokens: exact where a tokenizer was at hand, and a bound never below it."""
 
@@ -220,7 +221,7 @@ class Advice(NamedTuple):
     changes: Mapping[str, Number]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact(frozen=True, slots=True, kw_only=True)
 class Dispatch:
     """A decided request: where it goes, what is changed, and why. Ends exactly once (`finish`)."""
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadwise.decision import outcome
-from loadwise.decision.beliefs import Belief, Health, initial, initial_beliefs
+from loadwise.decision.beliefs import Belief, Health, Prior, initial, initial_beliefs
 from loadwise.decision.facts import Ending, Objectives, Outcome
 from loadwise.decision.outcome import HealthReason, learn, review, within_objectives
 
@@ -283,3 +283,20 @@ def test_at_most_half_of_the_members_are_out_and_never_the_last(faults: list[int
     out = sum(b.health is Health.OUT for b in known.values())
     assert out <= len(known) // 2
     assert len(known) - out >= 1
+
+
+def test_a_lesson_fills_every_field_of_a_belief_with_its_own_kind() -> None:
+    before = after(belief(), *[succeeded(at_s=float(at), load_score=0.5) for at in range(30)])
+    learned = learn(POLICY, before, succeeded(at_s=40.0))
+    for name, was, found in zip(Belief._fields, before, learned, strict=True):
+        assert type(found) is type(was), name
+    kept = ("member_id", "prior", "objectives", "quality", "cost", "health", "health_since_s", "probe_at_s")
+    assert all(getattr(learned, name) == getattr(before, name) for name in (*kept, "removals"))
+    assert (learned.outcomes, learned.passed, learned.faults_in_a_row) == (31, 31, 0)
+    assert learned.updated_s == 40.0 < learned.stale_at_s
+    assert learned.output_fit == learned.output_line.fit(*prior_of(learned.prior, "output"))
+    assert learned.first_fit == learned.first_line.fit(*prior_of(learned.prior, "first"))
+
+
+def prior_of(prior: Prior, what: str) -> tuple[float, float, float]:
+    return getattr(prior, f"{what}_idle_s"), prior.full_work, getattr(prior, f"{what}_full_s")

@@ -73,6 +73,10 @@ class Admission:
     retry_after_s: float | None = None
 
 
+_ROOM: Final = Admission(admitted=True, reason=AdmissionReason.ROOM)
+_UNLIMITED: Final = Admission(admitted=True, reason=AdmissionReason.UNLIMITED)
+
+
 class Entry(NamedTuple):
     """Everything that an admission depends on: the same entry, the same answer.
 
@@ -136,12 +140,12 @@ def _room(entry: Entry) -> Admission:
 def admit(policy: Policy, request: RequestFacts, pressure: MemberPressure, limit: PoolLimit) -> Admission:
     """Whether the pool of `pressure` has room for one more request (for `n` answers of it)."""
     if limit.running is None:
-        return Admission(admitted=True, reason=AdmissionReason.UNLIMITED)
+        return _UNLIMITED
     held = pressure.pool_in_flight
     # A request for many answers is judged as one that fits an empty pool, or it could never enter.
     needed = min(max(1, request.n), limit.running + limit.waiting)
     if held + needed <= limit.running + limit.waiting:
-        return Admission(admitted=True, reason=AdmissionReason.ROOM)
+        return _ROOM
     return Admission(
         admitted=False,
         reason=AdmissionReason.QUEUE_FULL,
@@ -158,7 +162,7 @@ def in_time(objectives: Objectives, expected: Latencies) -> Admission:
     first_s = max(LATE_FROM * objectives.time_to_first_token_s, LATE_ALONE * expected.first_alone_s)
     each_s = max(SLOW_FROM * objectives.time_per_output_token_s, LATE_ALONE * expected.each_alone_s)
     if expected.first_s <= first_s and expected.each_s <= each_s:
-        return Admission(admitted=True, reason=AdmissionReason.ROOM)
+        return _ROOM
     late_s = max(0.0, expected.first_s - first_s)
     reason = AdmissionReason.TOO_LATE if late_s else AdmissionReason.TOO_SLOW
     return Admission(

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from loadwise.decision.facts import Member, Objectives, Route
 from loadwise.decision.lengths import LengthSketch
+from loadwise.decision.quick import new
 
 # What a first token costs beside its prompt, as if the prompt were this much longer.
 FIRST_TOKEN_OVERHEAD_TOKENS: Final = 64.0
@@ -50,26 +51,6 @@ class Fit(NamedTuple):
         return self.base + self.slope * work
 
 
-class Told(NamedTuple):
-    """A value at `middle`, and its growth per unit of work as far as `reach` on both sides."""
-
-    value: float
-    slope: float
-    middle: float
-    reach: float
-
-    def at(self, work: float) -> float:
-        """The value at `work`, at least 0."""
-        value, slope, middle, reach = self
-        off = work - middle
-        if off > reach:
-            off = reach
-        elif off < -reach:
-            off = -reach
-        value += slope * off
-        return value if value > 0.0 else 0.0
-
-
 class Line(NamedTuple):
     """Decayed sums of weighted points (x, y) that a straight line is fitted through."""
 
@@ -83,28 +64,26 @@ class Line(NamedTuple):
         """The line with its past scaled by `kept` (0..1) and one more point of `weight`."""
         weights, xs, ys, xxs, xys = self
         wx = weight * x
-        return Line(
-            weights * kept + weight,
-            xs * kept + wx,
-            ys * kept + weight * y,
-            xxs * kept + wx * x,
-            xys * kept + wx * y,
-        )
+        return new(Line, (
+            weights * kept + weight, xs * kept + wx, ys * kept + weight * y,
+            xxs * kept + wx * x, xys * kept + wx * y,
+        ))  # fmt: skip
 
-    def told(self, start: float) -> Told:
-        """What the points alone tell, no further from their middle than they do; `start` without any.
+    def told(self, start: float, work: float, less: float) -> tuple[float, float]:
+        """What the points alone tell of two amounts of work, no further from their middle than they do.
 
-        So far a line through them is as sure as a value from a few of them: points that lie close together
-        tell of no slope.
+        `start` without any. So far a line through them is as sure as a value from a few of them: points that
+        lie close together tell of no slope.
         """
         weight, xs, ys, xxs, xys = self
         if weight <= 0.0:
-            return Told(start, 0.0, 0.0, 0.0)
-        spread = xxs - xs * xs / weight
-        if spread <= 1e-9 * xxs:
-            return Told(ys / weight, 0.0, 0.0, 0.0)
-        slope = (xys - xs * ys / weight) / spread
-        return Told(ys / weight, slope if slope > 0.0 else 0.0, xs / weight, SURE * sqrt(spread))
+            return start, start
+        value, spread = ys / weight, xxs - xs * xs / weight
+        slope = (xys - xs * ys / weight) / spread if spread > 1e-9 * xxs else 0.0
+        if slope <= 0.0:
+            return value, value
+        middle, reach = xs / weight, SURE * sqrt(spread)
+        return _within(value, slope, work - middle, reach), _within(value, slope, less - middle, reach)
 
     def fit(self, start: float, end_x: float, end: float) -> Fit:
         """The line through these points and the prior's two: (0, `start`) and, lightly, (`end_x`, `end`)."""
@@ -117,8 +96,18 @@ class Line(NamedTuple):
         slope = (weight * xy - x * y) / (weight * xx - x * x)
         base = (y - slope * x) / weight
         if slope < 0.0:
-            return Fit(y / weight, 0.0)
-        return Fit(base, slope) if base > 0.0 else Fit(0.0, xy / xx)
+            return new(Fit, (y / weight, 0.0))
+        return new(Fit, (base, slope) if base > 0.0 else (0.0, xy / xx))
+
+
+def _within(value: float, slope: float, off: float, reach: float) -> float:
+    """The line's value `off` its middle, no further than `reach`; at least 0."""
+    if off > reach:
+        off = reach
+    elif off < -reach:
+        off = -reach
+    value += slope * off
+    return value if value > 0.0 else 0.0
 
 
 NO_LINE: Final = Line()

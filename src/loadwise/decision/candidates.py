@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from loadwise.decision.facts import COMPLETIONS, Endpoint, Feature, Member, RequestFacts, Route
 from loadwise.decision.lineup import Lineup
+from loadwise.decision.tags import ANY_TAGS
 
 _EMPTY: frozenset[str] = frozenset()
 # What means something else to another tokenizer.
@@ -52,7 +53,7 @@ def candidates(
         if not members:
             return _unknown(route, request)
     rule = request.principal.tags
-    if rule:
+    if rule is not ANY_TAGS and rule:
         members = [member for member in members if rule.allows(member.tags)]
         if not members:
             return _not_allowed(request)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from loadwise.decision.expected import Latencies
 from loadwise.decision.facts import RequestFacts
 from loadwise.decision.lineup import Candidates
+from loadwise.decision.quick import new
+from loadwise.decision.shares import EXPLORE_MOST
 from loadwise.decision.views import Scene
-
-# Share of requests for measuring one member again, and for all such members together.
-EXPLORE_SHARE: Final = 0.01
-EXPLORE_MOST: Final = 0.03
 
 
 class ChoiceReason(StrEnum):
@@ -84,12 +82,11 @@ def drawn(
     reason: ChoiceReason,
     top: int,
     draw: float,
-    request: RequestFacts,
     remembered: Remembered | None,
 ) -> Choice:
     """The candidate at `draw` of the cumulated shares; rounding never selects one without a share."""
     if shares[top] == 1.0:
-        return choice_of(scene, scene.lineup.certain(top), top, reason, request, remembered)
+        return choice_of(scene, top, reason, scene.lineup.certain(top), 1.0, remembered)
     at, reached = top, 0.0
     for place, share in enumerate(shares):
         if share <= 0.0:
@@ -102,21 +99,19 @@ def drawn(
         reason = ChoiceReason.PROBING
     elif at != top and shares[at] <= EXPLORE_MOST and scene.stale(at):
         reason = ChoiceReason.EXPLORING
-    candidates = tuple(zip(scene.lineup.ids, shares, strict=True))
-    return choice_of(scene, candidates, at, reason, request, remembered)
+    return choice_of(scene, at, reason, scene.lineup.shared_out(shares), shares[at], remembered)
 
 
 def choice_of(
     scene: Scene,
-    candidates: Candidates,
     at: int,
     reason: ChoiceReason,
-    request: RequestFacts,
+    candidates: Candidates,
+    propensity: float,
     remembered: Remembered | None,
 ) -> Choice:
     """The choice of the candidate at `at`, every propensity beside it."""
-    member_id, propensity = candidates[at]
-    expected = scene.expected(at)
-    kept = memory(request, remembered, member_id)
-    work, first_s, each_s = scene.works[at], scene.first_s[at], scene.each_s[at]
-    return Choice(member_id, propensity, reason, candidates, work, first_s, each_s, expected, kept)
+    member_id, look, expected = scene.lineup.ids[at], scene.look(at), scene.expected(at)
+    kept = memory(scene.request, remembered, member_id)
+    work, first_s, each_s = look.work, look.first_s, look.each_s
+    return new(Choice, (member_id, propensity, reason, candidates, work, first_s, each_s, expected, kept))

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from loadwise.decision.limits import NO_LIMITS, Limits
 from loadwise.decision.price import Price
+from loadwise.decision.quick import fact
 from loadwise.decision.tags import ANY_TAGS, TagRule
 
 Number = int | float
@@ -191,7 +192,7 @@ class Principal:
 ANONYMOUS = Principal()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact(frozen=True, slots=True, kw_only=True)
 class RequestFacts:
     """What decisions need of a request; nothing of what it says."""
 
@@ -265,7 +266,7 @@ class ServiceReading:
     time_to_first_token_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact(frozen=True, slots=True, kw_only=True)
 class MemberPressure:
     """A member's queue at this moment, counted by the gateway: O(1) to keep, fresh to the request."""
 
@@ -280,7 +281,7 @@ class MemberPressure:
     waiting_requests: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@fact(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How one request went. Times are measured by us or the engine, never by the client."""
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from math import ceil, log
 from typing import Final, NamedTuple
 
+from loadwise.decision.quick import new
+
 GROWTH: Final = 1.1
 # Rows of buckets, so that a new count copies one row. They reach 1.1 ** 143, about 830,000 tokens; longer
 # answers count in the last bucket.
@@ -41,7 +43,7 @@ class LengthSketch(NamedTuple):
             total = sum(map(sum, rows))
         # The far tail moves slowly: reading it off every time would be most of the cost.
         due = total < 64 or total % 16 == 0 or self.p99_tokens is None or tokens > self.p99_tokens
-        return LengthSketch(rows, total, _quantile(rows, total, 0.99) if due else self.p99_tokens)
+        return new(LengthSketch, (rows, total, _quantile(rows, total, 0.99) if due else self.p99_tokens))
 
     def quantile(self, fraction: float) -> int | None:
         """The length in tokens that `fraction` (0..1) of the answers do not exceed."""

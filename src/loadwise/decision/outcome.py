@@ -28,6 +28,8 @@ from loadwise.decision.beliefs import (
 )
 from loadwise.decision.facts import Ending, Objectives, Outcome, Policy
 from loadwise.decision.fault import Fault, fault_of
+from loadwise.decision.lengths import LengthSketch
+from loadwise.decision.quick import new
 from loadwise.decision.silence import Silence, mute
 
 TREND_HALF_LIFE_S: Final = 30.0
@@ -48,6 +50,8 @@ PROBE_AFTER_MOST_S: Final = 120.0
 PROBES_NEEDED: Final = 3
 RAMP_S: Final = 30.0
 _LN2: Final = log(2.0)
+# Named once: on its enumeration each look-up costs as much as the step around it.
+_SUCCEEDED: Final = Ending.SUCCEEDED
 # Failures that leave a request outside its objectives.
 _OURS: Final = frozenset({Fault.MEMBER, Fault.OVERLOAD})
 
@@ -75,20 +79,23 @@ class HealthChange:
 
 def learn(policy: Policy, belief: Belief, outcome: Outcome) -> Belief:
     """The belief after one more outcome; the very same object where the outcome teaches nothing."""
-    if outcome.ending is Ending.ABANDONED or fault_of(outcome) is Fault.CLIENT:
+    succeeded = outcome.ending is _SUCCEEDED
+    if not succeeded and (outcome.ending is Ending.ABANDONED or fault_of(outcome) is Fault.CLIENT):
         return belief
     if not outcome.generated:
         outcome = replace(outcome, total_s=None, time_to_first_token_s=None, output_tokens=None)
-    elapsed = max(0.0, outcome.finished_s - belief.updated_s)
+    elapsed = outcome.finished_s - belief.updated_s
+    if elapsed < 0.0:
+        elapsed = 0.0
     kept = exp(-_LN2 * elapsed / policy.belief_half_life_s)
-    if outcome.ending is Ending.FAILED:
-        return _failed(policy, belief, outcome, elapsed, kept)
-    return _succeeded(policy, belief, outcome, elapsed, kept)
+    if succeeded:
+        return _succeeded(policy, belief, outcome, elapsed, kept)
+    return _failed(policy, belief, outcome, elapsed, kept)
 
 
 def within_objectives(objectives: Objectives, outcome: Outcome) -> bool | None:
     """Whether an answer met both objectives; a failure did not, and None where times are not known."""
-    if outcome.ending is not Ending.SUCCEEDED:
+    if outcome.ending is not _SUCCEEDED:
         return False if fault_of(outcome) in _OURS else None
     first, total, tokens = outcome.time_to_first_token_s, outcome.total_s, outcome.output_tokens
     if total is None or tokens is None or not outcome.generated:
@@ -170,7 +177,7 @@ def _failed(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float, ke
     out = belief.health is Health.OUT
     return belief._replace(
         updated_s=max(belief.updated_s, outcome.finished_s),
-        stale_at_s=_stale_at_s(policy, belief, outcome, kept),
+        stale_at_s=_stale_at_s(policy, outcome, belief.weight * kept + 1.0),
         outcomes=belief.outcomes + 1,
         weight=belief.weight * kept + 1.0,
         failures=belief.failures * kept + 1.0,
@@ -199,48 +206,44 @@ def _succeeded(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float,
         each_weight, first_weight = each_weight * BESIDE_WEIGHT, first_weight * BESIDE_WEIGHT
     output_line = belief.output_line.add(kept, each_weight, work, each)
     first_line = belief.first_line.add(kept, first_weight, work, first)
-    tokens, total_s = outcome.output_tokens, outcome.total_s
+    weight = belief.weight * kept
     within = within_objectives(belief.objectives, outcome)
-    answers = belief.answers
-    if outcome.finish_reason == "stop" and tokens is not None and tokens > 0:
-        answers = answers.add(tokens)
-    length = belief.answer_tokens
-    if tokens is not None:
-        length += (tokens - length) / min(50.0, belief.weight * kept + 4.0)
-    latency = belief.latency_ms
-    if total_s is not None:
-        latency = total_s * 1000.0 if latency is None else latency + (total_s * 1000.0 - latency) * 0.05
-    return Belief(
-        member_id=belief.member_id,
-        prior=prior,
-        objectives=belief.objectives,
-        quality=belief.quality,
-        cost=belief.cost,
-        updated_s=max(belief.updated_s, outcome.finished_s),
-        stale_at_s=_stale_at_s(policy, belief, outcome, kept),
-        outcomes=belief.outcomes + 1,
-        weight=belief.weight * kept + 1.0,
-        failures=belief.failures * kept,
-        recent=belief.recent * recent + 1.0,
-        recent_faults=belief.recent_faults * recent,
-        recent_misses=belief.recent_misses * recent + (within is False),
-        output_line=output_line,
-        first_line=first_line,
-        output_fit=output_line.fit(prior.output_idle_s, prior.full_work, prior.output_full_s),
-        first_fit=first_line.fit(prior.first_idle_s, prior.full_work, prior.first_full_s),
-        trend=_trend(belief, recent, work, (each, each_weight), (first, first_weight)),
-        wait_trend=_wait_trend(belief, recent, outcome, work),
-        answer_tokens=length,
-        latency_ms=latency,
-        by_load=_by_load(policy, belief, outcome, kept, within=within),
-        answers=answers,
-        health=belief.health,
-        health_since_s=belief.health_since_s,
-        probe_at_s=belief.probe_at_s,
-        removals=belief.removals,
-        faults_in_a_row=0,
-        passed=belief.passed + 1,
-    )
+    # In the order of their declaration.
+    return new(Belief, (
+        belief.member_id, prior, belief.objectives,
+        output_line.fit(prior.output_idle_s, prior.full_work, prior.output_full_s),
+        first_line.fit(prior.first_idle_s, prior.full_work, prior.first_full_s),
+        _answer_tokens(belief, outcome, weight), belief.quality, belief.cost,
+        outcome.finished_s if elapsed > 0.0 else belief.updated_s, _stale_at_s(policy, outcome, weight + 1.0),
+        belief.outcomes + 1, weight + 1.0, belief.failures * kept,
+        belief.recent * recent + 1.0, belief.recent_faults * recent,
+        belief.recent_misses * recent + (within is False),
+        output_line, first_line,
+        _trend(belief, recent, work, (each, each_weight), (first, first_weight)),
+        _wait_trend(belief, recent, outcome, work),
+        _latency_ms(belief, outcome), _by_load(policy, belief, outcome, kept, within=within),
+        _answers(belief, outcome), belief.health, belief.health_since_s, belief.probe_at_s, belief.removals,
+        0, belief.passed + 1,
+    ))  # fmt: skip
+
+
+def _answer_tokens(belief: Belief, outcome: Outcome, weight: float) -> float:
+    length, tokens = belief.answer_tokens, outcome.output_tokens
+    counted = weight + 4.0
+    return length if tokens is None else length + (tokens - length) / (counted if counted < 50.0 else 50.0)
+
+
+def _answers(belief: Belief, outcome: Outcome) -> LengthSketch:
+    tokens = outcome.output_tokens
+    ended = outcome.finish_reason == "stop" and tokens is not None and tokens > 0
+    return belief.answers.add(tokens) if ended and tokens is not None else belief.answers
+
+
+def _latency_ms(belief: Belief, outcome: Outcome) -> float | None:
+    if outcome.total_s is None:
+        return belief.latency_ms
+    before, now = belief.latency_ms, outcome.total_s * 1000.0
+    return now if before is None else before + (now - before) * 0.05
 
 
 def _work(belief: Belief, outcome: Outcome) -> float:
@@ -251,9 +254,8 @@ def _work(belief: Belief, outcome: Outcome) -> float:
     )
 
 
-def _stale_at_s(policy: Policy, belief: Belief, outcome: Outcome, kept: float) -> float:
+def _stale_at_s(policy: Policy, outcome: Outcome, weight: float) -> float:
     """When the weight will have faded to `STALE_WEIGHT`."""
-    weight = belief.weight * kept + 1.0
     return outcome.finished_s + policy.belief_half_life_s * log(weight / STALE_WEIGHT) / _LN2
 
 
@@ -289,11 +291,11 @@ def _trend(
 ) -> float:
     """Observed over predicted, moved a step by this outcome and drawn back to 1 by time."""
     trend = 1.0 + (belief.trend - 1.0) * recent
-    weight = max(output[1], first[1])
+    weight = output[1] if output[1] > first[1] else first[1]
     if weight == 0.0 or belief.outcomes < MEASURED_OUTCOMES:
         return trend
-    ratio = max(_ratio(belief.output_fit, work, output[0]), _ratio(belief.first_fit, work, first[0]))
-    return trend + TREND_STEP * weight * (min(4.0, max(0.25, ratio)) - trend)
+    each, early = _ratio(belief.output_fit, work, output[0]), _ratio(belief.first_fit, work, first[0])
+    return trend + TREND_STEP * weight * (_bounded(each if each > early else early) - trend)
 
 
 def _wait_trend(belief: Belief, recent: float, outcome: Outcome, work: float) -> float:
@@ -304,7 +306,12 @@ def _wait_trend(belief: Belief, recent: float, outcome: Outcome, work: float) ->
     uncached = max(0, outcome.prompt_tokens - outcome.cached_tokens)
     read_s = (uncached + FIRST_TOKEN_OVERHEAD_TOKENS) * belief.first_fit.at(work)
     ratio = max(0.0, first_s - read_s) / outcome.wait_s * belief.wait_trend
-    return trend + TREND_STEP * (min(4.0, max(0.25, ratio)) - trend)
+    return trend + TREND_STEP * (_bounded(ratio) - trend)
+
+
+def _bounded(ratio: float) -> float:
+    """What one outcome may say of a trend: no more than four times as slow, or as fast."""
+    return 4.0 if ratio > 4.0 else 0.25 if ratio < 0.25 else ratio
 
 
 def _ratio(fit: Fit, work: float, observed: float) -> float:
@@ -316,12 +323,7 @@ def _ratio(fit: Fit, work: float, observed: float) -> float:
 def _by_load(
     policy: Policy, belief: Belief, outcome: Outcome, kept: float, *, within: bool | None
 ) -> tuple[tuple[float, float], ...]:
-    low, middle, high = belief.by_load
-    levels = [
-        (low[0] * kept, low[1] * kept),
-        (middle[0] * kept, middle[1] * kept),
-        (high[0] * kept, high[1] * kept),
-    ]
+    levels = [(timed * kept, met * kept) for timed, met in belief.by_load]
     if within is not None:
         at = load_level(policy, outcome.load_score) if outcome.load_score is not None else 1
         timed, met = levels[at]

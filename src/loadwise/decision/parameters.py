@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from loadwise.decision.facts import COMPLETIONS, Endpoint, Feature, Member, Number, Policy, RequestFacts
 from loadwise.decision.lengths import LengthSketch
 from loadwise.decision.numbers import INTEGERS, LIMITS, THINKING_BUDGETS, greedy
+from loadwise.decision.quick import new
 from loadwise.decision.strategy import Strategy
 
 # Answers that ended by themselves before their p99 says anything.
@@ -29,6 +30,9 @@ THINKING: Final = frozenset(
         Feature.MAX_THINKING_TOKENS,
     }
 )
+SAMPLING: Final = ("temperature", "top_k")
+# Named once: on its enumeration each look-up costs as much as the step around it.
+_TOP_K: Final = Feature.TOP_K
 
 
 class TuningReason(StrEnum):
@@ -41,6 +45,9 @@ class TuningReason(StrEnum):
     OFF = "off"
     STOPPED = "stopped"
     NOTHING_SAFE = "nothing_safe"
+
+
+_STRATEGY: Final = TuningReason.STRATEGY
 
 
 class Tuning(NamedTuple):
@@ -60,6 +67,8 @@ def tune(
     if skipped is not None or strategy is None:
         return _tuning(lowered, {}, skipped or TuningReason.STOPPED)
     supplied = _supplied(policy, strategy, request, member, answers)
+    if supplied and not lowered:
+        return new(Tuning, (supplied, _STRATEGY, dict.fromkeys(supplied, _STRATEGY)))
     return _tuning(
         lowered, supplied, TuningReason.EXPLICIT if request.explicit else TuningReason.NOTHING_SAFE
     )
@@ -82,20 +91,21 @@ def _untouched(policy: Policy, strategy: Strategy | None, request: RequestFacts)
 
 def _tuning(lowered: Mapping[str, Number], supplied: Mapping[str, Number], otherwise: TuningReason) -> Tuning:
     if not lowered:
-        reason = TuningReason.STRATEGY if supplied else otherwise
-        return Tuning(supplied, reason, dict.fromkeys(supplied, TuningReason.STRATEGY))
+        reason = _STRATEGY if supplied else otherwise
+        return Tuning(supplied, reason, dict.fromkeys(supplied, _STRATEGY))
     because = dict.fromkeys(lowered, TuningReason.CEILING) | dict.fromkeys(supplied, TuningReason.STRATEGY)
     reason = TuningReason.CEILING_AND_STRATEGY if supplied else TuningReason.CEILING
     return Tuning({**lowered, **supplied}, reason, because)
 
 
 def _ceiling(policy: Policy, request: RequestFacts, name: str) -> Number | None:
-    own, general = request.principal.ceilings, policy.ceilings
-    if not own and not general:
-        return None
-    names = LIMITS if name in LIMITS else (name,)
-    found = [table[key] for table in (own, general) for key in names if key in table]
-    return min(found, default=None)
+    own, general, lowest = request.principal.ceilings, policy.ceilings, None
+    for table in (own, general) if own else (general,) if general else ():
+        for key in LIMITS if name in LIMITS else (name,):
+            value = table.get(key)
+            if value is not None and (lowest is None or value < lowest):
+                lowest = value
+    return lowest
 
 
 def _ceilings(policy: Policy, request: RequestFacts) -> dict[str, Number]:
@@ -117,15 +127,15 @@ def _supplied(
     policy: Policy, strategy: Strategy, request: RequestFacts, member: Member, answers: LengthSketch
 ) -> dict[str, Number]:
     supplied: dict[str, Number] = {}
-    wanted = strategy.parameters
+    wanted, explicit = strategy.parameters, request.explicit
     embedded = member.capabilities.embedded
     limit = _max_tokens(policy, int(wanted["max_tokens"]), request, member, answers)
     if limit is not None:
         supplied["max_tokens"] = limit
-    for name in ("temperature", "top_k"):
-        if name in request.explicit or (name == "top_k" and not _takes_top_k(member)):
+    for name in SAMPLING if embedded or policy.tune_sampling else ():
+        if name in explicit or (name == "top_k" and not _takes_top_k(member)):
             continue
-        if embedded or (policy.tune_sampling and name in policy.ranges):
+        if embedded or name in policy.ranges:
             supplied[name] = _bounded(policy, request, name, wanted[name])
     if request.n > 1 and greedy(supplied) and not _gives(member, Feature.GREEDY_CHOICES):
         del supplied["temperature"]
@@ -133,7 +143,7 @@ def _supplied(
 
 
 def _takes_top_k(member: Member) -> bool:
-    return not member.capabilities.features_known or _gives(member, Feature.TOP_K)
+    return not member.capabilities.features_known or _gives(member, _TOP_K)
 
 
 def _gives(member: Member, feature: Feature) -> bool:
@@ -163,15 +173,18 @@ def _max_tokens(
     left = _context_left(request, member)
     if left is None or not (known or member.capabilities.embedded):
         return None
-    floor = max(int(request.explicit.get("min_tokens", 1)), answers.p99_tokens or 1 if known else 1, 1)
-    value = int(_bounded(policy, request, "max_tokens", max(wanted, floor)))
-    value = min(value, left)
+    floor = (answers.p99_tokens or 1) if known else 1
+    if request.explicit:
+        floor = max(floor, int(request.explicit.get("min_tokens", 1)), 1)
+    value = int(_bounded(policy, request, "max_tokens", wanted if wanted > floor else floor))
+    if value > left:
+        value = left
     return value if value >= floor else None
 
 
 def _plain_answer(request: RequestFacts, member: Member) -> bool:
     """Whether an answer may end early without harm: no tools, no schema, one choice, no hidden thinking."""
-    if request.n > 1 or request.features & SHAPED:
+    if request.n > 1 or (request.features and request.features & SHAPED):
         return False
     thinks = THINKING & (request.features | member.capabilities.features)
     return not thinks or any(name in request.explicit for name in THINKING_BUDGETS)

@@ -1,16 +1,15 @@
 """What every selection strategy sees: the latencies each candidate would give now, and its standing.
 
-Figures are worked out when a strategy asks for them: most choices need those of two or three members.
+What beliefs say lies ready (`standings`); here are the queues of this moment and the request. Figures are
+worked out when a strategy asks for them: most choices need those of two or three members.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import inf
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from loadwise.decision.beliefs import (
-    BATCH_START,
     FIRST_TOKEN_OVERHEAD_TOKENS,
     MEASURED_OUTCOMES,
     UNKNOWN_PLACES,
@@ -18,130 +17,54 @@ from loadwise.decision.beliefs import (
     Health,
 )
 from loadwise.decision.capacity import busy_s
+from loadwise.decision.crowds import OUTPUT_TOKEN_TARGET, Crowds
 from loadwise.decision.expected import Latencies
-from loadwise.decision.facts import MemberPressure, RequestFacts, StrategyName
+from loadwise.decision.facts import MemberPressure, RequestFacts
 from loadwise.decision.lineup import Lineup
 from loadwise.decision.outcome import ramp
 from loadwise.decision.price import answer_tokens, thrifts
-from loadwise.decision.strategy import Strategy
+from loadwise.decision.quick import new
+from loadwise.decision.standings import STARTING
+from loadwise.decision.wish import NO_WISH, Wish
 
-# What adaptive fills, as fractions of the objectives and of a member's places; the rest is room for what
-# arrives while an answer is made. Waiting grows at once when places run out, time per token slowly.
+# What adaptive fills, as fractions of the first token's objective and of a member's places. Waiting grows at
+# once when places run out, time per token slowly.
 FIRST_TOKEN_TARGET: Final = 0.5
-OUTPUT_TOKEN_TARGET: Final = 0.7
 PLACES_TARGET: Final = 0.75
-# A cheaper member of the pool with this much of its places taken is needed for overflow: dearer ones pause.
-RELIEF_TARGET: Final = 0.5
-# Answers within objectives that are assumed at each level of load before any was seen.
-MET_PRIOR: Final = 3.0
-# What the first request on an idle member weighs: its batch begins to run.
-STARTING: Final = 1.0 + BATCH_START
 UNKNOWN_PROMPT_TOKENS: Final = 256.0
-_LEVEL: Final = {StrategyName.QUALITY: 0, StrategyName.BALANCED: 1, StrategyName.PERFORMANCE: 2}
 
 
-class Wish(NamedTuple):
-    """What a request asks of a choice: weights of quality and speed (sum 1), and the level of load."""
+class Look(NamedTuple):
+    """What the request would meet on one member now."""
 
-    quality: float
-    speed: float
-    preferred: bool
-    level: int
-    # What is allowed of the targets: 1, more for who prefers quality, less for who is in a hurry.
-    target: float
-    # Whether queues are known; otherwise the strategy alone tells load.
-    pressed: bool
-
-
-# By level of load, and whether queues are known.
-_NO_WISHES: Final = {
-    (name, pressed): Wish(0.5, 0.5, False, level, 1.0, pressed)
-    for name, level in _LEVEL.items()
-    for pressed in (False, True)
-}
-
-
-def wish_of(request: RequestFacts, strategy: Strategy, pressures: Mapping[str, MemberPressure]) -> Wish:
-    """What the request and the strategy in force ask of a choice."""
-    quality, speed = request.quality_preference, request.speed_preference
-    if quality is None and speed is None:
-        return _NO_WISHES[strategy.name, bool(pressures)]
-    wanted = 0.5 if quality is None else min(1.0, max(0.0, quality))
-    hurry = 0.5 if speed is None else min(1.0, max(0.0, speed))
-    both = wanted + hurry
-    return Wish(
-        quality=wanted / both if both > 0.0 else 0.5,
-        speed=hurry / both if both > 0.0 else 0.5,
-        preferred=True,
-        level=_LEVEL[strategy.name],
-        target=1.0 + 0.3 * (wanted - hurry),
-        pressed=bool(pressures),
-    )
-
-
-NO_WISH: Final = _NO_WISHES[StrategyName.BALANCED, True]
-
-
-def works_of(
-    lineup: Lineup, beliefs: Mapping[str, Belief], pressures: Mapping[str, MemberPressure]
-) -> dict[str, float]:
-    """Work per pool: requests in flight, this route's weighed by their cost and others' by one each."""
-    works: dict[str, float] = {}
-    for pool, ids in lineup.ids_by_pool.items():
-        work, ours, others = 0.0, 0, 0
-        for member_id in ids:
-            pressure = pressures.get(member_id)
-            if pressure is None:
-                continue
-            # Every member of a pool says the same of it.
-            others, in_flight = pressure.pool_in_flight, pressure.in_flight
-            if in_flight:
-                places = pressure.capacity_requests
-                # Who waits for a place costs the device nothing yet.
-                running = in_flight if places is None or in_flight < places else places
-                work += (running + BATCH_START) * beliefs[member_id].cost
-                ours += in_flight
-        works[pool] = work + max(0, others - ours)
-    return works
-
-
-class Crowd(NamedTuple):
-    """What those in flight on one pool leave room for."""
-
-    # Work at which the first member with requests in flight would pass its target.
-    room: float = inf
-    # Cost of the cheapest member whose places fill up.
-    pressed_cost: float = inf
-    # How much of the targets recent misses leave: 1 below 1 %, three tenths from 15 % on.
-    care: float = 1.0
+    # The work on its device with the request.
+    work: float
+    # Seconds to the first token with the wait for a place, seconds per further token, and that wait.
+    first_s: float
+    each_s: float
+    wait_s: float
+    # The worse of both times, in units of its objective.
+    strain: float
 
 
 class Scene:
     """The candidates of one request as every strategy sees them, by their place in `lineup`."""
 
     __slots__ = (
-        "_crowds",
-        "_fills",
-        "_first_objective_s",
-        "_output_objective_s",
-        "beliefs",
-        "each_s",
-        "first_s",
+        "_looks",
+        "crowds",
         "known",
         "leads",
         "lineup",
         "now_s",
         "panic",
         "pressed",
-        "pressures",
         "request",
-        "strains",
+        "standings",
         "takes",
         "tokens",
-        "wait_s",
         "whole",
         "wish",
-        "works",
     )
 
     def __init__(
@@ -151,34 +74,32 @@ class Scene:
         request: RequestFacts,
         beliefs: Mapping[str, Belief],
         pressures: Mapping[str, MemberPressure],
-        wish: Wish,
+        wish: Wish | None,
         now_s: float,
         leads: frozenset[str] = frozenset(),
     ) -> None:
         """`whole` is the route's lineup, `lineup` that of the members which can answer.
 
-        `leads` are members that lead the devices they share; empty where none is known to.
+        `leads` are members that lead the devices they share; empty where none is known to. `wish` is None
+        where members are not compared.
         """
-        self.leads = leads
-        self.whole, self.lineup, self.wish, self.now_s = whole, lineup, wish, now_s
-        self.beliefs, self.pressures, self.request = beliefs, pressures, request
-        self.known = list(map(beliefs.__getitem__, lineup.ids))
-        self.pressed = list(map(pressures.get, lineup.ids))
+        self.whole, self.lineup, self.request, self.now_s, self.leads = whole, lineup, request, now_s, leads
+        self.wish = NO_WISH if wish is None else wish
+        self.standings = lineup.standings(beliefs, None if wish is None else wish.level)
+        self.known = self.standings.known
+        self.pressed = [pressures.get(member_id) for member_id in lineup.ids]
+        if lineup is whole:
+            self.crowds = Crowds(whole, self.standings, self.pressed)
+        else:
+            queues = [pressures.get(member_id) for member_id in whole.ids]
+            self.crowds = Crowds(whole, whole.standings(beliefs, None), queues)
         # Share of its usual traffic that each takes: 1 unless it is out or on its ramp.
         self.takes: tuple[float, ...] = lineup.everyone
         self.panic = False
-        for belief in self.known:
-            if belief.health is not Health.HEALTHY:
-                self._limp()
-                break
-        objectives = whole.route.objectives
-        self._first_objective_s = objectives.time_to_first_token_s
-        self._output_objective_s = objectives.time_per_output_token_s
-        self._crowds: dict[str, Crowd] = {}
-        self._fills: dict[int, float] = {}
-        prompt = request.prompt_tokens if request.prompt_tokens is not None else request.prompt_tokens_bound
-        self.tokens = (UNKNOWN_PROMPT_TOKENS if prompt is None else prompt) + FIRST_TOKEN_OVERHEAD_TOKENS
-        self._look(self.tokens)
+        if self.standings.ailing:
+            self._limp()
+        self.tokens = _prompt_tokens(request) + FIRST_TOKEN_OVERHEAD_TOKENS
+        self._looks: dict[int, Look] = {}
 
     def _limp(self) -> None:
         """Ramps and removals count; with everyone out, everyone serves."""
@@ -186,65 +107,59 @@ class Scene:
         if not any(self.takes):
             self.takes, self.panic = self.lineup.everyone, True
 
-    def _look(self, tokens: float) -> None:
-        """The work with a prompt of `tokens` on each, its times, and strain: the worse over its objective."""
-        pool_works = works_of(self.whole, self.beliefs, self.pressures)
-        first_objective_s, output_objective_s = self._first_objective_s, self._output_objective_s
-        works, firsts, eachs, waits, strains = [], [], [], [], []
-        # One loop without calls: it runs for every member at every request.
-        for belief, pressure, pool in zip(self.known, self.pressed, self.lineup.pools, strict=True):
-            in_flight, places = (
-                (0, None) if pressure is None else (pressure.in_flight, pressure.capacity_requests)
-            )
-            work = pool_works[pool] + (belief.cost if in_flight else belief.cost * STARTING)
-            trend, wait_s = belief.trend, 0.0
-            base, slope = belief.output_fit
-            each_s = (base + slope * work) * trend
-            base, slope = belief.first_fit
-            first_s = tokens * (base + slope * work) * trend
-            if places and in_flight >= places:
-                # A place falls free every answer's time over the places.
-                held_s = tokens * base * trend + belief.answer_tokens * each_s
-                wait_s = (in_flight - places + 1) / places * held_s * belief.wait_trend
-                first_s += wait_s
-            works.append(work)
-            firsts.append(first_s)
-            eachs.append(each_s)
-            waits.append(wait_s)
-            first, each = first_s / first_objective_s, each_s / output_objective_s
-            strains.append(first if first > each else each)
-        self.works, self.first_s, self.each_s, self.strains = works, firsts, eachs, strains
-        self.wait_s = waits
-
     # --- one member ---
+
+    def look(self, at: int) -> Look:
+        """What the request would meet on a member now."""
+        found = self._looks.get(at)
+        if found is None:
+            found = self._looks[at] = self._looked(at)
+        return found
+
+    def _looked(self, at: int) -> Look:
+        belief, pressure = self.known[at], self.pressed[at]
+        in_flight, places = (
+            (0, None) if pressure is None else (pressure.in_flight, pressure.capacity_requests)
+        )
+        row = self.standings.rows[at]
+        # The first request on an idle member starts its batch.
+        work = self.crowds.work(self.lineup.pools[at]) + (row[2] if in_flight else row[3])
+        tokens, trend, wait_s = self.tokens, belief.trend, 0.0
+        base, slope = belief.output_fit
+        each_s = (base + slope * work) * trend
+        base, slope = belief.first_fit
+        first_s = tokens * (base + slope * work) * trend
+        if places and in_flight >= places:
+            # A place falls free every answer's time over the places.
+            held_s = tokens * base * trend + belief.answer_tokens * each_s
+            wait_s = (in_flight - places + 1) / places * held_s * belief.wait_trend
+            first_s += wait_s
+        objectives = self.standings.terms.objectives
+        first, each = first_s / objectives.time_to_first_token_s, each_s / objectives.time_per_output_token_s
+        return new(Look, (work, first_s, each_s, wait_s, first if first > each else each))
 
     def expected(self, at: int) -> Latencies:
         """What the request would see there now, and would see if it were the member's only one.
 
         Only what was measured tells: at more work it would see at least that.
         """
-        belief, trend, work = self.known[at], self.known[at].trend, self.works[at]
+        belief, look = self.known[at], self.look(at)
+        trend, work, wait_s = belief.trend, look.work, look.wait_s
         alone, tokens = work - self._own_work(at), self.tokens * trend
-        first = belief.first_line.told(belief.prior.first_idle_s)
-        each = belief.output_line.told(belief.prior.output_idle_s)
-        each_s = each.at(work) * trend
-        return Latencies(
-            tokens * first.at(work) + self._waiting_s(at, each_s),
-            each_s,
-            self.wait_s[at],
-            tokens * first.at(alone),
-            each.at(alone) * trend,
-            alone - belief.cost * STARTING,
-        )
+        first_s, first_alone_s = belief.first_line.told(belief.prior.first_idle_s, work, alone)
+        each_s, each_alone_s = belief.output_line.told(belief.prior.output_idle_s, work, alone)
+        each_s *= trend
+        first_s *= tokens
+        if wait_s:
+            first_s += self._waiting_s(belief, look, each_s)
+        beside = alone - belief.cost * STARTING
+        return new(Latencies, (first_s, each_s, wait_s, tokens * first_alone_s, each_alone_s * trend, beside))
 
-    def _waiting_s(self, at: int, each_s: float) -> float:
+    def _waiting_s(self, belief: Belief, look: Look, each_s: float) -> float:
         """The wait for a place, were those before it answered at `each_s` per token."""
-        if not self.wait_s[at]:
-            return 0.0
-        belief = self.known[at]
         read_s = self.tokens * belief.first_fit.base * belief.trend
-        held_s = read_s + belief.answer_tokens * self.each_s[at]
-        return self.wait_s[at] * (read_s + belief.answer_tokens * each_s) / held_s if held_s > 0.0 else 0.0
+        held_s = read_s + belief.answer_tokens * look.each_s
+        return look.wait_s * (read_s + belief.answer_tokens * each_s) / held_s if held_s > 0.0 else 0.0
 
     def in_flight(self, at: int) -> int:
         """Requests in flight on a member; 0 where its queue is not known."""
@@ -258,52 +173,6 @@ class Scene:
             return 0.0
         places, in_flight = pressure.capacity_requests, pressure.in_flight
         return (in_flight if places is None or in_flight < places else places) * self.known[at].cost
-
-    def qualities(self) -> list[float]:
-        """0..1 of each; an unknown one ranks as the mean of those known, neither for it nor against it."""
-        declared = [belief.quality for belief in self.known]
-        known = [quality for quality in declared if quality is not None]
-        if len(known) == len(declared):
-            return known
-        mean = sum(known) / len(known) if known else 1.0
-        return [mean if quality is None else quality for quality in declared]
-
-    def thrifts(self) -> list[float]:
-        """0..1 of each by what the request is expected to cost there: 1 the cheapest."""
-        prompt = self.tokens - FIRST_TOKEN_OVERHEAD_TOKENS
-        return thrifts(
-            [
-                None
-                if member.price is None
-                else member.price.of(prompt, answer_tokens(self.request, belief.answer_tokens))
-                for member, belief in zip(self.lineup.members, self.known, strict=True)
-            ]
-        )
-
-    def priced(self, worths: list[float]) -> list[float]:
-        """Worths (0..1) with thrift beside them, as much as the route says."""
-        weight = self.whole.route.price_weight
-        if weight <= 0.0:
-            return worths
-        return [
-            (1.0 - weight) * worth + weight * thrift
-            for worth, thrift in zip(worths, self.thrifts(), strict=True)
-        ]
-
-    def reliabilities(self) -> list[float]:
-        """0..1 of each: the share of recent answers without a fault, doubtful before many were seen."""
-        return [
-            1.0 - belief.recent_faults / (belief.recent + 2.0) if belief.recent_faults else 1.0
-            for belief in self.known
-        ]
-
-    def met(self) -> list[float]:
-        """Share of each one's answers within objectives at this level of load (1 where none was seen)."""
-        level = self.wish.level
-        return [
-            (within + MET_PRIOR) / (timed + MET_PRIOR)
-            for timed, within in [belief.by_load[level] for belief in self.known]
-        ]
 
     def measured(self, at: int) -> bool:
         """Whether enough was heard of a member to trust it with more than a small share."""
@@ -324,70 +193,102 @@ class Scene:
         belief = self.known[at]
         return belief.health is Health.OUT and self.now_s >= belief.probe_at_s and not self.panic
 
-    # --- what adaptive asks ---
+    # --- all of them ---
 
-    def fill(self, at: int) -> float:
-        """How much of what adaptive allows is used (1: all), with care where answers were late lately."""
-        return self._filled(at) / self._crowd(self.lineup.pools[at]).care
-
-    def _filled(self, at: int) -> float:
-        """The fullest of time to first token, time per token and places, in shares of what is allowed."""
-        found = self._fills.get(at)
-        if found is None:
-            found = self._fills[at] = self._filling(at)
+    def shares(self) -> list[tuple[float, float]]:
+        """What the request would take of both objectives: the first token's, and per further token."""
+        works = {pool: self.crowds.work(pool) for pool in self.lineup.by_pool}
+        tokens, pressed, found = self.tokens, self.pressed, []
+        for at, pool, cost, starting, first_base, first_slope, each_base, each_slope in self.standings.rows:
+            pressure, work = pressed[at], works[pool]
+            if pressure is None or not pressure.in_flight:
+                work += starting
+            else:
+                work += cost
+                places = pressure.capacity_requests
+                if places and pressure.in_flight >= places:
+                    found.append(self._share(at))
+                    continue
+            found.append((tokens * (first_base + first_slope * work), each_base + each_slope * work))
         return found
 
-    def _filling(self, at: int) -> float:
-        fill = self.first_s[at] / (self._first_objective_s * FIRST_TOKEN_TARGET)
-        each = self.each_s[at] / (self._output_objective_s * OUTPUT_TOKEN_TARGET)
-        if each > fill:
-            fill = each
-        pressure = self.pressed[at]
-        if pressure is not None and pressure.capacity_requests:
-            taken = pressure.in_flight / pressure.capacity_requests / PLACES_TARGET
-            if taken > fill:
-                fill = taken
-        return fill
+    def _share(self, at: int) -> tuple[float, float]:
+        look, objectives = self.look(at), self.standings.terms.objectives
+        return (
+            look.first_s / objectives.time_to_first_token_s,
+            look.each_s / objectives.time_per_output_token_s,
+        )
+
+    def strains(self) -> list[float]:
+        """The worse of both shares of each."""
+        return [first if first > each else each for first, each in self.shares()]
+
+    def priced(self, worths: list[float]) -> list[float]:
+        """Worths (0..1) with thrift beside them, as much as the route says."""
+        weight = self.whole.route.price_weight
+        if weight <= 0.0:
+            return worths
+        thrifts = self.thrifts()
+        return [(1.0 - weight) * worth + weight * thrifts[at] for at, worth in enumerate(worths)]
+
+    def thrifts(self) -> list[float]:
+        """0..1 of each by what the request is expected to cost there: 1 the cheapest."""
+        prompt = self.tokens - FIRST_TOKEN_OVERHEAD_TOKENS
+        return thrifts(
+            [
+                None
+                if member.price is None
+                else member.price.of(prompt, answer_tokens(self.request, belief.answer_tokens))
+                for member, belief in zip(self.lineup.members, self.known, strict=True)
+            ]
+        )
+
+    # --- what adaptive asks ---
 
     def has_room(self, at: int) -> bool:
         """Whether the member stays below its target, and so do those in flight beside it."""
         if self.lineup.ids[at] in self.leads:
             # Who leads was chosen for all that is asked for: it need not make way for what is left of others.
             return self._filled(at) <= self.wish.target
-        crowd = self._crowd(self.lineup.pools[at])
-        if self.known[at].cost > crowd.pressed_cost or self.works[at] > crowd.room:
+        pool = self.lineup.pools[at]
+        crowd = self.crowds.crowd(pool, self.wish.target)
+        # Where those in flight are too many already, nobody's times need be worked out.
+        if self.crowds.work(pool) > crowd.room or self.known[at].cost > crowd.pressed_cost:
             return False
-        return self.fill(at) <= self.wish.target
+        return self.look(at).work <= crowd.room and self._filled(at) / crowd.care <= self.wish.target
 
-    def _crowd(self, pool: str) -> Crowd:
-        found = self._crowds.get(pool)
-        if found is None:
-            found = self._crowds[pool] = self._crowd_of(pool)
-        return found
+    def fill(self, at: int) -> float:
+        """How much of what adaptive allows is used (1: all), with care where answers were late lately."""
+        return self._filled(at) / self._care(self.lineup.pools[at])
 
-    def _crowd_of(self, pool: str) -> Crowd:
-        room = pressed_cost = inf
-        allowed_s = self.wish.target * OUTPUT_TOKEN_TARGET * self._output_objective_s
-        members = self.whole.ids_by_pool[pool]
-        for name in members:
-            pressure = self.pressures.get(name)
-            if pressure is None or not pressure.in_flight:
-                continue
-            belief = self.beliefs[name]
-            base, slope = belief.output_fit
-            if slope > 0.0:
-                most = (allowed_s / belief.trend - base) / slope
-                if most < room:
-                    room = most
-            places = pressure.capacity_requests
-            if places is not None and pressure.in_flight >= RELIEF_TARGET * places:
-                pressed_cost = min(pressed_cost, belief.cost)
-        return Crowd(room, pressed_cost, _care([self.beliefs[name] for name in members]))
+    def _care(self, pool: str) -> float:
+        return self.crowds.crowd(pool, self.wish.target).care
+
+    def _filled(self, at: int) -> float:
+        first, each = self._share(at)
+        return _fullest(first, each, self.pressed[at])
+
+    def fills(self) -> list[float]:
+        """How much is used of each (`fill`)."""
+        cares = {pool: self._care(pool) for pool in self.lineup.by_pool}
+        pressed, pools, shares = self.pressed, self.lineup.pools, self.shares()
+        return [
+            _fullest(first, each, pressed[at]) / cares[pools[at]] for at, (first, each) in enumerate(shares)
+        ]
 
 
-def _care(known: Sequence[Belief]) -> float:
-    misses = sum([belief.recent_misses for belief in known])
-    if misses == 0.0:
-        return 1.0
-    missed = misses / (sum([belief.recent for belief in known]) + 10.0)
-    return max(0.3, 1.0 - 5.0 * max(0.0, missed - 0.01))
+def _prompt_tokens(request: RequestFacts) -> float:
+    prompt = request.prompt_tokens if request.prompt_tokens is not None else request.prompt_tokens_bound
+    return UNKNOWN_PROMPT_TOKENS if prompt is None else prompt
+
+
+def _fullest(first: float, each: float, pressure: MemberPressure | None) -> float:
+    """The fullest of both objectives and the places, in shares of what adaptive allows."""
+    fill, each = first / FIRST_TOKEN_TARGET, each / OUTPUT_TOKEN_TARGET
+    if each > fill:
+        fill = each
+    if pressure is not None and pressure.capacity_requests:
+        taken = pressure.in_flight / pressure.capacity_requests / PLACES_TARGET
+        if taken > fill:
+            fill = taken
+    return fill

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -131,10 +132,22 @@ _DECODERS: Mapping[Endpoint, msgspec.json.Decoder[Fields]] = {
     Endpoint.CHAT: msgspec.json.Decoder(ChatFields),
     Endpoint.COMPLETION: msgspec.json.Decoder(CompletionFields),
 }
-_NUMBERS = {
-    kind: tuple(name for name in CHOSEN if name in kind.__struct_fields__)
-    for kind in (ChatFields, CompletionFields, PassedFields)
-}
+# Names of fields with the one call that reads them all.
+Read = tuple[tuple[str, ...], Callable[[Fields], tuple[Any, ...]]]
+
+
+def _read(kind: type[Fields], names: Iterable[str]) -> Read:
+    there = tuple(name for name in names if name in kind.__struct_fields__)
+    return there, attrgetter(*there)
+
+
+_KINDS: tuple[type[Fields], ...] = (ChatFields, CompletionFields, PassedFields)
+_NUMBERS = {kind: _read(kind, CHOSEN) for kind in _KINDS}
+# What stays unread until it is asked what it says.
+_UNREAD = ("logit_bias", "stop_token_ids", "response_format", *GRAMMARS)
+_UNREAD_OF_CHATS = ("tools", "functions", "function_call", "reasoning_effort", "audio")
+_RAW = {kind: _read(kind, (*_UNREAD, *_UNREAD_OF_CHATS)) for kind in (ChatFields, CompletionFields)}
+_NONE_THERE = {kind: (ABSENT,) * len(names) for kind, (names, _) in _RAW.items()}
 _WHERE = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(?P<where>[^`]+)`")
 
@@ -170,12 +183,15 @@ def said(raw: Raw) -> bool:
 
 def explicit(fields: Fields) -> dict[str, Number]:
     """The numbers that the client set itself."""
-    found: dict[str, Number] = {}
-    for name in _NUMBERS[type(fields)]:
-        value = getattr(fields, name)
-        if value is not UNSET and value is not None:
-            found[name] = value
-    return found
+    names, read = _NUMBERS[type(fields)]
+    pairs = zip(names, read(fields), strict=True)
+    return {name: value for name, value in pairs if value is not UNSET and value is not None}
+
+
+def bare(fields: ChatFields | CompletionFields) -> bool:
+    """Whether no field is there that must be read to know what it asks for: true of most requests."""
+    kind = type(fields)
+    return _RAW[kind][1](fields) == _NONE_THERE[kind]
 
 
 def present(fields: Fields, names: Mapping[str, Number]) -> frozenset[str]:

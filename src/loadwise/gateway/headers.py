@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from urllib.parse import quote
 
+from loadwise.decision.facts import Number, StrategyName
 from loadwise.gateway.asgi import RawHeaders, Scope
 from loadwise.ports import Dispatch
 
@@ -32,6 +34,7 @@ _NOT_RELAYED = frozenset(
         "x-request-id",
     }
 )
+Changes = tuple[tuple[str, Number], ...]
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
@@ -64,22 +67,33 @@ def from_engine(headers: Sequence[tuple[str, str]]) -> RawHeaders:
 
 def of_dispatch(dispatch: Dispatch) -> RawHeaders:
     """What was decided for a request, for its client to see."""
+    changes = tuple(dispatch.changes.items())
     headers = [
-        (b"x-loadwise-member", _plain(dispatch.member_id)),
-        (b"x-loadwise-strategy", dispatch.strategy.value.encode()),
-        (b"x-loadwise-reason", _plain(dispatch.reason)),
-        (b"x-loadwise-tuned", _plain(_listed(dispatch.changes) or "none")),
-        (b"x-loadwise-config", b"%d" % dispatch.config_version),
+        *_decided(dispatch.member_id, dispatch.strategy, dispatch.reason, changes, dispatch.config_version)
     ]
     advice = dispatch.advised
     if advice is not None:
         would = {"member": advice.member_id, "reason": advice.reason, **advice.changes}
-        headers.append((b"x-loadwise-advised", _plain(_listed(would))))
+        headers.append((b"x-loadwise-advised", _plain(_listed(would.items()))))
     return headers
 
 
-def _listed(values: Mapping[str, object]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items())
+# Few different decisions are made between two changes of strategy.
+@lru_cache(256)
+def _decided(
+    member_id: str, strategy: StrategyName, reason: str, changes: Changes, version: int
+) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"x-loadwise-member", _plain(member_id)),
+        (b"x-loadwise-strategy", strategy.value.encode()),
+        (b"x-loadwise-reason", _plain(reason)),
+        (b"x-loadwise-tuned", _plain(_listed(changes) or "none")),
+        (b"x-loadwise-config", b"%d" % version),
+    )
+
+
+def _listed(values: Iterable[tuple[str, object]]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values)
 
 
 def _plain(text: str) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Final, Protocol
 
 from loadwise.decision.facts import Endpoint, Outcome, RequestFacts
@@ -89,19 +88,19 @@ class Inside:
 
         None, and the body as it is, for what the engine will refuse and for models it has beside ours.
         """
+        names = self._names()
         try:
             fields = decode(endpoint, body)
+            member = AUTO if fields.model == AUTO else names.get(fields.model)
+            if member is None:
+                return None, body
+            alone = len(set(names.values())) == 1
             size = PromptSize(exact=None, bound=len(body) + TEMPLATE_TOKENS)
-            facts = read_facts(endpoint, fields, exchange, size)
+            facts = read_facts(endpoint, fields, exchange, size, AUTO if alone else member)
         except RequestError:
             # The engine has its own words for what is wrong with a request.
             return None, body
-        names = self._names()
-        member = AUTO if facts.model == AUTO else names.get(facts.model)
-        if member is None:
-            return None, body
-        alone = len(set(names.values())) == 1
-        dispatch = self.deciding.dispatch(replace(facts, model=AUTO if alone else member))
+        dispatch = self.deciding.dispatch(facts)
         return dispatch, body if dispatch is None else _changed(body, fields, dispatch, names)
 
 

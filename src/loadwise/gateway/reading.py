@@ -20,6 +20,7 @@ from loadwise.gateway.fields import (
     Part,
     PassedFields,
     Turn,
+    bare,
     explicit,
     said,
     wrong_field,
@@ -27,32 +28,38 @@ from loadwise.gateway.fields import (
 from loadwise.gateway.preferences import preference
 from loadwise.ports import PromptSize
 
-_BY_NUMBER = (
-    ("n", Feature.N),
-    ("best_of", Feature.BEST_OF),
-    ("seed", Feature.SEED),
-    ("top_k", Feature.TOP_K),
-    ("min_p", Feature.MIN_P),
-    ("min_tokens", Feature.MIN_TOKENS),
-    ("presence_penalty", Feature.PENALTIES),
-    ("frequency_penalty", Feature.PENALTIES),
-    ("repetition_penalty", Feature.REPETITION_PENALTY),
-    ("thinking_token_budget", Feature.THINKING_TOKEN_BUDGET),
-    ("thinking_budget", Feature.THINKING_BUDGET),
-    ("max_thinking_tokens", Feature.MAX_THINKING_TOKENS),
-)
+_BY_NUMBER = {
+    "n": Feature.N,
+    "best_of": Feature.BEST_OF,
+    "seed": Feature.SEED,
+    "top_k": Feature.TOP_K,
+    "min_p": Feature.MIN_P,
+    "min_tokens": Feature.MIN_TOKENS,
+    "presence_penalty": Feature.PENALTIES,
+    "frequency_penalty": Feature.PENALTIES,
+    "repetition_penalty": Feature.REPETITION_PENALTY,
+    "thinking_token_budget": Feature.THINKING_TOKEN_BUDGET,
+    "thinking_budget": Feature.THINKING_BUDGET,
+    "max_thinking_tokens": Feature.MAX_THINKING_TOKENS,
+}
 # Values that ask for something whatever they are: no thinking at all is a budget, too.
 _ALWAYS = frozenset({"seed", *THINKING_BUDGETS})
 _AUTO, _NONE = b'"auto"', b'"none"'
+_LIST = ord("[")
 _PARTS = msgspec.json.Decoder(list[Part])
 _FORMAT = msgspec.json.Decoder(Format | None)
 
 
 def read_facts(
-    endpoint: Endpoint, fields: Fields, exchange: Exchange, size: PromptSize | None
+    endpoint: Endpoint,
+    fields: Fields,
+    exchange: Exchange,
+    size: PromptSize | None,
+    model: str | None = None,
 ) -> RequestFacts:
     """The facts of a request; `size` None where its prompt is not measured.
 
+    `model` is what the request counts as having named, where that is not what stands in it.
     `RequestError` 400 names a wrong field or header.
     """
     principal = exchange.principal
@@ -61,7 +68,7 @@ def read_facts(
     return RequestFacts(
         request_id=exchange.request_id,
         endpoint=endpoint,
-        model=fields.model,
+        model=model or fields.model,
         prompt_tokens=None if size is None else size.exact,
         prompt_tokens_bound=None if size is None else size.bound,
         explicit=numbers,
@@ -92,19 +99,23 @@ def features(fields: Fields, numbers: Mapping[str, Number]) -> frozenset[Feature
     """What the request needs of an engine, beyond plain text; `numbers` are its explicit ones."""
     if isinstance(fields, PassedFields):
         return frozenset()
-    found = set(_shared(fields))
-    if numbers:
-        found.update(feature for name, feature in _BY_NUMBER if _asks(name, numbers.get(name)))
-        if Feature.N in found and greedy(numbers):
-            found.add(Feature.GREEDY_CHOICES)
+    found = {_BY_NUMBER[name] for name, value in numbers.items() if name in _BY_NUMBER and _asks(name, value)}
+    if Feature.N in found and greedy(numbers):
+        found.add(Feature.GREEDY_CHOICES)
+    if fields.ignore_eos:
+        found.add(Feature.IGNORE_EOS)
+    if fields.priority:
+        found.add(Feature.PRIORITY)
+    if not bare(fields):
+        found.update(_shared(fields))
+        if isinstance(fields, ChatFields):
+            found.update(_tools(fields))
     found.update(_of_chat(fields) if isinstance(fields, ChatFields) else _of_completion(fields))
     return frozenset(found)
 
 
-def _asks(name: str, value: Number | None) -> bool:
+def _asks(name: str, value: Number) -> bool:
     """Whether a number asks for its feature: some values say "as if it were absent"."""
-    if value is None:
-        return False
     if name in ("n", "best_of"):
         return value > 1
     if name in ("top_k", "min_p", "min_tokens"):
@@ -115,10 +126,6 @@ def _asks(name: str, value: Number | None) -> bool:
 
 
 def _shared(fields: ChatFields | CompletionFields) -> Iterator[Feature]:
-    if fields.ignore_eos:
-        yield Feature.IGNORE_EOS
-    if fields.priority:
-        yield Feature.PRIORITY
     if said(fields.logit_bias):
         yield Feature.LOGIT_BIAS
     if said(fields.stop_token_ids):
@@ -139,23 +146,28 @@ def _structured(fields: ChatFields | CompletionFields) -> bool:
     return form is not None and form.type != "text"
 
 
-def _of_chat(fields: ChatFields) -> Iterator[Feature]:
+def _tools(fields: ChatFields) -> Iterator[Feature]:
     for name in ("functions", "function_call"):
         if said(getattr(fields, name)):
             raise RequestError(f"The field {name!r} is no longer supported; use 'tools'.", param=name)
     if said(fields.tools):
         yield from _of_tools(fields)
-    if any(map(_about_tools, fields.messages)):
-        yield Feature.TOOL_TURNS
     if said(fields.reasoning_effort):
         yield Feature.REASONING_EFFORT
+    if said(fields.audio):
+        yield Feature.MEDIA
+
+
+def _of_chat(fields: ChatFields) -> Iterator[Feature]:
     if fields.top_logprobs and not fields.logprobs:
         raise RequestError("top_logprobs needs logprobs: true.", param="top_logprobs")
     if fields.logprobs:
         yield Feature.LOGPROBS
     if fields.top_logprobs:
         yield Feature.TOP_LOGPROBS
-    if said(fields.audio) or any(map(_has_media, enumerate(fields.messages))):
+    if any(map(_about_tools, fields.messages)):
+        yield Feature.TOOL_TURNS
+    if any(map(_has_media, enumerate(fields.messages))):
         yield Feature.MEDIA
 
 
@@ -175,7 +187,7 @@ def _about_tools(turn: Turn) -> bool:
 def _has_media(numbered: tuple[int, Turn]) -> bool:
     at, turn = numbered
     content = memoryview(turn.content)
-    if bytes(content[:1]) != b"[":
+    if not content or content[0] != _LIST:
         return False
     try:
         parts = _PARTS.decode(content)
@@ -222,9 +234,6 @@ def conversation(fields: Fields, session: str | None, principal: Principal) -> t
 
 
 def _digest(principal: Principal, *parts: bytes | msgspec.Raw) -> str:
-    digest = hashlib.blake2b(principal.key_id.encode(), digest_size=16)
-    for part in parts:
-        # The separator is in no UTF-8 text, so that parts cannot run into one another.
-        digest.update(b"\xff")
-        digest.update(part)
-    return digest.hexdigest()
+    # The separator is in no UTF-8 text, so that parts cannot run into one another.
+    text = b"\xff".join((principal.key_id.encode(), *parts))
+    return hashlib.blake2b(text, digest_size=16).hexdigest()

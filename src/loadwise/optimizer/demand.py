@@ -45,7 +45,7 @@ class Demand:
             Crew(
                 route=route.name,
                 pool_id=pool_id,
-                places={name: places.get(name) for name in lineup.ids_by_pool[pool_id]},
+                places={name: places.get(name) for _, name in lineup.by_pool[pool_id]},
                 default_member=route.default_member,
                 asked=self._asked(route.name, pool_id),
             )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
 from typing import Any, Final
@@ -17,8 +16,11 @@ from loadwise.decision import ensemble
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice
 from loadwise.decision.facts import Member, Outcome, RequestFacts, StrategyName
+from loadwise.decision.lineup import lineup_of
 from loadwise.decision.parameters import Tuning, tune
 from loadwise.decision.question import UNTOUCHED
+from loadwise.decision.quick import fact
+from loadwise.decision.strategy import Strategy
 from loadwise.logs import get_logger
 from loadwise.optimizer.plan import Plan, unloaded
 from loadwise.ports import Clock, Dispatch, Engine
@@ -32,7 +34,7 @@ PLAN_LASTS_S: Final = 3.0
 KEPT: Final = 16_384
 
 
-@dataclass(frozen=True, slots=True)
+@fact(frozen=True, slots=True)
 class Grounds:
     """What a request was decided by: a plan and chance; and what that came to."""
 
@@ -43,7 +45,7 @@ class Grounds:
     tuning: Tuning
 
 
-@dataclass(frozen=True, slots=True)
+@fact(frozen=True, slots=True)
 class Began:
     """A request was decided, in so many seconds."""
 
@@ -53,7 +55,7 @@ class Began:
     grounds: Grounds
 
 
-@dataclass(frozen=True, slots=True)
+@fact(frozen=True, slots=True)
 class Ended:
     """A request that had begun is over; how it went is worked out by whoever reads this."""
 
@@ -61,7 +63,7 @@ class Ended:
     outcome: Callable[[], Outcome]
 
 
-@dataclass(frozen=True, slots=True)
+@fact(frozen=True, slots=True)
 class Heard:
     """One record of the engine's statistics, as the engine made it."""
 
@@ -87,6 +89,8 @@ class Desk:
         self.off: str | None = None
         self.errors = 0
         self._numbers = 0
+        # The strategy that members are selected by, of the plan followed last.
+        self._unloaded: tuple[Plan, Strategy | None] | None = None
         self._open: dict[int, int] = {}
         self._silent = False
 
@@ -186,11 +190,18 @@ class Desk:
             plan.beliefs,
             # Members of one engine share its queue: pressure says nothing for or against any of them.
             {},
-            unloaded(plan),
+            self._selecting(plan),
             draw,
             now_s,
             control=plan.control,
         )
+
+    def _selecting(self, plan: Plan) -> Strategy | None:
+        """What members are selected by under a plan: worked out once per plan."""
+        known = self._unloaded
+        if known is None or known[0] is not plan:
+            known = self._unloaded = plan, unloaded(plan)
+        return known[1]
 
     def _draw(self, request: RequestFacts) -> float:
         """Chance; the same for one conversation in every process, so that it keeps its member."""
@@ -233,7 +244,7 @@ def _untouched(plan: Plan, choice: Choice) -> bool:
 
 
 def _member(plan: Plan, member_id: str) -> Member:
-    return next(member for member in plan.route.members if member.member_id == member_id)
+    return lineup_of(plan.route).member(member_id)
 
 
 def _drained(pop: Callable[[], Any]) -> Any:

@@ -9,6 +9,7 @@ from typing import Final
 from loadwise.clock import SystemClock
 from loadwise.decision import parameters
 from loadwise.decision.admission import Entry, enter
+from loadwise.decision.beliefs import pool_of
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice, ChoiceReason, Remembered
 from loadwise.decision.ensemble import pick_replica
@@ -25,7 +26,9 @@ from loadwise.decision.facts import (
 )
 from loadwise.decision.lead import overflowed
 from loadwise.decision.limits import NO_LIMITS
+from loadwise.decision.lineup import lineup_of
 from loadwise.decision.question import UNTOUCHED
+from loadwise.decision.quick import new
 from loadwise.decision.strategy import Strategy, for_route
 from loadwise.errors import RequestError
 from loadwise.logs import get_logger
@@ -43,7 +46,7 @@ from loadwise.optimizer.refusals import no_room, none_left, refused, unknown_mod
 from loadwise.optimizer.terms import expected_tokens
 from loadwise.ports import Call, Clock, Dispatch, ModelCard, PromptSize
 from loadwise.telemetry import names
-from loadwise.telemetry.journal.events import Ended, Judged, Refused, Sent, new
+from loadwise.telemetry.journal.events import Ended, Judged, Refused, Sent
 
 log = get_logger(__name__)
 # Where there is one replica, no count decides.
@@ -190,18 +193,16 @@ class EnsembleDirector:
 
     def _pressures(self, route: Route) -> dict[str, MemberPressure]:
         """Of members with requests in flight, and of one per pool: the others' would say nothing more."""
-        busy, pools = self.in_flight.by_member, set()
-        found = {}
-        for member in route.members:
-            pool_id = member.replicas[0].pool_id
-            if member.member_id in busy or pool_id not in pools:
-                pools.add(pool_id)
-                found[member.member_id] = self._pressure(member)
+        busy, lineup, found = self.in_flight.by_member, lineup_of(route), {}
+        for pool_id, members in lineup.by_pool.items():
+            first = members[0][1]
+            for _, member_id in members:
+                if member_id is first or member_id in busy:
+                    found[member_id] = self._pressure(member_id, pool_id)
         return found
 
-    def _pressure(self, member: Member) -> MemberPressure:
+    def _pressure(self, member_id: str, pool_id: str) -> MemberPressure:
         counts, places = self.in_flight, self.places
-        member_id, pool_id = member.member_id, member.replicas[0].pool_id
         return MemberPressure(
             member_id=member_id,
             in_flight=counts.by_member.get(member_id, 0),
@@ -258,7 +259,7 @@ class EnsembleDirector:
         entry = Entry(
             self.ensemble.policy,
             request,
-            self._pressure(member),
+            self._pressure(member.member_id, pool_of(member)),
             *self.places.limits(member),
             route.objectives,
             choice.expected if known else None,
@@ -432,4 +433,4 @@ def _without_room(route: Route, member: Member, *, shared: bool) -> frozenset[st
 
 
 def _member(route: Route, member_id: str) -> Member:
-    return next(member for member in route.members if member.member_id == member_id)
+    return lineup_of(route).member(member_id)

@@ -17,6 +17,7 @@ from loadwise.decision.choices import Choice, Remembered
 from loadwise.decision.facts import Ending, MemberPressure, Outcome, RequestFacts, Route
 from loadwise.decision.outcome import HealthChange
 from loadwise.decision.question import Question
+from loadwise.decision.quick import new
 from loadwise.decision.strategy import Strategy, StrategyState
 from loadwise.errors import CapacityError, ConfigurationError
 from loadwise.logs import get_logger
@@ -27,7 +28,7 @@ from loadwise.optimizer.selection import Selection
 from loadwise.optimizer.terms import Terms
 from loadwise.ports import Clock, JsonObject
 from loadwise.settings import OptimizationConfig
-from loadwise.telemetry.journal.events import Chose, Event, Learned, Reviewed, Witness, new
+from loadwise.telemetry.journal.events import Chose, Event, Learned, Reviewed, Witness
 
 log = get_logger(__name__)
 # The prompt by which members' costs are compared.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from loadwise.decision.facts import Member, Objectives
+from loadwise.decision.quick import fact
 from loadwise.optimizer.assignment import Assignment
 from loadwise.ports import Dispatch
 
 
-@dataclass(frozen=True, slots=True)
+@fact(frozen=True, slots=True)
 class Open:
     """A dispatched request that has not ended, with what is needed when it does."""
 

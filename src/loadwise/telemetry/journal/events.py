@@ -7,7 +7,7 @@ journal's own thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from loadwise.decision.admission import Admission, Entry
 from loadwise.decision.beliefs import Belief
@@ -19,10 +19,6 @@ from loadwise.decision.parameters import Tuning
 from loadwise.decision.question import Question
 from loadwise.decision.step import Decision, Observation, State
 from loadwise.ports import Dispatch, JsonObject
-
-# `new(Chose, (question, choice))` is what `Chose(question, choice)` does, at a third of its cost on the
-# request path.
-new: Final = tuple.__new__
 
 
 class Chose(NamedTuple):
