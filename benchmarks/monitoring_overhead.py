@@ -4,7 +4,9 @@ Two servers with the models that ship with loadwise run side by side, and `auto`
 in both, so that they do the same work. In each pair both answer the same number of requests, in short slices
 of random order while the other is paused: what the machine does meanwhile falls on both alike. The watched
 one is also scraped every 15 seconds and its page is open. The figure is the mean over pairs of
-(on - off) / off of engine and gateway together, with its 95 % interval (Student's t).
+(on - off) / off of engine and gateway together, with its 95 % interval (Student's t). A server that was
+paused does at once what fell due meanwhile, so that slices of less than some seconds show more than a running
+server spends.
 
     python benchmarks/monitoring_overhead.py            # 20 pairs of 2 x 1,000 requests, about 15 minutes
     python benchmarks/monitoring_overhead.py --json     # the same as JSON, as kept in benchmarks/results/
@@ -187,7 +189,7 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--requests", type=int, default=1000, help="of each side in each pair")
-    parser.add_argument("--slices", type=int, default=20, help="of each side in each pair")
+    parser.add_argument("--slices", type=int, default=8, help="of each side in each pair")
     parser.add_argument("--callers", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)

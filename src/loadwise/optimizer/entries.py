@@ -1,4 +1,4 @@
-"""The performance history: what reports show of each request, in some hundred bytes."""
+"""The performance history: what reports show of each request, in some 160 bytes."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from loadwise.clock import iso_utc
@@ -58,11 +59,11 @@ def history(optimizer: ServerSideOptimizer) -> JsonObject:
 def tracks(optimizer: ServerSideOptimizer, newest: int | None = None) -> JsonObject:
     """Each resolution by the seconds it reaches back, with all its points or the newest."""
     timeline, now_s = optimizer.recorder.timeline, optimizer.clock.monotonic_s()
-    shift_s = optimizer.clock.wall_s() - now_s
+    shift_s, points_of = optimizer.clock.wall_s() - now_s, optimizer.lookout.points
     found = {}
     for step_s, size in TRACKS:
         _, kept = timeline.stretches(step_s * size, now_s, newest)
-        points = [point(stretch, shift_s, step_s) for stretch in kept]
+        points = points_of(step_s, kept, partial(point, shift_s=shift_s, step_s=step_s))
         found[f"{step_s * size:g}"] = {"step_s": step_s, "points": points}
     return found
 

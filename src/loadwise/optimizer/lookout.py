@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -9,6 +10,7 @@ from loadwise.optimizer import undoing
 from loadwise.optimizer.improvement_view import improvement_json
 from loadwise.ports import JsonObject
 from loadwise.settings import OptimizationConfig
+from loadwise.telemetry.stretches import Stretch
 
 if TYPE_CHECKING:
     from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
@@ -27,6 +29,8 @@ class Lookout:
         self._gain: tuple[float, JsonObject] | None = None
         # How many changes were known when they were told last, and these.
         self._told: tuple[int, list[undoing.Told]] = (0, [])
+        # By the length of their stretches, and what was counted in each.
+        self._points: dict[float, dict[tuple[float, ...], JsonObject]] = {}
         self._config: tuple[OptimizationConfig, JsonObject] | None = None
 
     def sample(self) -> None:
@@ -49,6 +53,15 @@ class Lookout:
             made = improvement_json(optimizer.recorder.experiments, optimizer.config.experiment)
             kept = self._gain = (now_s, made)
         return kept[1]
+
+    def points(
+        self, step_s: float, stretches: Sequence[Stretch], make: Callable[[Stretch], JsonObject]
+    ) -> list[JsonObject]:
+        """The points of a chart; those of the two newest stretches are kept while nothing more is counted."""
+        known = self._points.get(step_s, {})
+        found = {stretch.revision: known.get(stretch.revision) or make(stretch) for stretch in stretches}
+        self._points[step_s] = dict(list(found.items())[-2:])
+        return list(found.values())
 
     def changes(self) -> list[JsonObject]:
         """The newest changes as people read them, newest first; only how long ago they were is made anew."""

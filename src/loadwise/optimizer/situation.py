@@ -79,7 +79,7 @@ def diagnosis(optimizer: ServerSideOptimizer, recent: Stretch | None = None) -> 
     """What is found at fault now; `recent` are the last five minutes where they are at hand."""
     now_s, timeline = optimizer.clock.monotonic_s(), optimizer.recorder.timeline
     short = timeline.over(SHORT_S, now_s) if recent is None else recent
-    long = timeline.over(LONG_S, now_s)
+    long = timeline.counts(LONG_S, now_s)
     return diagnose(
         Situation(
             burns=_burns(optimizer, short, long),

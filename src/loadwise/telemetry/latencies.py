@@ -79,7 +79,7 @@ class Latencies:
         self.sum_s += other.sum_s
 
     def pack(self) -> None:
-        """Takes a fifth of the room from now on, until something is counted again."""
+        """Takes a quarter of the room from now on, until something is counted again."""
         if self._packed is None:
             self._packed = array("I", [number for item in self._buckets.items() for number in item])
             self._buckets = _NOTHING

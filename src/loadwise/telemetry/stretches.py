@@ -103,17 +103,26 @@ class Stretch:
         """The mean number of requests that waited in engines."""
         return self.waiting_sum / self.waiting_samples if self.waiting_samples else None
 
+    @property
+    def revision(self) -> tuple[float, int, int, int]:
+        """Another one whenever anything was counted."""
+        return self.begin_s, self.requests, self.refused, self.samples
+
     def merge(self, other: Stretch) -> None:
         """Counts all that `other`, a later stretch, counted."""
+        self.merge_counts(other)
+        for name in (*TIMED, *STAGES):
+            getattr(self, name).merge(getattr(other, name))
+        for member, answers in other.members.items():
+            self.members.setdefault(member, Answers()).add(answers)
+
+    def merge_counts(self, other: Stretch) -> None:
+        """Counts requests, routes and samples of `other`, a later stretch: neither durations nor members."""
         for name in (
             "requests", "failed", "refused", "judged", "within", "samples", "load_samples", "load_sum",
             "waiting_samples", "waiting_sum",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in (*TIMED, *STAGES):
-            getattr(self, name).merge(getattr(other, name))
-        for member, answers in other.members.items():
-            self.members.setdefault(member, Answers()).add(answers)
         for route, tally in other.routes.items():
             self.routes.setdefault(route, Tally()).add(tally)
         self.strategy = other.strategy or self.strategy
@@ -153,14 +162,10 @@ class Track:
         recent = takewhile(lambda found: found.begin_s + self.step_s > begin_s, reversed(self.stretches))
         return list(islice(recent, most))[::-1]
 
-    def since(self, begin_s: float) -> Stretch:
-        """What was counted from `begin_s` on, with all of the stretch that this lies in."""
-        whole, kept = Stretch(begin_s), self.newest(begin_s)
-        if len(kept) > 1:
-            whole.merge(self._ended(kept[:-1]))
-        for last in kept[-1:]:
-            whole.merge(last)
-        return whole
+    def since(self, begin_s: float) -> list[Stretch]:
+        """What was counted from `begin_s` on, with all of the stretch that this lies in, to be added up."""
+        kept = self.newest(begin_s)
+        return kept if len(kept) < 3 else [self._ended(kept[:-1]), kept[-1]]
 
     def _ended(self, stretches: list[Stretch]) -> Stretch:
         """The sum of stretches that have ended, added up anew only where they are others than before."""

@@ -120,11 +120,22 @@ class Timeline:
 
     def over(self, span_s: float, now_s: float) -> Stretch:
         """The last `span_s` seconds as one stretch, exact to a twelfth of them."""
-        track = self._coarsest(span_s)
-        whole = track.since(now_s - span_s)
-        if track is not self._fine and self._open is not None:
-            whole.merge(self._open)
+        whole = Stretch(now_s - span_s)
+        for stretch in self._parts(span_s, now_s):
+            whole.merge(stretch)
         return whole
+
+    def counts(self, span_s: float, now_s: float) -> Stretch:
+        """`over` with requests and routes only: neither durations nor members."""
+        whole = Stretch(now_s - span_s)
+        for stretch in self._parts(span_s, now_s):
+            whole.merge_counts(stretch)
+        return whole
+
+    def _parts(self, span_s: float, now_s: float) -> list[Stretch]:
+        track = self._coarsest(span_s)
+        parts = track.since(now_s - span_s)
+        return parts if track is self._fine or self._open is None else [*parts, self._open]
 
     def stretches(self, span_s: float, now_s: float, most: int | None = None) -> tuple[float, list[Stretch]]:
         """The stretches' length and those of the last `span_s` seconds, at most the newest, oldest first."""
