@@ -25,15 +25,18 @@ CHAT = {"model": "auto", "max_tokens": 4, "messages": [{"role": "user", "content
 
 
 class Flaky(StubUpstream):
-    """An upstream of which every tenth answer is an error while `fails` is set."""
+    """An upstream of which every `fails`th answer is an error (0: none is), and that waits for `held`."""
 
-    fails = False
+    fails = 0
     asked = 0
+    held: asyncio.Event | None = None
 
     async def _answer(self, request: Received, connection: Any) -> None:
         if self.fails and request.method == "POST":
             self.asked += 1
-            self.behaviour.status = 500 if self.asked % 10 == 0 else 200
+            self.behaviour.status = 500 if self.asked % self.fails == 0 else 200
+        if self.held is not None and request.method == "POST":
+            await self.held.wait()
         await super()._answer(request, connection)
 
     @property
@@ -104,9 +107,10 @@ async def site(servers: Any, gateway: Any, tmp_path: Path) -> AsyncIterator[Site
 
 
 def served(stubs: list[Flaky]) -> str:
-    """The settings of each server of ours."""
+    """The settings of each server of ours: at most four requests at once."""
     urls = f"url: '{stubs[0].url}', replicas: ['{stubs[1].url}']"
-    return f"upstreams: {{stub: {{{urls}, probe: false}}}}\noptimization: {{refuse_late: false}}\n"
+    limits = "limits: {max_concurrent_requests: 4}"
+    return f"upstreams: {{stub: {{{urls}, probe: false, {limits}}}}}\noptimization: {{refuse_late: false}}\n"
 
 
 async def status(client: httpx.AsyncClient, url: str) -> int:
@@ -127,10 +131,29 @@ async def test_shed_load_cools_down_no_deployment_for_others(site: Site) -> None
 
 async def test_with_the_retries_of_every_layer_an_upstream_is_asked_a_fifth_more_at_most(site: Site) -> None:
     for upstream in site.upstreams:
-        upstream.fails = True
+        upstream.fails = 10
     before, asked = site.attempts, 100
     async with AsyncOpenAI(base_url=f"{site.proxy}/v1", api_key="none", max_retries=2) as client:
         for _ in range(asked // 4):
             answers = await asyncio.gather(*(client.chat.completions.create(**CHAT) for _ in range(4)))
             assert all(answer.choices for answer in answers)
     assert asked <= site.attempts - before <= 1.2 * asked
+
+
+async def test_what_we_refuse_ourselves_cools_down_no_deployment_and_reaches_no_upstream(site: Site) -> None:
+    holding = asyncio.Event()
+    for upstream in site.upstreams:
+        upstream.held = holding
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+        places = [url for url in site.servers for _ in range(4)]
+        held = [asyncio.create_task(status(client, url)) for url in places]
+        async with asyncio.timeout(30):
+            while site.attempts < len(held):
+                await asyncio.sleep(0.02)
+        shed = [await status(client, site.proxy) for _ in range(6)]
+        assert (shed, site.attempts) == ([429] * 6, len(held))
+        holding.set()
+        assert await asyncio.gather(*held) == [200] * len(held)
+        others = [await status(client, site.proxy) for _ in range(10)]
+    assert others == [200] * 10
+    assert site.attempts == len(held) + len(others)
