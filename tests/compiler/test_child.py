@@ -187,8 +187,8 @@ DEATHS = {
 }
 CAUSES = {
     "raises": "segment 7",
-    "is killed": "status -9",
-    "crashes": "status -6",
+    "is killed": "status -9 (SIGKILL): it was killed",
+    "crashes": "status -6 (SIGABRT)",
     "hangs": "build_timeout_sec",
     "runs out of memory": "build_memory_bytes",
     "exits without a word": "status 0",

@@ -58,14 +58,15 @@ def load(
     kind = dtype or ("float32" if place.type == "cpu" else "auto")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=kind,
-        )
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=kind,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ConfigurationError(f"Cannot load {folder}: {_one_line(error)}", field="models") from error
     if weights is not None:

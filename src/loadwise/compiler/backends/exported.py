@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -119,7 +120,7 @@ class ExportedBackend:
         """Raises what the child has to say against its build."""
         if status != 0 or not result.is_file():
             raise BuildError(
-                f"The build's process ended with status {status}: {_last_line(errors)}",
+                f"The build's process ended with status {status}{_said(status, errors)}",
                 remedy="The original serves. force_recompile tries again.",
             )
         said = json.loads(result.read_text(encoding="utf-8"))
@@ -167,6 +168,14 @@ def _version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
+
+
+def _said(status: int, errors: str) -> str:
+    """What is known of such an end; whoever is killed has nothing to say of it."""
+    if status == -signal.SIGKILL:
+        return " (SIGKILL): it was killed, by somebody or because the machine had no memory left"
+    name = f" ({signal.Signals(-status).name})" if status < 0 else ""
+    return f"{name}: {_last_line(errors)}"
 
 
 def _last_line(text: str) -> str:

@@ -83,6 +83,8 @@ def compile_options(mode: str) -> dict[str, Any]:
         "aot_inductor.package_constants_in_so": False,
         # Templates for processors repack weights as constants of their own, which such a package lacks.
         "max_autotune_gemm_backends": "ATEN" if not torch.cuda.is_available() else "ATEN,TRITON",
+        # Headers compiled beforehand pay from the second build in a folder on; each build has one of its own.
+        "aot_inductor.precompile_headers": False,
         # The number of threads is compiled in; the child has another.
         "cpp.threads": torch.get_num_threads(),
     }
