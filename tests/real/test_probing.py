@@ -135,7 +135,6 @@ async def test_probing_is_cheap_and_true(
     server: tuple[Kind, Any], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind, running = server
-    engine = OpenAIEngine(running.url, replica_id="r", clock=SystemClock(), probe=True)
     exchanges: list[Any] = []
     original = OpenAIEngine._asked
 
@@ -150,6 +149,7 @@ async def test_probing_is_cheap_and_true(
         return status, raw
 
     monkeypatch.setattr(OpenAIEngine, "_asked", noting)
+    engine = OpenAIEngine(running.url, replica_id="r", clock=SystemClock(), probe=True)
     before = generated(running.url)
     await engine.start()
     features, adapters = engine.capabilities.features, engine.capabilities.adapters
