@@ -28,7 +28,7 @@ ROWS = (
     ("Objectives and latency", ("request_seconds", "time_", "within_", "missed_")),
     ("Tokens", ("prompt_", "output_", "spent")),
     ("Load and strategy", ("load_", "pool_", "strategy", "queue_", "kv_", "host_")),
-    ("Members", ("member_", "decision")),
+    ("Members", ("member_", "replica_", "decision")),
     ("What it gains", ("improvement", "unoptimised")),
     (
         "Builds and configuration",

@@ -19,6 +19,10 @@ class CapacityError(LoadwiseError, ValueError):
     """Something is full: the message names the limit and how to raise it."""
 
 
+class ConflictError(LoadwiseError):
+    """Somebody else made a change meanwhile: the message says who, when, and what is in force now."""
+
+
 class UnknownNameError(LoadwiseError, KeyError):
     """A model, member, version or build was named that does not exist."""
 

@@ -221,6 +221,22 @@ class Advice(NamedTuple):
     changes: Mapping[str, Number]
 
 
+class Enrolled(NamedTuple):
+    """The comparisons that a request takes part in, each by the number under which it began; None: in none.
+
+    A number is never used again, so that what is said of the request later counts nowhere else.
+    """
+
+    # Of conversations, and whether this one is left alone.
+    conversations: int | None = None
+    left_alone: bool = False
+    # Of a rollout, at which of its steps, of which key where the settings name it, within its share or not.
+    rollout: int | None = None
+    step: int = 0
+    key: str | None = None
+    rolled_out: bool = True
+
+
 @fact(frozen=True, slots=True, kw_only=True)
 class Dispatch:
     """A decided request: where it goes, what is changed, and why. Ends exactly once (`finish`)."""

@@ -46,6 +46,16 @@ async def test_before_the_first_request_the_page_says_that_there_is_no_data(serv
         assert "No alert is active" in await viewer.text("#alerts")
 
 
+async def test_a_rollout_is_shown_with_its_share_and_why(serving, look):
+    async with serving(optimization={"rollout": {"mode": "ramp", "steps": [0.25, 1.0]}}) as site:
+        await site.answer(5)
+        viewer = await look(site.url)
+        await viewer.live()
+        await viewer.until("document.getElementById('gain').innerText.includes('rollout of auto')")
+        assert "25 % optimised" in await viewer.text("#gain")
+        assert viewer.complaints == []
+
+
 async def test_everything_comes_from_this_server(serving, look):
     async with serving() as site:
         viewer = await look(site.url)

@@ -49,6 +49,11 @@ def silent(seconds: float, *, isolated: bool = False) -> Health:
     return Health(silences=[Silence(member_id="fast", seconds=seconds, isolated=isolated)])
 
 
+def silent_replica(seconds: float, *, isolated: bool = False, serving: int = 2) -> Health:
+    asked = {"member_id": "fast", "replica_id": "fast/1", "isolated": isolated, "serving": serving}
+    return Health(silences=[Silence(seconds=seconds, **asked)])
+
+
 def rolled_back(seconds_ago: float) -> Health:
     return Health(rollback=Rollback(from_version=4, to_version=3, seconds_ago=seconds_ago))
 
@@ -79,6 +84,11 @@ def rolled_back(seconds_ago: float) -> Health:
         (silent(16.0), ["silent_member"]),
         (silent(31.0), ["silent_member", "silent_member_serving"]),
         (silent(31.0, isolated=True), ["silent_member"]),
+        (silent_replica(16.0), ["silent_replica"]),
+        (silent_replica(60.0, isolated=True, serving=1), ["silent_replica"]),
+        (silent_replica(60.0, serving=1), ["silent_member", "silent_member_serving"]),
+        (silent_replica(60.0, isolated=True, serving=0), ["silent_member"]),
+        (Health(replicas_out=("fast/1",)), ["ensemble_degradation"]),
         (rolled_back(30.0), ["configuration_rolled_back"]),
         (rolled_back(1000.0), []),
         (Health(rollouts_back_s={"auto": 30.0, "other": 1000.0}), ["rollout_taken_back"]),
@@ -104,7 +114,10 @@ EVERYTHING = Health(
     reading_ages_s={"a/0": 90.0},
     pool_ages_s={"local": 90.0},
     loop_age_s=90.0,
-    silences=[Silence(member_id="a", seconds=90.0, isolated=False)],
+    silences=[
+        Silence(member_id="a", seconds=90.0, isolated=False),
+        Silence(member_id="b", replica_id="b/1", seconds=90.0, serving=2),
+    ],
     rollback=Rollback(from_version=4, to_version=3, seconds_ago=1.0),
     rollouts_back_s={"auto": 1.0},
     faults_ago_s={"decision": 1.0},

@@ -59,6 +59,13 @@ CASES = {
         Culprit.MEMBER,
         "slow",
     ),
+    "a replica that is out while the others serve": (
+        Situation(
+            members=[GOOD, MemberSight(member_id="part", replicas=3, replicas_out=("part/1",))],
+        ),
+        Culprit.MEMBER,
+        "part",
+    ),
     "a pool under high load": (
         Situation(
             burns=[burn(20)],

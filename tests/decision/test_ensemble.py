@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from loadwise.decision.beliefs import Belief, Health
 from loadwise.decision.candidates import Refusal, RefusalReason
 from loadwise.decision.choices import Choice, ChoiceReason, Remembered
-from loadwise.decision.ensemble import pick_replica, select
+from loadwise.decision.ensemble import select
 from loadwise.decision.facts import (
     Capabilities,
     Endpoint,
@@ -22,7 +22,6 @@ from loadwise.decision.facts import (
     Feature,
     Policy,
     Principal,
-    Replica,
     RequestFacts,
     Route,
 )
@@ -491,22 +490,6 @@ def test_conversation_moves_when_its_member_cannot_hold_it() -> None:
     of = route(members=(member("accurate"), replace(member("fast"), capabilities=roomy)))
     asked = request(conversation_id="c", continues=True, prompt_tokens=2000)
     assert choose(of, asked, remembered=Remembered(member_id="accurate")).member_id == "fast"
-
-
-# --- replicas ------------------------------------------------------------------------------------------
-
-
-def test_replica_with_most_room_is_picked() -> None:
-    two = member(
-        replicas=(
-            Replica(replica_id="a", pool_id="p", capacity_requests=8),
-            Replica(replica_id="b", pool_id="p", capacity_requests=32),
-        )
-    )
-    assert pick_replica(two, {"a": 4, "b": 8}, 0.5) == "b"
-    assert pick_replica(two, {"a": 4, "b": 8}, 0.5, frozenset({"b"})) == "a"
-    assert pick_replica(two, {}, 0.5, frozenset({"a", "b"})) is None
-    assert {pick_replica(two, {}, draw) for draw in (0.0, 0.49, 0.5, 1.0)} == {"a", "b"}
 
 
 def test_best_of_n_leaves_a_member_that_became_six_times_slower_within_tens_of_requests() -> None:

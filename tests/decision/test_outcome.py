@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from loadwise.decision import outcome
 from loadwise.decision.beliefs import Belief, Health, Prior, initial, initial_beliefs
 from loadwise.decision.facts import Ending, Objectives, Outcome
-from loadwise.decision.outcome import HealthReason, learn, review, within_objectives
+from loadwise.decision.health import ramp, review
+from loadwise.decision.outcome import learn, within_objectives
+from loadwise.decision.rotation import HealthReason, probe_after_s
 
 from .build import POLICY, failed, fresh, route, succeeded, taught
 
@@ -223,12 +225,12 @@ def test_failing_member_leaves_is_probed_and_returns_on_a_ramp() -> None:
     known = {**fresh(ROUTE), "accurate": broken("accurate")}
     (left,) = review(POLICY, known, 2.0)
     assert (left.health, left.reason) == (Health.OUT, HealthReason.FAULTS_IN_A_ROW)
-    assert outcome.ramp(left.belief, 3.0) == 0.0
+    assert ramp(left.belief, 3.0) == 0.0
     assert left.belief.probe_at_s == 7.0
     probed = after(left.belief, *[succeeded(at_s=8.0 + at) for at in range(3)])
     (back,) = review(POLICY, {**known, "accurate": probed}, 12.0)
     assert (back.health, back.reason) == (Health.RAMPING, HealthReason.PROBES_PASSED)
-    shares = [outcome.ramp(back.belief, 12.0 + at) for at in (0.0, 15.0, 30.0)]
+    shares = [ramp(back.belief, 12.0 + at) for at in (0.0, 15.0, 30.0)]
     assert shares == [0.1, pytest.approx(0.55), 1.0]
     assert review(POLICY, {**known, "accurate": back.belief}, 20.0) == ()
     (whole,) = review(POLICY, {**known, "accurate": back.belief}, 42.0)
@@ -265,7 +267,7 @@ def test_half_of_recent_requests_failing_is_enough_without_a_row() -> None:
 
 
 def test_backoff_is_bounded() -> None:
-    assert [outcome.probe_after_s(n) for n in (0, 1, 50)] == [5.0, 10.0, 120.0]
+    assert [probe_after_s(n) for n in (0, 1, 50)] == [5.0, 10.0, 120.0]
 
 
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=9), st.integers(0, 4))

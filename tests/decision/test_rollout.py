@@ -75,7 +75,8 @@ def test_it_waits_for_time_answers_and_the_errors_interval(
             RolloutReason.ERRORS_BURNING,
         ),
         (replace(GOOD, error_share=differs(0.01, 0.05)), RolloutReason.MORE_ERRORS),
-        (replace(GOOD, scores=differs(-0.2, -0.1)), RolloutReason.LOWER_SCORES),
+        (replace(GOOD, scores=[differs(-0.2, -0.1)]), RolloutReason.LOWER_SCORES),
+        (replace(GOOD, scores=[differs(-0.1, 0.1), differs(-0.2, -0.1)]), RolloutReason.LOWER_SCORES),
         (replace(GOOD, gain=gain(-0.2, -0.1)), RolloutReason.FEWER_WITHIN_OBJECTIVES),
     ],
 )
@@ -93,7 +94,7 @@ def test_harm_takes_it_back_at_once_and_it_stays_back(
 @pytest.mark.parametrize(
     "evidence",
     [
-        replace(GOOD, gain=gain(-0.2, 0.1), scores=differs(-0.2, 0.1)),
+        replace(GOOD, gain=gain(-0.2, 0.1), scores=[differs(-0.2, 0.1)]),
         Evidence(answers=500, errors=100, answers_without=500, errors_without=100),
         Evidence(answers=19, errors=19, answers_without=500),
         Evidence(answers=500, errors=500, answers_without=0),
@@ -118,7 +119,7 @@ EVIDENCE = st.builds(
     answers_without=st.integers(0, 1000),
     errors_without=st.integers(0, 50),
     error_share=st.none() | st.builds(differs, st.floats(-0.5, 0.0), st.floats(0.0, 0.5)),
-    scores=st.none() | st.builds(differs, st.floats(-0.5, 0.0), st.floats(-0.2, 0.5)),
+    scores=st.lists(st.builds(differs, st.floats(-0.5, 0.0), st.floats(-0.2, 0.5)), max_size=3),
     gain=st.none() | st.builds(gain, st.floats(-0.5, 0.0), st.floats(-0.2, 0.5)),
 )
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from loadwise.decision.beliefs import Health
 from loadwise.decision.facts import Policy
-from loadwise.decision.outcome import HealthReason, review
+from loadwise.decision.health import review
+from loadwise.decision.rotation import HealthReason
 from loadwise.decision.silence import Silence, mute, patience_s
 from loadwise.decision.step import Observation, State, step
 

@@ -70,3 +70,24 @@ async def test_an_entry_that_another_version_would_refuse_is_told(make, monkeypa
     assert (found.exact, found.entries_same) == (False, 0)
     assert found.entries > 10
     assert {difference.what for difference in found.differences} >= {"entry"}
+
+
+async def test_what_an_unoptimised_block_left_alone_is_replayed_though_its_member_was_not_free(make):
+    """A member that was named, and a conversation elsewhere, keep their member; neither is tuned."""
+    house = await make(
+        experiment={"block_share": 0.5, "block_sec": 10.0}, qualities={"fast": 0.4, "good": 0.9}
+    )
+    experiments = house.made.optimizer.recorder.experiments
+    first = house.answer(conversation_id="c", quality_preference=0.0, speed_preference=1.0)
+    for _ in range(100):
+        house.clock.advance(10.0 - house.clock.wall_s() % 10.0 + 1.0)
+        if experiments.leaves_alone(house.clock.monotonic_s()):
+            break
+    named = house.answer(model="fast")
+    going_on = house.answer(conversation_id="c", continues=True)
+    assert (named.control, dict(named.changes)) == (True, {})
+    assert (going_on.control, dict(going_on.changes)) == (True, {})
+    assert going_on.member_id == first.member_id
+    found = await house.replayed()
+    assert found.decisions == 3
+    assert found.exact

@@ -74,7 +74,7 @@ async def test_feedback_without_end_takes_no_room_from_decisions(make):
         Scored(request_id=request_id, source=f"{n:064d}", member="m", tenant="t", score=0.5, at_s=began_s + n)
         for n in range(12_000)
     ]
-    house.journal.ask(lambda store: [store.score(scored) for scored in said])
+    house.journal.ask(lambda store: [store.score(scored, {}) for scored in said])
     house.journal.flush()
     # Room that was made is given back to the disk.
     assert size_of(house.folder) < cap

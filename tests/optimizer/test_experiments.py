@@ -56,6 +56,12 @@ def serve(server: Any, strata: int, *, on_s: float = 0.3, off_s: float = 0.3, ea
             server.end(dispatch, total_s=took_s, time_to_first_token_s=took_s / 2)
 
 
+def scored(server: Any, dispatch: Any, score: float) -> None:
+    """Feedback on a request counts in its comparisons."""
+    part = experiments(server).assign("auto", dispatch.request, dispatch.started_s)
+    experiments(server).compare("auto", part.unit, part.enrolled, Measure.SCORES, score)
+
+
 class TestBlocks:
     async def test_an_unoptimised_block_answers_with_the_default_member_untouched(self, make) -> None:
         server = await started(make, experiment=HALF)
@@ -211,7 +217,7 @@ class TestConversations:
             dispatch = server.dispatch(number)
             failed = not dispatch.control and number % 3 == 0
             server.end(dispatch, Ending.FAILED if failed else Ending.SUCCEEDED, status=500 if failed else 200)
-            assert experiments(server).score("default", f"r{number}", 0.9 if dispatch.control else 0.3)
+            scored(server, dispatch, 0.9 if dispatch.control else 0.3)
         shown = (await server.made.control.read(View.REPORT))["improvement"]["conversations"]["routes"][
             "auto"
         ]
@@ -221,10 +227,14 @@ class TestConversations:
         assert shown["quality"]["unoptimised"] == 1.0
         assert shown["quality"]["optimised"] < 1.0
 
-    async def test_a_score_for_an_unknown_request_counts_nowhere(self, make) -> None:
+    async def test_what_ends_after_its_comparison_began_anew_counts_nowhere(self, make) -> None:
         server = await started(make, experiment=TALK)
-        assert not experiments(server).score("default", "nobody", 0.5)
+        dispatch = server.dispatch()
+        await server.made.control.apply(Configure(changes={"experiment": {"seed": 5}}))
+        server.end(dispatch)
         assert experiments(server).conversations() == {}
+        server.end(server.dispatch(1))
+        assert experiments(server).conversations() != {}
 
 
 class TestRollout:

@@ -23,9 +23,9 @@ from loadwise.optimizer.in_flight import InFlight, Open
 from loadwise.optimizer.model_manager import DynamicModelManager
 from loadwise.optimizer.recorder import Recorder
 from loadwise.optimizer.tallies import Measure, Row, Tallies
-from loadwise.optimizer.window import ServiceWindow
 from loadwise.ports import Dispatch
 from loadwise.settings import OptimizationConfig
+from loadwise.telemetry.window import ServiceWindow
 from loadwise.testing import FakeClock
 
 
@@ -229,7 +229,8 @@ class TestWindow:
         for replica_id in "ab":
             left = [t for at_s, t, of in seen[-20:] if at_s >= now_s - 10.0 and of == replica_id]
             reading = window.reading(now_s, 0, lambda each, wanted=replica_id: each == wanted)
-            expected = pytest.approx(1000.0 * sum(left) / len(left)) if left else None
+            # Times are kept in whole nanoseconds.
+            expected = pytest.approx(1000.0 * sum(left) / len(left), abs=1e-6) if left else None
             assert reading.avg_latency_ms == expected
 
     def test_a_full_window_still_knows_its_rate(self) -> None:

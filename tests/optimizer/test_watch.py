@@ -118,6 +118,15 @@ async def a_member_hangs(run: Running) -> None:
     run.member = "accurate"
 
 
+async def a_replica_hangs(run: Running) -> None:
+    counts_tokens(run, "fast")
+    for number in range(2):
+        dispatch = run.server.dispatch(10**6 + number, model="fast")
+        if dispatch.replica_id == "fast/1":
+            run.server.end(dispatch)
+    run.member = "accurate"
+
+
 async def a_member_hangs_that_may_not_leave(run: Running) -> None:
     await a_member_hangs(run)
     ensemble = run.server.optimizer.ensemble_manager
@@ -205,6 +214,7 @@ FAULTS: dict[str, Callable[[Running], Awaitable[None]]] = {
     "sensors_stale": no_engine_is_read,
     "loop_stale": the_loop_hangs,
     "silent_member": a_member_hangs,
+    "silent_replica": a_replica_hangs,
     "silent_member_serving": a_member_hangs_that_may_not_leave,
     "low_optimization_effectiveness": gains_nothing,
     "compilation_failure": a_build_fails,
@@ -214,6 +224,8 @@ FAULTS: dict[str, Callable[[Running], Awaitable[None]]] = {
     "journal_losing": the_journal_drops,
     "monitoring_failed": monitoring_fails,
 }
+# What a fault needs of its server.
+SERVERS: dict[str, dict[str, Any]] = {"silent_replica": {"replicas": 2}}
 # Those of whole hours and days have tests of their own below.
 SLOW = {"objectives_burning", "objectives_spent"}
 
@@ -224,7 +236,7 @@ def test_every_alert_has_its_fault() -> None:
 
 @pytest.mark.parametrize("name", list(FAULTS))
 async def test_a_fault_is_told_within_its_stated_time(make: Any, name: str) -> None:
-    run = Running(make())
+    run = Running(make(**SERVERS.get(name, {})))
     await healthy(run)
     await FAULTS[name](run)
     for _ in range(round(WITHIN_S[name])):
@@ -416,7 +428,7 @@ async def test_what_a_guard_caught_is_counted_and_told(make: Any) -> None:
 
 @pytest.mark.parametrize("name", list(FAULTS))
 async def test_each_alert_carries_evidence_what_to_do_and_the_way_back(make: Any, name: str) -> None:
-    run = Running(make())
+    run = Running(make(**SERVERS.get(name, {})))
     await healthy(run)
     await FAULTS[name](run)
     for _ in range(round(WITHIN_S[name])):

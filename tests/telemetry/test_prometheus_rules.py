@@ -99,6 +99,9 @@ FAULTS: dict[str, Fault] = {
     "sensors_stale": Fault({AGE % 0: GROWING, AGE % 1: GROWING}, 'pool="local"'),
     "loop_stale": Fault({"loadwise_decision_age_seconds": GROWING}),
     "silent_member": Fault({'loadwise_member_silent_seconds{member="fast"}': GROWING}, 'member="fast"'),
+    "silent_replica": Fault(
+        {'loadwise_replica_silent_seconds{member="fast",replica="fast/1"}': GROWING}, 'replica="fast/1"'
+    ),
     "silent_member_serving": Fault(
         {'loadwise_member_silent_seconds{member="fast"}': GROWING}, 'member="fast"'
     ),

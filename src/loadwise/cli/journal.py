@@ -33,12 +33,18 @@ def replay(
     config: Annotated[
         Path | None, typer.Option(help="YAML file of other settings: show what they would decide.")
     ] = None,
+    alerts: Annotated[
+        bool, typer.Option("--alerts", help="Show the alerts that its time gives cause for.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Decide a journal again: all of it must come out the same (exit code 1 when it does not)."""
     from loadwise.telemetry.journal.alternative import compare
     from loadwise.telemetry.journal.replay import replay as replayed
 
+    if alerts:
+        _alarms(journal, config, as_json)
+        return
     with opened(journal) as reader:
         if config is not None:
             compared = compare(reader.batches(), alternative(config)).as_json()
@@ -106,6 +112,25 @@ def what_if(config: Path, journal: Path | None, as_json: bool) -> None:
         print_values(found, "", as_json)
     else:
         _show_estimates(found, config)
+
+
+def _alarms(journal: Path | None, config: Path | None, as_json: bool) -> None:
+    """Prints the alerts of a journal's time, with its own thresholds or those of a file of settings."""
+    from loadwise.telemetry.journal.alarms import alarms
+
+    policy = None if config is None else alternative(config).policy
+    with opened(journal) as reader:
+        found = alarms(reader.batches(), policy, reader.changes()).as_json()
+    if as_json:
+        print_values(found, "", as_json)
+        return
+    console = Console()
+    console.print(
+        f"{found['from']} to {found['to']}: {found['pages']} pages and {found['tickets']} tickets "
+        f"at {found['looks']} looks."
+    )
+    for row in found["alerts"]:
+        console.print(f"{row['began']}  {row['severity']:<7} {row['alert']}: {row['summary']}")
 
 
 def _show_comparison(found: Mapping[str, Any]) -> None:

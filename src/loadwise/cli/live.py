@@ -70,11 +70,18 @@ def _members(frame: dict[str, Any]) -> Table:
             percent(member["within_5m"]),
             f"{member['in_flight']} in flight" if waiting is None else f"{waiting} waiting",
             f"{member['failed_5m']} of {member['requests_5m']}",
-            Text(member["health"], style="green" if member["health"] == "healthy" else "red"),
+            _health(member),
             number(member["weight"]),
             Text("as loaded" if build is None else f"{build['mode'] or ''} {build['state']}".strip()),
         )
     return table
+
+
+def _health(member: dict[str, Any]) -> Text:
+    """The member's own, and that of each of its replicas that is not well."""
+    unwell = [f"{name} {health}" for name, health in member["replicas"].items() if health != "healthy"]
+    well = member["health"] == "healthy" and not unwell
+    return Text(", ".join([member["health"], *unwell]), style="green" if well else "red")
 
 
 def _lists(frame: dict[str, Any]) -> Sequence[RenderableType]:

@@ -40,6 +40,8 @@ class Health:
     # Members that should serve, and those that are out.
     members: int = 0
     members_out: Sequence[str] = ()
+    # Replicas that are out while others of their members serve.
+    replicas_out: Sequence[str] = ()
     # Models whose last build failed, with the reason.
     failed_builds: Mapping[str, str] | None = None
     # Per route, requests judged and missed in each of `burn.WINDOWS_S`.

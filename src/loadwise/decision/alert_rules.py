@@ -62,7 +62,7 @@ RULES: Final = (
         severity=Severity.TICKET,
         find=findings.members_out,
         limit=lambda _: 0.0,
-        message="{value:.0f} members are out of rotation.",
+        message="{value:.0f} members or replicas are out of rotation.",
         remedy="They are probed and return by themselves; see their error rates and the engines' logs.",
         undo="A member returns with its first successful probe; to send it traffic at once, name it as "
         "the model, or " + STOP,
@@ -153,6 +153,16 @@ RULES: Final = (
         remedy="Its engine may hang while it says it is healthy: look at its log, restart it.",
         undo="Where another can answer it is taken out of rotation, probed, and returns by itself; to send "
         "it traffic at once, name it as the model, or " + STOP,
+        within_s=45.0,
+    ),
+    Rule(
+        name="silent_replica",
+        severity=Severity.TICKET,
+        find=findings.silent_beside_others,
+        limit=lambda policy: policy.silent_alert_s,
+        message="Replica {subject} has requests and gave no token for {value:.0f} s.",
+        remedy="Its engine may hang while it says it is healthy: look at that replica's log, restart it.",
+        undo="While another of its member speaks it is left out, probed, and returns by itself. " + STOP,
         within_s=45.0,
     ),
     Rule(

@@ -9,6 +9,7 @@ Without fresh outcomes weights halve every `belief_half_life_s` and the lines re
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf, sqrt
@@ -38,6 +39,24 @@ class Health(StrEnum):
     HEALTHY = "healthy"
     OUT = "out"
     RAMPING = "ramping"
+
+
+class Standing(NamedTuple):
+    """One of several replicas of a member: its health since when, its next probe, and what led there."""
+
+    health: Health = Health.HEALTHY
+    health_since_s: float = 0.0
+    probe_at_s: float = 0.0
+    # As for members: removals without a full return, faults in a row, successes since its health changed.
+    removals: int = 0
+    faults_in_a_row: int = 0
+    passed: int = 0
+
+
+WELL: Final = Standing()
+# By replica id.
+Standings = Mapping[str, Standing]
+NO_REPLICAS: Final[Standings] = {}
 
 
 class Fit(NamedTuple):
@@ -179,6 +198,8 @@ class Belief(NamedTuple):
     removals: int = 0
     faults_in_a_row: int = 0
     passed: int = 0
+    # By replica id where there are several; empty where the only one is the member.
+    replicas: Standings = NO_REPLICAS
 
     @property
     def error_rate(self) -> float:
@@ -215,7 +236,14 @@ def initial(
         output_fit=NO_LINE.fit(prior.output_idle_s, prior.full_work, prior.output_full_s),
         first_fit=NO_LINE.fit(prior.first_idle_s, prior.full_work, prior.first_full_s),
         answer_tokens=prior.answer_tokens,
+        replicas=standings_of(member),
     )
+
+
+def standings_of(member: Member) -> Standings:
+    """Those of a member that nobody has measured."""
+    several = len(member.replicas) > 1
+    return {replica.replica_id: WELL for replica in member.replicas} if several else NO_REPLICAS
 
 
 def prior_of(objectives: Objectives, full_work: float) -> Prior:

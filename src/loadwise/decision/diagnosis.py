@@ -58,6 +58,9 @@ class MemberSight:
     within: int = 0
     # Why its engine cannot be read; empty where it can.
     unread: str = ""
+    # Of several replicas, those that are out while the others serve.
+    replicas: int = 1
+    replicas_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +141,7 @@ def _hottest(burn: Burn, target: float) -> float:
 
 def _fault(situation: Situation, slowest: str | None) -> Fault:
     """The first rule that finds something; a member is named before a pool, both before everyone."""
-    for rule in (_unread, _out, _failing, _slow, _overloaded):
+    for rule in (_unread, _out, _out_in_part, _failing, _slow, _overloaded):
         found = rule(situation)
         if found is not None:
             return found
@@ -156,6 +159,16 @@ def _out(situation: Situation) -> Fault | None:
     out = [member for member in situation.members if member.health == "out"]
     worst = max(out, key=lambda member: member.failed, default=None)
     return None if worst is None else _member(worst, f"it is out of rotation; {_failures(worst)}")
+
+
+def _out_in_part(situation: Situation) -> Fault | None:
+    for member in situation.members:
+        out = member.replicas_out
+        if out:
+            verb, rest = ("is" if len(out) == 1 else "are"), member.replicas - len(out)
+            said = f"{', '.join(out)} {verb} out of rotation, {rest} of its {member.replicas} replicas serve"
+            return _member(member, f"{said}; {_failures(member)}")
+    return None
 
 
 def _failing(situation: Situation) -> Fault | None:

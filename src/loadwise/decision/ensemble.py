@@ -66,21 +66,6 @@ def select(
     return drawn(scene, shares, reason, top, draw, remembered)
 
 
-def pick_replica(
-    member: Member, in_flight: Mapping[str, int], draw: float, excluded: frozenset[str] = _EMPTY
-) -> str | None:
-    """The replica with most room, by `draw` (0..1) among equals; None when all are excluded."""
-    if len(member.replicas) == 1 and not excluded:
-        return member.replicas[0].replica_id
-    left = [replica for replica in member.replicas if replica.replica_id not in excluded]
-    if not left:
-        return None
-    taken = [in_flight.get(r.replica_id, 0) / (r.capacity_requests or 1) for r in left]
-    least = min(taken)
-    equal = [replica for replica, load in zip(left, taken, strict=True) if load == least]
-    return equal[min(int(draw * len(equal)), len(equal) - 1)].replica_id
-
-
 # --- what needs no comparison ------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from loadwise.decision import burn
 from loadwise.decision.alert_facts import Finding, Health
 from loadwise.decision.burn import Share
 from loadwise.decision.facts import Policy
+from loadwise.decision.silence import beside_others, of_members
 
 # Parts whose failures other rules tell: they are not of our making.
 TOLD_ELSEWHERE: Final = frozenset({"observe", "monitoring"})
@@ -40,12 +41,10 @@ def improvement(_: Policy, health: Health, limit: float) -> Iterator[Finding]:
 
 
 def members_out(_: Policy, health: Health, limit: float) -> Iterator[Finding]:
-    """More members out of rotation than the limit."""
-    out = list(health.members_out)
+    """More members, or replicas of serving ones, out of rotation than the limit."""
+    out = [*health.members_out, *health.replicas_out]
     if len(out) > limit:
-        yield Finding(
-            value=float(len(out)), evidence={"members_out": ", ".join(out), "members": health.members}
-        )
+        yield Finding(value=float(len(out)), evidence={"out": ", ".join(out), "members": health.members})
 
 
 def builds(_: Policy, health: Health, __: float) -> Iterator[Finding]:
@@ -109,14 +108,25 @@ def loop(_: Policy, health: Health, limit: float) -> Iterator[Finding]:
 
 def silent(_: Policy, health: Health, limit: float) -> Iterator[Finding]:
     """Each member with requests and no token for longer than the limit (s)."""
-    for silence in health.silences:
+    for silence in of_members(health.silences):
         if silence.seconds > limit:
             yield Finding(value=silence.seconds, subject=silence.member_id)
 
 
+def silent_beside_others(_: Policy, health: Health, limit: float) -> Iterator[Finding]:
+    """Each replica that is silent for longer than the limit (s), of members that have others."""
+    for silence in beside_others(health.silences):
+        if silence.seconds > limit:
+            yield Finding(
+                value=silence.seconds,
+                subject=silence.replica_id,
+                evidence={"member": silence.member_id, "replicas_serving": silence.serving},
+            )
+
+
 def silent_and_serving(_: Policy, health: Health, limit: float) -> Iterator[Finding]:
     """Those of them that still get requests."""
-    for silence in health.silences:
+    for silence in of_members(health.silences):
         if silence.seconds > limit and not silence.isolated:
             yield Finding(value=silence.seconds, subject=silence.member_id)
 

@@ -39,6 +39,10 @@ class Amount(NamedTuple):
         """Both together."""
         return Amount(self.requests + other.requests, self.total + other.total)
 
+    def minus(self, other: Amount) -> Amount:
+        """This without the other, which is part of it."""
+        return Amount(self.requests - other.requests, self.total - other.total)
+
 
 NOTHING: Final = Amount()
 

@@ -1,4 +1,4 @@
-"""7 learn: how a request ended becomes a new belief; beliefs become removals and returns.
+"""7 learn: how a request ended becomes a new belief; what follows for members and replicas is `health`'s.
 
 - An abandoned request says nothing of a model; a 4xx other than 429 is the client's doing.
 - Speed is compared like with like: per output token and per uncached prompt token, over the work on the
@@ -6,18 +6,16 @@
   teaches how long waiting takes, and nothing of how fast prompts are read.
 - Answers that are no generated text (embeddings, audio, images) tell of faults, not of speed.
 - A refusal for lack of room (429) is an error but no fault: overload never removes a member.
-- A member that hangs teaches by its silence (`silence.mute`): such answers end only with their timeout.
-- A faulty or silent member goes out, is probed after a while that doubles, and returns on a ramp.
+- Who hangs teaches by silence (`silence.mute`): such answers end only with their timeout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from math import exp, inf, log
 from typing import Final
 
+from loadwise.decision import replicas
 from loadwise.decision.beliefs import (
     BATCH_START,
     FIRST_TOKEN_OVERHEAD_TOKENS,
@@ -30,7 +28,7 @@ from loadwise.decision.facts import Ending, Objectives, Outcome, Policy
 from loadwise.decision.fault import Fault, fault_of
 from loadwise.decision.lengths import LengthSketch
 from loadwise.decision.quick import new
-from loadwise.decision.silence import Silence, mute
+from loadwise.decision.rotation import probe_after_s
 
 TREND_HALF_LIFE_S: Final = 30.0
 # How far one outcome moves the trend.
@@ -42,39 +40,11 @@ UNKNOWN_FIRST_TOKEN_WEIGHT: Final = 0.5
 BESIDE_WEIGHT: Final = 0.2
 # Decayed outcomes below which a member is measured again.
 STALE_WEIGHT: Final = 3.0
-FAULTS_IN_A_ROW: Final = 5
-FAULT_FRACTION: Final = 0.5
-FAULTS_NEEDED: Final = 5.0
-PROBE_AFTER_S: Final = 5.0
-PROBE_AFTER_MOST_S: Final = 120.0
-PROBES_NEEDED: Final = 3
-RAMP_S: Final = 30.0
 _LN2: Final = log(2.0)
 # Named once: on its enumeration each look-up costs as much as the step around it.
 _SUCCEEDED: Final = Ending.SUCCEEDED
 # Failures that leave a request outside its objectives.
 _OURS: Final = frozenset({Fault.MEMBER, Fault.OVERLOAD})
-
-
-class HealthReason(StrEnum):
-    """Why a member's health changed."""
-
-    FAULTS_IN_A_ROW = "faults_in_a_row"
-    FAULT_FRACTION = "fault_fraction"
-    SILENT = "silent"
-    RAMP_FAILED = "ramp_failed"
-    PROBES_PASSED = "probes_passed"
-    RAMP_COMPLETE = "ramp_complete"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthChange:
-    """A member leaves, begins its ramp or is back; `belief` is the one to keep."""
-
-    member_id: str
-    health: Health
-    reason: HealthReason
-    belief: Belief
 
 
 def learn(policy: Policy, belief: Belief, outcome: Outcome) -> Belief:
@@ -143,37 +113,14 @@ def drifted(policy: Policy, belief: Belief, now_s: float) -> Belief:
     )
 
 
-def review(
-    policy: Policy, beliefs: Mapping[str, Belief], now_s: float, silences: Sequence[Silence] = ()
-) -> tuple[HealthChange, ...]:
-    """Members of one route to take out or bring back; at most half are out at once, never the last."""
-    changes = [change for belief in beliefs.values() if (change := _returning(belief, now_s)) is not None]
-    out = sum(belief.health is Health.OUT for belief in beliefs.values())
-    out -= sum(change.health is Health.RAMPING for change in changes)
-    room = len(beliefs) // 2 - out
-    silent = mute(policy, beliefs, silences)
-    suspects = [(beliefs[name], HealthReason.SILENT) for name in silent]
-    suspects += [(b, why) for n, b in beliefs.items() if n not in silent and (why := _faulty(b)) is not None]
-    # Who fails lets its clients ask elsewhere; who is silent keeps them waiting.
-    suspects.sort(
-        key=lambda pair: (pair[1] is not HealthReason.SILENT, -_fault_fraction(pair[0]), pair[0][0])
-    )
-    changes += [_removed(belief, why, now_s) for belief, why in suspects[: max(0, room)]]
-    return tuple(changes)
-
-
-def ramp(belief: Belief, now_s: float) -> float:
-    """The share of its usual traffic that a member takes: 1 healthy, 0 out, 0.1 to 1 on the ramp."""
-    if belief.health is Health.HEALTHY:
-        return 1.0
-    if belief.health is Health.OUT:
-        return 0.0
-    return min(1.0, 0.1 + 0.9 * max(0.0, now_s - belief.health_since_s) / RAMP_S)
-
-
 def _failed(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float, kept: float) -> Belief:
     recent = exp(-_LN2 * elapsed / TREND_HALF_LIFE_S)
-    fault = 1.0 if fault_of(outcome) is Fault.MEMBER else 0.0
+    blamed = fault_of(outcome) is Fault.MEMBER
+    standings = replicas.heard(belief.replicas, outcome.replica_id, outcome.finished_s, fault=blamed)
+    if replicas.is_out(belief.replicas, outcome.replica_id):
+        # The others serve: what it fails at, and what hung there, is no longer the member's.
+        return belief._replace(replicas=standings)
+    fault = 1.0 if blamed else 0.0
     out = belief.health is Health.OUT
     return belief._replace(
         updated_s=max(belief.updated_s, outcome.finished_s),
@@ -192,6 +139,7 @@ def _failed(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float, ke
         probe_at_s=outcome.finished_s + probe_after_s(belief.removals)
         if out and fault
         else belief.probe_at_s,
+        replicas=standings,
     )
 
 
@@ -224,6 +172,7 @@ def _succeeded(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float,
         _latency_ms(belief, outcome), _by_load(policy, belief, outcome, kept, within=within),
         _answers(belief, outcome), belief.health, belief.health_since_s, belief.probe_at_s, belief.removals,
         0, belief.passed + 1,
+        replicas.heard(belief.replicas, outcome.replica_id, outcome.finished_s, fault=False),
     ))  # fmt: skip
 
 
@@ -329,55 +278,3 @@ def _by_load(
         timed, met = levels[at]
         levels[at] = (timed + 1.0, met + within)
     return tuple(levels)
-
-
-def _fault_fraction(belief: Belief) -> float:
-    return belief.recent_faults / belief.recent if belief.recent > 0 else 0.0
-
-
-def _faulty(belief: Belief) -> HealthReason | None:
-    """Why a serving member should leave, if it should."""
-    if belief.health is Health.OUT:
-        return None
-    if belief.health is Health.RAMPING and belief.faults_in_a_row >= 2:
-        return HealthReason.RAMP_FAILED
-    if belief.faults_in_a_row >= FAULTS_IN_A_ROW:
-        return HealthReason.FAULTS_IN_A_ROW
-    many = belief.recent_faults >= FAULTS_NEEDED and _fault_fraction(belief) >= FAULT_FRACTION
-    return HealthReason.FAULT_FRACTION if many else None
-
-
-def _removed(belief: Belief, reason: HealthReason, now_s: float) -> HealthChange:
-    belief = belief._replace(
-        health=Health.OUT,
-        health_since_s=now_s,
-        probe_at_s=now_s + probe_after_s(belief.removals),
-        removals=belief.removals + 1,
-        passed=0,
-    )
-    return HealthChange(member_id=belief.member_id, health=Health.OUT, reason=reason, belief=belief)
-
-
-def _returning(belief: Belief, now_s: float) -> HealthChange | None:
-    if belief.health is Health.OUT and belief.passed >= PROBES_NEEDED:
-        health, reason, removals = Health.RAMPING, HealthReason.PROBES_PASSED, belief.removals
-    elif belief.health is Health.RAMPING and ramp(belief, now_s) >= 1.0 and belief.faults_in_a_row == 0:
-        health, reason, removals = Health.HEALTHY, HealthReason.RAMP_COMPLETE, 0
-    else:
-        return None
-    back = belief._replace(
-        health=health,
-        health_since_s=now_s,
-        removals=removals,
-        passed=0,
-        faults_in_a_row=0,
-        recent=0.0,
-        recent_faults=0.0,
-        recent_misses=0.0,
-    )
-    return HealthChange(member_id=belief.member_id, health=health, reason=reason, belief=back)
-
-
-def probe_after_s(removals: int) -> float:
-    """Seconds until a member that is out may be probed: doubling with each removal, to two minutes."""
-    return min(PROBE_AFTER_MOST_S, PROBE_AFTER_S * 2.0 ** min(removals, 10))

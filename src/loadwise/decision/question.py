@@ -49,9 +49,9 @@ def answer(question: Question) -> Choice | Refusal:
     )
 
 
-def tuned(question: Question, choice: Choice) -> Tuning:
-    """What is changed of the request, once its member is chosen."""
+def tuned(question: Question, choice: Choice, *, untouched: bool = False) -> Tuning:
+    """What is changed of the request, once its member is chosen; where it is left alone, ceilings only."""
     member = next(m for m in question.route.members if m.member_id == choice.member_id)
     belief = next(b for b in question.beliefs if b.member_id == choice.member_id)
-    strategy = None if choice.reason in UNTOUCHED else question.strategy
+    strategy = None if untouched or choice.reason in UNTOUCHED else question.strategy
     return tune(question.policy, strategy, question.request, member, belief.answers)

@@ -92,7 +92,8 @@ class Evidence:
     answers_without: int = 0
     errors_without: int = 0
     error_share: Compared | None = None
-    scores: Compared | None = None
+    # Of this step's requests and, since scores come late, of each earlier step's.
+    scores: Sequence[Compared] = ()
     gain: Improvement | None = None
 
 
@@ -137,8 +138,8 @@ def _more_errors(_: Plan, __: Rollout, seen: Evidence, ___: float) -> bool:
 
 
 def _lower_scores(_: Plan, __: Rollout, seen: Evidence, ___: float) -> bool:
-    difference = None if seen.scores is None else seen.scores.difference
-    return difference is not None and difference.high < 0.0
+    found = [scores.difference for scores in seen.scores]
+    return any(difference is not None and difference.high < 0.0 for difference in found)
 
 
 def _fewer_within(_: Plan, __: Rollout, seen: Evidence, ___: float) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from loadwise.decision.rotation import PROBE_SHARE
 from loadwise.decision.views import Scene
 
 # Share of requests for measuring one member again, and for all such members together.
 EXPLORE_SHARE: Final = 0.01
 EXPLORE_MOST: Final = 0.03
-# Share of requests that a member which is out gets when its probe is due, and that a new one gets.
-PROBE_SHARE: Final = 0.05
+# Share of requests that a new member gets.
 NEW_SHARE: Final = 0.05
 
 

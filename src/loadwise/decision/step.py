@@ -22,9 +22,9 @@ from loadwise.decision.facts import (
     ServiceReading,
     StrategyName,
 )
+from loadwise.decision.health import HealthChange, review
 from loadwise.decision.lead import Crew, LeadState, lead
 from loadwise.decision.load import LoadScore, ServerLoadMetrics
-from loadwise.decision.outcome import HealthChange
 from loadwise.decision.silence import Silence
 from loadwise.decision.strategy import Strategy, StrategyState
 
@@ -201,7 +201,7 @@ def _beliefs(
             else belief
             for name, belief in members.items()
         }
-        changes[route] = outcome.review(policy, now, observation.now_s, observation.silences)
+        changes[route] = review(policy, now, observation.now_s, observation.silences)
         now.update((change.member_id, change.belief) for change in changes[route])
         beliefs[route] = now
     return changes, beliefs

@@ -20,8 +20,8 @@ from loadwise.decision.capacity import busy_s
 from loadwise.decision.crowds import OUTPUT_TOKEN_TARGET, Crowds
 from loadwise.decision.expected import Latencies
 from loadwise.decision.facts import MemberPressure, RequestFacts
+from loadwise.decision.health import ramp
 from loadwise.decision.lineup import Lineup
-from loadwise.decision.outcome import ramp
 from loadwise.decision.price import answer_tokens, thrifts
 from loadwise.decision.quick import new
 from loadwise.decision.standings import STARTING

@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from loadwise.errors import (
     CapacityError,
     ConfigurationError,
+    ConflictError,
     LoadwiseError,
     RequestError,
     UnknownNameError,
@@ -62,6 +63,8 @@ def error_of(error: Exception) -> RequestError:
         return RequestError(str(error), status=404, code="not_found")
     if isinstance(error, CapacityError):
         return RequestError(str(error), status=409, code="no_capacity")
+    if isinstance(error, ConflictError):
+        return RequestError(str(error), status=409, code="configuration_conflict")
     return RequestError(str(error), status=500, kind="server_error", code="internal_error")
 
 

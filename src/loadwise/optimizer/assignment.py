@@ -5,7 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from loadwise.ports import Advice
+from loadwise.decision.choices import Choice, ChoiceReason
+from loadwise.decision.facts import RequestFacts
+from loadwise.ports import Advice, Enrolled
 
 
 class Held(StrEnum):
@@ -39,17 +41,22 @@ class Assignment(NamedTuple):
     # The block it counts in, and whether it came after that block was suspended.
     block: int | None = None
     suspended: bool = False
-    # What chance draws by, a conversation or else a request, where errors and quality are compared.
-    unit: str | None = None
-    control_unit: bool = False
-    # The subject whose share is growing, and whether this unit is within the share.
-    subject: Subject | None = None
-    rolled_out: bool = True
     route: str = ""
-    # Whose request it is: tenants may use the same request id.
-    tenant: str = ""
+    # What chance draws by, and the comparisons of errors, quality and scores that it is in.
+    unit: str = ""
+    enrolled: Enrolled | None = None
     # What would have been done, where optimisation only advises.
     advice: Advice | None = None
 
 
 UNASSIGNED: Final = Assignment()
+
+
+def unit_of(request: RequestFacts) -> str:
+    """What chance draws a request by: its conversation, or else itself."""
+    return request.conversation_id or request.request_id
+
+
+def reason_of(choice: Choice, held: Held | None) -> str:
+    """The choice's own reason; where the request was left alone, why that is."""
+    return choice.reason.value if held is None or choice.reason is not ChoiceReason.CONTROL else held.shown

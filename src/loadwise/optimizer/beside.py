@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from loadwise.decision.choices import ChoiceReason
 from loadwise.decision.facts import Ending, Outcome
 from loadwise.decision.question import Question
 from loadwise.optimizer.assignment import UNASSIGNED
@@ -64,9 +63,11 @@ class Beside:
         route = optimizer.ensemble_manager.fleet.routes[AUTO]
         belief = optimizer.ensemble_manager.beliefs.get(dispatch.member_id)
         pool_id = next(r.pool_id for m in route.members for r in m.replicas)
-        assignment = UNASSIGNED
-        if optimizer.director.running and comparable(ChoiceReason(dispatch.reason)):
-            assignment = optimizer.recorder.experiments.done(dispatch.started_s, left_alone=dispatch.control)
+        assignment, grounds = UNASSIGNED, note.grounds
+        if optimizer.director.running and comparable(grounds.choice.reason):
+            assignment = optimizer.recorder.experiments.done(
+                dispatch.started_s, dispatch.request, grounds.held, grounds.enrolled
+            )
         owed = 0.0 if belief is None else belief.answer_tokens * dispatch.request.n
         optimizer.director.in_flight.open(Open(dispatch, pool_id, owed, route.objectives, assignment))
         optimizer.telemetry.decided(dispatch, note.decision_s)
@@ -83,7 +84,7 @@ class Beside:
             return
         witness(Chose(_question(plan, note), note.grounds.choice))
         # Each member has one replica here: the engine.
-        witness(Sent(note.dispatch, note.grounds.tuning, 0.0, NOTHING))
+        witness(Sent(note.dispatch, note.grounds.tuning, 0.0, NOTHING, None, note.grounds.enrolled))
 
     def _lost(self, dispatch: Dispatch, ending: Ending) -> None:
         outcome = Outcome(
@@ -111,5 +112,5 @@ def _question(plan: Plan, note: Began) -> Question:
         now_s=dispatch.started_s,
         remembered=None,
         excluded=frozenset(),
-        control=plan.control,
+        control=note.grounds.held is not None,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -48,7 +48,6 @@ class Chronicle:
         self._clock = optimizer.clock
         self._config = optimizer.config
         self.journal: Journal | None = None
-        self.trust = Trust(optimizer.ensemble_manager, optimizer.clock)
         self._changes: History[Change] = History(KEPT)
         # How many changes there were since the start.
         self.heard = 0
@@ -59,6 +58,7 @@ class Chronicle:
         self._lost, self._lost_s = 0, float("-inf")
         optimizer.telemetry.count(names.JOURNAL_DROPPED, by=0.0)
         self._continuity = Continuity(optimizer.recorder.experiments)
+        self.trust = Trust(optimizer.ensemble_manager, optimizer.clock, self._continuity.scored)
         self._milestones = Milestones(optimizer.model_compiler, optimizer.recorder.experiments.rollouts)
         optimizer.ensemble_manager.listener = self._heard
         optimizer.configurations.on_applied(self._configured)
@@ -135,10 +135,31 @@ class Chronicle:
         """Builds that ended and rollouts that moved are known, and what experiments know now outlives us."""
         for event in self._milestones.since(self._clock.monotonic_s()):
             self._optimizer.ensemble_manager.tell(event)
+        if self.journal is not None and self.journal.taken_over:
+            self._take_over(self.journal)
         self._checkpoint()
         if self.journal is not None:
             # What is known once a second is on disk at once: a kill loses no more than that second.
             self.journal.wake()
+
+    def _take_over(self, journal: Journal) -> None:
+        """The server that wrote the journal has ended: what it went on to measure goes on here, once."""
+        now_s = self._clock.monotonic_s()
+        aside: Mapping[str, bytes | None] = {}
+        try:
+            with Reader(journal.folder) as reader:
+                aside = self._continuity.take_over(reader.kept_under(PREFIX), now_s)
+                said, checkpoints = reader.feedback(), _checkpoints(reader)
+        except (UnreadableError, msgspec.MsgspecError, ConfigurationError) as error:
+            log.warning("history_not_restored", reason=str(error))
+        else:
+            self.trust.restore(said)
+            if checkpoints is not None:
+                self._optimizer.configurations.recall(*checkpoints)
+        self._measured, self._version = None, None
+        opened = self._optimizer.director.in_flight.by_block()
+        journal.replace({**aside, **self._continuity.news(opened, now_s), **self._applied()})
+        log.info("journal_taken_over", path=str(journal.folder))
 
     def _heard(self, event: Event) -> None:
         offset_s = self._clock.wall_s() - self._clock.monotonic_s()
@@ -171,9 +192,9 @@ class Chronicle:
         changed = {
             name: {"from": before[name], "to": after[name]} for name in after if before[name] != after[name]
         }
-        reverting = self._optimizer.configurations.put_back
+        applied = self._optimizer.configurations
         self._optimizer.ensemble_manager.tell(
-            Configured(self._clock.monotonic_s(), version, changed, reverting)
+            Configured(self._clock.monotonic_s(), version, changed, applied.put_back, applied.applied_by)
         )
 
     def lost_ago_s(self, now_s: float) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from loadwise.clock import SystemClock
@@ -11,9 +12,9 @@ from loadwise.decision import lastgood
 from loadwise.decision.alert_facts import Rollback
 from loadwise.decision.facts import Policy
 from loadwise.decision.lastgood import History, Verdict
-from loadwise.errors import LoadwiseError
+from loadwise.errors import ConflictError, LoadwiseError
 from loadwise.logs import get_logger
-from loadwise.optimizer.config_store import ConfigStore, fingerprint
+from loadwise.optimizer.config_store import ChangedError, ConfigStore, Kept, fingerprint
 from loadwise.optimizer.model_manager import DynamicModelManager
 from loadwise.ports import Clock, JsonObject
 from loadwise.settings import OptimizationConfig
@@ -97,24 +98,50 @@ class Configurations:
     async def apply(self, config: OptimizationConfig, *, reverting: bool = False) -> int:
         """The configuration is in force and on disk; its version. An equal one changes nothing.
 
-        Raises `LoadwiseError` when it cannot be kept on disk; nothing has changed then.
+        Raises `LoadwiseError` when it cannot be kept on disk: nothing has changed then; `ConflictError` where
+        another server of the state folder applied one meanwhile: that one is in force then.
         """
         async with self._applying:
             if config == self.current and not reverting:
                 return self.version
             version = self.version + 1
-            await self._save(config, version)
+            await self._save(config, version, reverting=reverting)
             self._put_into_force(config, version, reverting=reverting)
             return version
 
-    async def _save(self, config: OptimizationConfig, version: int) -> None:
+    async def follow(self) -> None:
+        """What another server of the state folder applied is in force here too."""
+        async with self._applying:
+            found = await asyncio.to_thread(self._store.changed)
+            if found is not None:
+                self._adopt(found)
+
+    @property
+    def applied_by(self) -> str:
+        """Who applied the configuration in force, for people; empty for this process."""
+        latest = self._store.latest
+        return "" if latest is None or self._store.ours else latest.writer
+
+    async def _save(self, config: OptimizationConfig, version: int, *, reverting: bool) -> None:
         try:
-            await asyncio.to_thread(self._store.save, config, version)
+            await asyncio.to_thread(self._store.save, config, version, reverting=reverting)
+        except ChangedError as error:
+            self._adopt(error.kept)
+            raise ConflictError(
+                f"Another server of this state folder ({error.kept.writer}) applied a configuration "
+                f"meanwhile. It is in force here as version {self.version}; yours was not applied. Look at "
+                "GET /v1/optimization/status and send your change again, if it is still wanted."
+            ) from error
         except OSError as error:
             raise LoadwiseError(
                 f"The configuration was not applied: it cannot be kept under state_dir ({error}). "
                 "Make that folder writable, or set another state_dir."
             ) from error
+
+    def _adopt(self, found: Kept) -> None:
+        version = max(found.version, self.version + 1)
+        log.warning("configuration_followed", version=version, applied_by=found.writer)
+        self._put_into_force(found.config, version, reverting=found.reverting)
 
     def _put_into_force(self, config: OptimizationConfig, version: int, *, reverting: bool) -> None:
         self.current, self.version, self.policy = config, version, config.policy()
@@ -138,7 +165,10 @@ class Configurations:
         if verdict.revert_to is not None:
             log.warning("configuration_regressed", version=self.version, back_to=verdict.revert_to)
             self._rolled_back = self._clock.monotonic_s(), self.version, verdict.revert_to, verdict
-            await self.apply(self._manager.get(NAME, f"v{verdict.revert_to}"), reverting=True)
+            good = self._manager.get(NAME, f"v{verdict.revert_to}")
+            # Where another server applied one meanwhile, that one is judged first.
+            with suppress(ConflictError):
+                await self.apply(good, reverting=True)
         return verdict
 
     def rollback(self, now_s: float) -> Rollback | None:
@@ -160,6 +190,7 @@ class Configurations:
         judged = {f"v{found.version}": self._judged(found) for found in self._history.applied}
         return {
             "version": self.version,
+            "applied_by": self._written(),
             "versions": [
                 {**version, **judged.get(version["version"], {})} for version in self._manager.versions(NAME)
             ],
@@ -167,6 +198,14 @@ class Configurations:
             "set_aside": None if self._store.set_aside is None else str(self._store.set_aside),
             "last_known_good": None if verdict is None else verdict.reason.value,
         }
+
+    def _written(self) -> JsonObject | None:
+        """Which process applied the configuration in force, and when; None for the settings' own."""
+        latest = self._store.latest
+        if latest is None:
+            return None
+        told = {"process": latest.process, "host": latest.host or None, "time": latest.time or None}
+        return {**told, "this_process": self._store.ours}
 
     def _judged(self, found: lastgood.Applied) -> JsonObject:
         requests = sum(seen for seen, _ in found.levels)

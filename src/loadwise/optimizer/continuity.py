@@ -7,6 +7,7 @@ unseen: its block holds it as lost. One that came later is in no figure, of whic
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from math import isfinite
 from typing import Final
 
@@ -15,8 +16,10 @@ import msgspec
 from loadwise.decision.improvement import Amount
 from loadwise.logs import get_logger
 from loadwise.optimizer.experiments import Experiments
+from loadwise.optimizer.late_scores import SCORE, Due
 from loadwise.optimizer.rollouts import Kept
 from loadwise.optimizer.switchback import Tally
+from loadwise.optimizer.takeover import Comparison, courses, together
 from loadwise.optimizer.tallies import Row, Tallies
 
 log = get_logger(__name__)
@@ -30,13 +33,19 @@ ROUTE: Final = f"{PREFIX}route/"
 SET_ASIDE: Final = "set aside/"
 
 News = Mapping[str, bytes | None]
+# Goes on with what was kept of one part, by name, at a time.
+Follow = Callable[[Mapping[str, bytes], float], None]
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What the blocks belong to: the settings' fingerprint, and the first stratum that is compared."""
+    """What the blocks belong to: the settings' fingerprint, and the first stratum that is compared.
+
+    `number` is the comparison's of conversations.
+    """
 
     settings: str
     first_stratum: int
+    number: int = 0
 
 
 class Block(msgspec.Struct, frozen=True, array_like=True):
@@ -51,6 +60,7 @@ class Rolled(msgspec.Struct, frozen=True):
 
     settings: str
     courses: list[Kept]
+    number: int = 0
 
 
 class Continuity:
@@ -64,6 +74,9 @@ class Continuity:
         self._open: Mapping[int, int] = {}
         # By part, why it was set aside at this start.
         self.set_aside: dict[str, str] = {}
+        # What was taken up, for one who goes on with what another adds to it.
+        self._begun: Comparison | None = None
+        self._begun_courses: list[Kept] = []
 
     # --- keeping ---
 
@@ -74,8 +87,8 @@ class Continuity:
     def _small_news(self, now_s: float) -> News:
         made = self._experiments
         states = {
-            HEAD: _encoded(Head(made.settings, made.switchback.first_stratum)),
-            ROLLOUT: _encoded(Rolled(made.settings, made.rollouts.kept(now_s))),
+            HEAD: _encoded(Head(made.settings, made.switchback.first_stratum, made.number)),
+            ROLLOUT: _encoded(Rolled(made.settings, made.rollouts.kept(now_s), made.rollouts.number)),
             **{ROUTE + name: found.packed() for name, found in made.conversations().items()},
         }
         before, self._told = self._told, states
@@ -94,6 +107,12 @@ class Continuity:
             news[f"{BLOCK}{number}"] = _encoded(Block(blocks.kept(number), opened.get(number, 0)))
         return news
 
+    def scored(self, parts: Mapping[str, Due]) -> None:
+        """Scores that were kept by these names count; the names are gone when what they changed is kept."""
+        for name, part in parts.items():
+            part.count(self._experiments)
+            self._told[name] = b""
+
     # --- going on ---
 
     def take_up(self, kept: Mapping[str, bytes], now_s: float) -> News:
@@ -101,13 +120,21 @@ class Continuity:
 
         What cannot be understood is set aside and told of; that part begins anew.
         """
+        return self._all_of(kept, now_s, self._rollouts, self._comparison)
+
+    def take_over(self, kept: Mapping[str, bytes], now_s: float) -> News:
+        """What another process kept beside this one until it ended goes on with what this one saw."""
+        return self._all_of(kept, now_s, self._joined_rollouts, self._joined_comparison)
+
+    def _all_of(self, kept: Mapping[str, bytes], now_s: float, rollouts: Follow, comparison: Follow) -> News:
         # All of it is told again, or that it is gone: what is kept may be in another file by now.
         self._told = {name: b"" for name in kept if not name.startswith(BLOCK)}
         self._blocks = {int(name.removeprefix(BLOCK)) for name in kept if _numbered(name)}
         news: dict[str, bytes | None] = {}
         parts = (
-            ("rollout", self._rollouts, (ROLLOUT,)),
-            ("comparison", self._comparison, (HEAD, BLOCK, ROUTE)),
+            ("rollout", rollouts, (ROLLOUT,)),
+            ("comparison", comparison, (HEAD, BLOCK, ROUTE)),
+            ("scores", self._scores, (SCORE,)),
         )
         for part, follow, names in parts:
             own = {name: body for name, body in kept.items() if name.startswith(names)}
@@ -117,7 +144,7 @@ class Continuity:
     def _followed(
         self,
         part: str,
-        follow: Callable[[Mapping[str, bytes], float], None],
+        follow: Follow,
         kept: Mapping[str, bytes],
         now_s: float,
     ) -> Iterator[tuple[str, bytes | None]]:
@@ -132,20 +159,55 @@ class Continuity:
                 yield name, None
 
     def _rollouts(self, kept: Mapping[str, bytes], now_s: float) -> None:
+        found = self._kept_rollouts(kept)
+        if found is not None:
+            self._experiments.rollouts.take_up(found.courses, found.number, now_s)
+            self._begun_courses = found.courses
+
+    def _joined_rollouts(self, kept: Mapping[str, bytes], now_s: float) -> None:
+        found, rollouts = self._kept_rollouts(kept), self._experiments.rollouts
+        if found is not None:
+            both = courses(found.courses, rollouts.kept(now_s), self._begun_courses)
+            rollouts.take_up(both, found.number, now_s)
+
+    def _kept_rollouts(self, kept: Mapping[str, bytes]) -> Rolled | None:
+        """What was kept under the same settings."""
         if ROLLOUT not in kept:
-            return
+            return None
         found = msgspec.msgpack.decode(kept[ROLLOUT], type=Rolled)
-        if self._same("rollout", found.settings):
-            self._experiments.rollouts.take_up(found.courses, now_s)
+        return found if self._same("rollout", found.settings) else None
 
     def _comparison(self, kept: Mapping[str, bytes], _: float) -> None:
-        if not kept:
+        found = self._kept_comparison(kept)
+        if found is not None:
+            self._begun = found
+            self._take(found)
+
+    def _joined_comparison(self, kept: Mapping[str, bytes], _: float) -> None:
+        found, made = self._kept_comparison(kept), self._experiments
+        if found is None:
             return
+        blocks = made.switchback
+        mine = Comparison(
+            made.settings, blocks.first_stratum, made.number, blocks.tallies(), made.conversations()
+        )
+        self._take(together(found, mine, self._begun))
+
+    def _take(self, found: Comparison) -> None:
+        # Copies: sums go on, and what was taken up is to stay known.
+        blocks = {number: replace(tally) for number, tally in found.blocks.items()}
+        routes = {name: Tallies.of(tallies.rows()) for name, tallies in found.routes.items()}
+        self._experiments.take_up(blocks, found.first_stratum, routes, found.number)
+
+    def _kept_comparison(self, kept: Mapping[str, bytes]) -> Comparison | None:
+        """What was kept under the same settings."""
+        if not kept:
+            return None
         if HEAD not in kept:
             raise ValueError("blocks without the settings that they belong to")
         head = msgspec.msgpack.decode(kept[HEAD], type=Head)
         if not self._same("comparison", head.settings):
-            return
+            return None
         tallies = {
             int(name.removeprefix(BLOCK)): _resumed(body)
             for name, body in kept.items()
@@ -156,7 +218,12 @@ class Continuity:
             for name, body in kept.items()
             if name.startswith(ROUTE)
         }
-        self._experiments.take_up(tallies, head.first_stratum, routes)
+        return Comparison(head.settings, head.first_stratum, head.number, tallies, routes)
+
+    def _scores(self, kept: Mapping[str, bytes], _: float) -> None:
+        """Scores that no comparison had counted when the process died count now."""
+        found = {name: msgspec.msgpack.decode(body, type=Due) for name, body in kept.items()}
+        self.scored(found)
 
     def _same(self, part: str, settings: str) -> bool:
         same = settings == self._experiments.settings

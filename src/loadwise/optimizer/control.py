@@ -111,12 +111,7 @@ class OptimizationControl:
         """Raises `ConfigurationError`, `CapacityError` or `UnknownNameError`, and changes nothing then."""
         if isinstance(command, Feedback):
             # It waits for the disk, and for no other command.
-            answer = await self._optimizer.chronicle.give(command)
-            if answer["status"] == "recorded":
-                self._optimizer.recorder.experiments.score(
-                    answer["tenant"], command.request_id, command.score
-                )
-            return answer
+            return await self._optimizer.chronicle.give(command)
         async with self._commands:
             match command:
                 case Configure():

@@ -32,9 +32,9 @@ SAFE_AFTER_S: Final = 30.0
 # Parts whose errors are survived and are alerts of their own kind.
 GUARDED: Final = (
     "host", "engine_client", "places", "decision", "safe_strategy", "experiments", "watch", "strategy",
-    "builds", "last_known_good", "alerts", "alert_sink", "journal", "optimize_model_for_request",
-    "middleware", "strategy_listener", "sensor", "notification_handler", "metrics_collector",
-    "engine_process",
+    "builds", "configuration", "last_known_good", "alerts", "alert_sink", "journal",
+    "optimize_model_for_request", "middleware", "strategy_listener", "sensor", "notification_handler",
+    "metrics_collector", "engine_process",
 )  # fmt: skip
 
 
@@ -119,6 +119,7 @@ class Cycle:
         self.turns += 1
         await self._part("strategy", self._apply_strategy)
         await self._part("builds", self._plan_builds)
+        await self._part("configuration", self.parts.configurations.follow)
         await self._part("last_known_good", self._judge)
         await self._part("alerts", self.parts.evaluate)
         if self.decision is not None:
@@ -166,10 +167,11 @@ class Cycle:
             self.parts.readings.keep(reading)
 
     def _places(self) -> None:
-        fleet = self.parts.director.ensemble.fleet
+        ensemble = self.parts.director.ensemble
+        fleet = ensemble.fleet
         abilities.refresh(fleet)
         members = [fleet.parts(name).member for name in fleet]
-        self.parts.director.places.refresh(members, self.parts.readings)
+        self.parts.director.places.refresh(members, self.parts.readings, ensemble.replicas_out())
         known = {
             *self.parts.readings.asked(),
             *(reading.replica_id for reading in self.parts.readings.latest()),
@@ -237,7 +239,7 @@ class Cycle:
             ensemble.beliefs.update(beliefs)
         ensemble.tell(Stepped(policy, before, observation, self._state, decision))
         for change in (change for found in decision.health.values() for change in found):
-            log.warning("member_health", member=change.member_id, health=change.health, reason=change.reason)
+            log.warning("member_health", member=change.subject, health=change.health, reason=change.reason)
         strategies = {name: pool.strategy for name, pool in decision.pools.items()}
         parts.tuner.strategies = strategies
         if parts.recorder.monitoring is not None and parts.recorder.monitoring.lost:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import blake2b
 from random import Random
 from typing import Any, Final
@@ -22,8 +23,10 @@ from loadwise.decision.question import UNTOUCHED
 from loadwise.decision.quick import fact
 from loadwise.decision.strategy import Strategy
 from loadwise.logs import get_logger
+from loadwise.optimizer.assignment import Held, reason_of, unit_of
 from loadwise.optimizer.plan import Plan, unloaded
-from loadwise.ports import Clock, Dispatch, Engine
+from loadwise.optimizer.shares import NO_PART, Part
+from loadwise.ports import Advice, Clock, Dispatch, Engine, Enrolled
 
 log = get_logger(__name__)
 # Errors of our own after which loadwise switches itself off.
@@ -43,6 +46,9 @@ class Grounds:
     draw: float
     choice: Choice
     tuning: Tuning
+    # Why it is left alone, and the comparisons that it takes part in.
+    held: Held | None = None
+    enrolled: Enrolled | None = None
 
 
 @fact(frozen=True, slots=True)
@@ -120,15 +126,18 @@ class Desk:
             return None
         began_s = self._clock.monotonic_s()
         draw = 0.0 if len(plan.route.members) == 1 else self._draw(request)
-        choice = self._choice(plan, request, draw, began_s)
+        part = _part(plan, request)
+        choice = self._choice(plan, request, draw, began_s, control=part.held is not None)
         if isinstance(choice, Refusal):
             # The engine says itself what it cannot do.
             return None
-        tuning = _tuned(plan, request, choice)
-        dispatch = self._decided(plan, request, choice, tuning, began_s)
+        tuning = _tuned(plan, request, choice, part.held)
+        dispatch = self._decided(plan, request, choice, tuning, began_s, part.held)
+        if part.held is Held.ADVISORY:
+            dispatch = replace(dispatch, advised=self._advice(plan, request, draw, began_s))
         self._numbers = number = self._numbers + 1
         self._open[id(dispatch)] = number
-        grounds = Grounds(plan.known_by, draw, choice, tuning)
+        grounds = Grounds(plan.known_by, draw, choice, tuning, part.held, part.enrolled)
         self._note(Began(number, dispatch, self._clock.monotonic_s() - began_s, grounds))
         return dispatch
 
@@ -182,7 +191,17 @@ class Desk:
             self.dropped += 1
         self.notes.append(note)
 
-    def _choice(self, plan: Plan, request: RequestFacts, draw: float, now_s: float) -> Choice | Refusal:
+    def _advice(self, plan: Plan, request: RequestFacts, draw: float, now_s: float) -> Advice | None:
+        """What would have been done, were it not only told."""
+        choice = self._choice(plan, request, draw, now_s, control=False)
+        if isinstance(choice, Refusal):
+            return None
+        tuning = _tuned(plan, request, choice, None)
+        return Advice(choice.member_id, choice.reason.value, dict(tuning.changes))
+
+    def _choice(
+        self, plan: Plan, request: RequestFacts, draw: float, now_s: float, *, control: bool
+    ) -> Choice | Refusal:
         return ensemble.select(
             plan.policy,
             plan.route,
@@ -193,7 +212,7 @@ class Desk:
             self._selecting(plan),
             draw,
             now_s,
-            control=plan.control,
+            control=control,
         )
 
     def _selecting(self, plan: Plan) -> Strategy | None:
@@ -211,7 +230,13 @@ class Desk:
         return int.from_bytes(digest) / 2**56
 
     def _decided(
-        self, plan: Plan, request: RequestFacts, choice: Choice, tuning: Tuning, now_s: float
+        self,
+        plan: Plan,
+        request: RequestFacts,
+        choice: Choice,
+        tuning: Tuning,
+        now_s: float,
+        held: Held | None,
     ) -> Dispatch:
         member = _member(plan, choice.member_id)
         in_force = plan.in_force
@@ -221,7 +246,7 @@ class Desk:
             replica_id=member.replicas[0].replica_id,
             engine=self._engine,
             strategy=StrategyName.BALANCED if in_force is None else in_force.name,
-            reason=choice.reason.value,
+            reason=reason_of(choice, held),
             propensity=choice.propensity,
             changes=tuning.changes,
             config_version=plan.config_version,
@@ -229,18 +254,31 @@ class Desk:
             concurrency=len(self._open) + 1,
             work=choice.work,
             load_score=None if in_force is None else in_force.load_score,
-            control=_untouched(plan, choice),
+            control=_untouched(plan, choice, held),
         )
 
 
-def _tuned(plan: Plan, request: RequestFacts, choice: Choice) -> Tuning:
+def _part(plan: Plan, request: RequestFacts) -> Part:
+    """What experiments and rollout make of a request; nothing while nothing is optimised."""
+    if plan.strategy is None or request.off or not request.principal.optimize:
+        return NO_PART
+    block = Part(Held.CONTROL_BLOCK) if plan.control else NO_PART
+    unit = unit_of(request)
+    if request.model != plan.route.name or plan.shares is None or not unit:
+        return block
+    part = plan.shares.part(unit)
+    # Unoptimised blocks say nothing of conversations and shares.
+    return block if plan.control and part.held is not Held.ADVISORY else part
+
+
+def _tuned(plan: Plan, request: RequestFacts, choice: Choice, held: Held | None) -> Tuning:
     member = _member(plan, choice.member_id)
-    strategy = None if _untouched(plan, choice) else plan.strategy
+    strategy = None if _untouched(plan, choice, held) else plan.strategy
     return tune(plan.policy, strategy, request, member, plan.beliefs[member.member_id].answers)
 
 
-def _untouched(plan: Plan, choice: Choice) -> bool:
-    return choice.reason in UNTOUCHED or plan.strategy is None
+def _untouched(plan: Plan, choice: Choice, held: Held | None) -> bool:
+    return choice.reason in UNTOUCHED or plan.strategy is None or held is not None
 
 
 def _member(plan: Plan, member_id: str) -> Member:

@@ -12,7 +12,6 @@ from loadwise.decision.admission import Entry, enter
 from loadwise.decision.beliefs import pool_of
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice, ChoiceReason, Remembered
-from loadwise.decision.ensemble import pick_replica
 from loadwise.decision.facts import (
     ANONYMOUS,
     Ending,
@@ -29,11 +28,12 @@ from loadwise.decision.limits import NO_LIMITS
 from loadwise.decision.lineup import lineup_of
 from loadwise.decision.question import UNTOUCHED
 from loadwise.decision.quick import new
+from loadwise.decision.replicas import outs, pick_replica
 from loadwise.decision.strategy import Strategy, for_route
 from loadwise.errors import RequestError
 from loadwise.logs import get_logger
 from loadwise.optimizer.advice import advised
-from loadwise.optimizer.assignment import UNASSIGNED, Assignment, Held
+from loadwise.optimizer.assignment import UNASSIGNED, Assignment, Held, reason_of
 from loadwise.optimizer.cards import cards
 from loadwise.optimizer.conversations import Conversations
 from loadwise.optimizer.demand import Demand
@@ -202,12 +202,16 @@ class EnsembleDirector:
         return found
 
     def _pressure(self, member_id: str, pool_id: str) -> MemberPressure:
+        """What the member's requests weigh; those that hang on a replica that is out hold up no other."""
         counts, places = self.in_flight, self.places
+        out = outs(self.ensemble.beliefs[member_id].replicas)
+        hanging = sum([counts.by_replica.get(name, 0) for name in out]) if out else 0
+        owed = sum([counts.owed_by_replica.get(name, 0.0) for name in out]) if out else 0.0
         return MemberPressure(
             member_id=member_id,
-            in_flight=counts.by_member.get(member_id, 0),
-            pool_in_flight=counts.by_pool.get(pool_id, 0),
-            pool_owed_tokens=counts.owed_tokens.get(pool_id, 0.0),
+            in_flight=max(0, counts.by_member.get(member_id, 0) - hanging),
+            pool_in_flight=max(0, counts.by_pool.get(pool_id, 0) - hanging),
+            pool_owed_tokens=max(0.0, counts.owed_tokens.get(pool_id, 0.0) - owed),
             capacity_requests=places.capacity.get(member_id),
             waiting_requests=places.waiting.get(member_id),
         )
@@ -289,13 +293,13 @@ class EnsembleDirector:
         ensemble, counts = self.ensemble, self.in_flight
         member_id = member.member_id
         draw = ensemble.random.random() if len(member.replicas) > 1 else 0.0
-        replica_id = pick_replica(member, counts.by_replica, draw, exclude)
-        tokens = expected_tokens(request, ensemble.beliefs[member_id].answer_tokens)
+        belief = ensemble.beliefs[member_id]
+        replica_id = pick_replica(member, counts.by_replica, draw, exclude, belief.replicas, now_s)
+        tokens = expected_tokens(request, belief.answer_tokens)
         if replica_id is None:
             ensemble.terms.unclaim(member, tokens, counts.by_member.get(member_id, 0))
             raise none_left(request)
         pool_id = next(r.pool_id for r in member.replicas if r.replica_id == replica_id)
-        belief = ensemble.beliefs[member_id]
         left_alone = assignment.held
         untouched = choice.reason in UNTOUCHED or strategy is None or left_alone is not None
         tuning = parameters.tune(
@@ -308,7 +312,7 @@ class EnsembleDirector:
             replica_id=replica_id,
             engine=ensemble.fleet.parts(member_id).engines[replica_id],
             strategy=StrategyName.BALANCED if in_force is None else in_force.name,
-            reason=_reason(choice, left_alone),
+            reason=reason_of(choice, left_alone),
             propensity=choice.propensity,
             changes=tuning.changes,
             config_version=self.config_version,
@@ -329,7 +333,7 @@ class EnsembleDirector:
         if ensemble.witness is not None:
             several = len(member.replicas) > 1
             held = counts.of_replicas(member) if several else NOTHING
-            ensemble.witness(new(Sent, (dispatch, tuning, draw, held, let_in)))
+            ensemble.witness(new(Sent, (dispatch, tuning, draw, held, let_in, assignment.enrolled)))
         owed_tokens = belief.answer_tokens * request.n
         counts.open(Open(dispatch, pool_id, owed_tokens, route.objectives, assignment, tokens))
         return dispatch
@@ -338,7 +342,7 @@ class EnsembleDirector:
 
     def finish(self, dispatch: Dispatch, outcome: Outcome) -> None:
         """The outcome is learned from and counted, once."""
-        entry = self.in_flight.close(dispatch)
+        entry = self.in_flight.close(dispatch, outcome.finished_s)
         if entry is None:
             return
         heard = self._heard(dispatch, entry, outcome)
@@ -403,11 +407,6 @@ def comparable(reason: ChoiceReason) -> bool:
 
 def _gateway_failed(status: int) -> RequestError:
     return RequestError("The gateway failed.", status=status, kind="server_error", code="gateway_failed")
-
-
-def _reason(choice: Choice, held: Held | None) -> str:
-    """The choice's own reason; where the request was left alone, why that is."""
-    return choice.reason.value if held is None or choice.reason is not ChoiceReason.CONTROL else held.shown
 
 
 def _free_of(remembered: Remembered | None, route: Route) -> bool:

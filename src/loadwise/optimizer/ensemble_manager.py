@@ -8,16 +8,17 @@ from random import Random
 from typing import Any, Final
 
 from loadwise.clock import SystemClock
-from loadwise.decision import ensemble, outcome
+from loadwise.decision import ensemble, health, outcome
 from loadwise.decision import strategy as strategies
 from loadwise.decision.beliefs import Belief, Health, initial_beliefs, places_of
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.capacity import busy_s
 from loadwise.decision.choices import Choice, Remembered
 from loadwise.decision.facts import Ending, MemberPressure, Outcome, RequestFacts, Route
-from loadwise.decision.outcome import HealthChange
+from loadwise.decision.health import HealthChange
 from loadwise.decision.question import Question
 from loadwise.decision.quick import new
+from loadwise.decision.replicas import outs
 from loadwise.decision.strategy import Strategy, StrategyState
 from loadwise.errors import CapacityError, ConfigurationError
 from loadwise.logs import get_logger
@@ -264,11 +265,11 @@ class ModelEnsembleManager:
         found: list[HealthChange] = []
         for route in self.fleet.routes.values():
             members = {m.member_id: self.beliefs[m.member_id] for m in route.members}
-            for change in outcome.review(self.policy, members, now_s):
+            for change in health.review(self.policy, members, now_s):
                 self.beliefs[change.member_id] = change.belief
                 found.append(change)
                 log.warning(
-                    "member_health", member=change.member_id, health=change.health, reason=change.reason
+                    "member_health", member=change.subject, health=change.health, reason=change.reason
                 )
         if found:
             self.tell(Reviewed(now_s, tuple(found)))
@@ -285,6 +286,10 @@ class ModelEnsembleManager:
     def members_out(self) -> list[str]:
         """Active members that failures took out."""
         return [name for name in self.fleet.active() if self.beliefs[name].health is Health.OUT]
+
+    def replicas_out(self) -> list[str]:
+        """Replicas that are out while others of their members serve."""
+        return [name for member in self.fleet.active() for name in outs(self.beliefs[member].replicas)]
 
     def selection_distribution(self) -> dict[str, float]:
         """Each member's share of the last `metrics_history_size` choices; empty before the first."""
@@ -336,6 +341,7 @@ class ModelEnsembleManager:
             "relative_cost": self._relative_cost(model_id, route),
             "trend": belief.trend,
             "health": belief.health.value,
+            "replicas": {name: each.health.value for name, each in belief.replicas.items()},
             "default": route is not None and route.default_member == model_id,
             "standby": False,
             "engine": parts.engine_kind,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Mapping
 from typing import Final
 
@@ -11,19 +12,17 @@ import msgspec
 from loadwise.decision.facts import Ending, Outcome, RequestFacts
 from loadwise.decision.fault import Fault, fault_of
 from loadwise.decision.improvement import Gains, Improvement
-from loadwise.decision.schedule import drawn
 from loadwise.decision.suspension import SuspendReason, suspension
 from loadwise.logs import get_logger
-from loadwise.optimizer.assignment import UNASSIGNED, Assignment, Held
+from loadwise.optimizer.assignment import UNASSIGNED, Assignment, Held, unit_of
 from loadwise.optimizer.rollouts import Rollouts
+from loadwise.optimizer.shares import Shares
 from loadwise.optimizer.switchback import Switchback, Tally
 from loadwise.optimizer.tallies import Measure, Tallies
-from loadwise.ports import Clock, JsonObject
+from loadwise.ports import Clock, Enrolled, JsonObject
 from loadwise.settings import OptimizationConfig
 
 log = get_logger(__name__)
-# Requests that a score may still reach.
-SCORABLE: Final = 10_000
 NO_ROOM: Final = frozenset({429, 503})
 
 
@@ -41,9 +40,9 @@ class Experiments:
         self.settings = _fingerprint(config)
         self.switchback = self._blocks(config)
         self.rollouts = Rollouts(config)
+        # What conversations showed, and the number of that comparison, which no other has.
         self._by_route: dict[str, Tallies] = {}
-        # By tenant and request id.
-        self._scorable: dict[tuple[str, str], Assignment] = {}
+        self.number = secrets.randbits(62)
 
     def configure(self, config: OptimizationConfig) -> None:
         """Another experiment begins anew; the same one goes on, also under other settings."""
@@ -58,6 +57,7 @@ class Experiments:
             return
         self.switchback = self._blocks(config)
         self._by_route.clear()
+        self.number = secrets.randbits(62)
 
     def _blocks(self, config: OptimizationConfig) -> Switchback:
         now_s = self._clock.monotonic_s() + self._epoch_s
@@ -77,44 +77,52 @@ class Experiments:
         held = self._in_control(now_s)
         if request.model != route:
             return Assignment(held=held) if held is not None else UNASSIGNED
-        unit = request.conversation_id or request.request_id or str(now_s)
-        subject, rolled_out = None, True
-        if not self.rollouts.idle:
-            subject, kept = self.rollouts.share(route, request.principal.key_id, unit, now_s)
-            rolled_out = kept is None
-            if kept is Held.ADVISORY:
-                return Assignment(held=kept, subject=subject, rolled_out=False, route=route)
-            held = held or kept
-        control_unit = rolled_out and self._draws(route, unit)
+        unit = unit_of(request) or str(now_s)
+        part = self.shares(route, request.principal.key_id, now_s).part(unit)
+        if part.held is Held.ADVISORY:
+            return Assignment(held=part.held, route=route)
         block = None if continues or again else self._block(now_s)
         return Assignment(
-            held=held or (Held.CONTROL_CONVERSATION if control_unit else None),
+            held=held or part.held,
             block=block,
             suspended=block is not None and self.switchback.suspended(now_s + self._epoch_s),
-            unit=unit,
-            control_unit=control_unit,
-            subject=subject,
-            rolled_out=rolled_out,
             route=route,
-            tenant=request.principal.tenant,
+            unit=unit,
+            # Unoptimised blocks say nothing of conversations and shares.
+            enrolled=None if held is not None else part.enrolled,
         )
+
+    def shares(self, route: str, key: str, now_s: float) -> Shares:
+        """What chance draws a request of that key by, and every process alike."""
+        settings, rollouts = self._config.experiment, self.rollouts
+        ramp = None if rollouts.idle else rollouts.ramp(route, key, now_s)
+        return Shares(route, settings.conversation_share, settings.seed, self.number, rollouts.number, ramp)
 
     def leaves_alone(self, now_s: float) -> bool:
         """Whether this is a block without optimisation."""
         return self._in_control(now_s) is not None
 
-    def done(self, started_s: float, *, left_alone: bool) -> Assignment:
+    def done(
+        self, started_s: float, request: RequestFacts, held: Held | None, enrolled: Enrolled | None
+    ) -> Assignment:
         """The part of a request that another process dispatched; blocks count it where both agreed on it.
 
         A block may have changed while that process was being told.
         """
+        if held is Held.ADVISORY:
+            return Assignment(held=held, route=request.model)
         block, at_s = self._block(started_s), started_s + self._epoch_s
-        control = self.switchback.control(at_s)
-        suspended = self.switchback.suspended(at_s)
-        if block is None or (left_alone is not control and not suspended):
-            return UNASSIGNED
-        held = Held.CONTROL_BLOCK if left_alone else None
-        return Assignment(held=held, block=block, suspended=suspended and not left_alone)
+        alone, suspended = held is Held.CONTROL_BLOCK, self.switchback.suspended(at_s)
+        if alone is not self.switchback.control(at_s) and not suspended:
+            block = None
+        return Assignment(
+            held=held,
+            block=block,
+            suspended=block is not None and suspended and not alone,
+            route=request.model,
+            unit=unit_of(request),
+            enrolled=enrolled,
+        )
 
     def refused(self, assignment: Assignment, status: int) -> None:
         """A request found no room: it missed its objectives, and unoptimised blocks make way."""
@@ -140,18 +148,20 @@ class Experiments:
                 self.switchback.cut(assignment.block)
             else:
                 self.switchback.note(assignment.block, outcome, within, failed=failed)
-        self._compare(assignment, Measure.ERRORS, float(failed))
+        if assignment.enrolled is None:
+            return
+        self.compare(assignment.route, assignment.unit, assignment.enrolled, Measure.ERRORS, float(failed))
         if quality is not None and not failed:
-            self._compare(assignment, Measure.QUALITY, quality)
-        self._remember(outcome.request_id, assignment)
+            self.compare(assignment.route, assignment.unit, assignment.enrolled, Measure.QUALITY, quality)
 
-    def score(self, tenant: str, request_id: str, score: float) -> bool:
-        """Counts what feedback said (0..1) of a recent request; False where it belonged to no comparison."""
-        assignment = self._scorable.get((tenant, request_id))
-        if assignment is None:
-            return False
-        self._compare(assignment, Measure.SCORES, score)
-        return True
+    def compare(self, route: str, unit: str, enrolled: Enrolled, measure: Measure, value: float) -> None:
+        """Counts a value (0..1) of a request in those of its comparisons that go on."""
+        if enrolled.conversations == self.number:
+            tallies = self._by_route.get(route)
+            if tallies is None:
+                tallies = self._by_route[route] = Tallies()
+            tallies.add(measure, unit, value, optimised=not enrolled.left_alone)
+        self.rollouts.note(route, unit, enrolled, measure, value)
 
     # --- the loop ---
 
@@ -180,11 +190,11 @@ class Experiments:
     # --- what outlives the process ---
 
     def take_up(
-        self, tallies: Mapping[int, Tally], first_stratum: int, routes: Mapping[str, Tallies]
+        self, tallies: Mapping[int, Tally], first_stratum: int, routes: Mapping[str, Tallies], number: int
     ) -> None:
         """The comparisons of an earlier process go on."""
         self.switchback.take_up(tallies, first_stratum, self._clock.monotonic_s() + self._epoch_s)
-        self._by_route = dict(routes)
+        self._by_route, self.number = dict(routes), number
 
     # --- what was found ---
 
@@ -217,34 +227,9 @@ class Experiments:
             return None
         return self.switchback.counted(now_s + self._epoch_s)
 
-    def _draws(self, route: str, unit: str) -> bool:
-        settings = self._config.experiment
-        share = settings.conversation_share
-        return share > 0.0 and drawn(f"conversations:{settings.seed}:{route}", unit) < share
-
     def _suspend(self, reason: SuspendReason) -> None:
         self.switchback.suspend(self._clock.monotonic_s() + self._epoch_s, reason)
         log.warning("control_block_suspended", reason=reason.value)
-
-    def _compare(self, assignment: Assignment, measure: Measure, value: float) -> None:
-        """Between conversations of a route, and within its rollout; unoptimised blocks tell nothing here."""
-        unit, held = assignment.unit, assignment.held
-        if unit is None or held is Held.CONTROL_BLOCK:
-            return
-        if self._config.experiment.conversation_share > 0.0 and assignment.rolled_out:
-            tallies = self._by_route.get(assignment.route)
-            if tallies is None:
-                tallies = self._by_route[assignment.route] = Tallies()
-            tallies.add(measure, unit, value, optimised=not assignment.control_unit)
-        if assignment.subject is not None and not assignment.control_unit:
-            self.rollouts.note(assignment.subject, unit, measure, value, optimised=assignment.rolled_out)
-
-    def _remember(self, request_id: str, assignment: Assignment) -> None:
-        if assignment.unit is None or not request_id:
-            return
-        self._scorable[assignment.tenant, request_id] = assignment
-        if len(self._scorable) > SCORABLE:
-            del self._scorable[next(iter(self._scorable))]
 
 
 def _fingerprint(config: OptimizationConfig) -> str:

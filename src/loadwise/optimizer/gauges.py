@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from loadwise.decision.beliefs import Health
 from loadwise.decision.facts import StrategyName
+from loadwise.decision.silence import beside_others, of_members
 from loadwise.optimizer.parameter_tuner import LOCAL
 from loadwise.optimizer.silences import silences
 from loadwise.optimizer.watch import failed_builds
@@ -51,9 +52,19 @@ def _members(optimizer: ServerSideOptimizer) -> Iterator[GaugeValue]:
             yield names.LIMIT_USED, (name, limit), share
         for health in Health:
             yield names.MEMBER_HEALTH, (name, health.value), float(belief.health is health)
+        for replica, standing in belief.replicas.items():
+            for health in Health:
+                yield names.REPLICA_HEALTH, (name, replica, health.value), float(standing.health is health)
+    yield from _silent(optimizer)
+
+
+def _silent(optimizer: ServerSideOptimizer) -> Iterator[GaugeValue]:
     now_s = optimizer.clock.monotonic_s()
-    for silence in silences(optimizer.director, optimizer.readings, optimizer.recorder, now_s):
+    seen = silences(optimizer.director, optimizer.readings, optimizer.recorder, now_s)
+    for silence in of_members(seen):
         yield names.MEMBER_SILENT, (silence.member_id,), silence.seconds
+    for silence in beside_others(seen):
+        yield names.REPLICA_SILENT, (silence.member_id, silence.replica_id), silence.seconds
 
 
 def _load(optimizer: ServerSideOptimizer) -> Iterator[GaugeValue]:

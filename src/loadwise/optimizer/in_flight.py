@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from typing import Final
 
-from loadwise.decision.facts import Member, Objectives
+from loadwise.decision.facts import GENERATED, Member, Objectives
 from loadwise.decision.quick import fact
 from loadwise.optimizer.assignment import Assignment
 from loadwise.ports import Dispatch
+
+# Times of waiting that are remembered for each replica.
+WAITS: Final = 16
 
 
 @fact(frozen=True, slots=True)
@@ -36,7 +40,13 @@ class InFlight:
         self.by_member: dict[str, int] = {}
         self.by_pool: dict[str, int] = {}
         self.by_replica: dict[str, int] = {}
+        # Output tokens that are expected still, by pool and by replica.
         self.owed_tokens: dict[str, float] = {}
+        self.owed_by_replica: dict[str, float] = {}
+        # Requests for generated text by replica and whether streamed: how many, and since when there is one.
+        self._busy: dict[tuple[str, bool], tuple[int, float]] = {}
+        # The latest such times that are over.
+        self._waits: dict[tuple[str, bool], deque[tuple[float, float]]] = {}
 
     def open(self, entry: Open) -> None:
         """The dispatch counts as in flight."""
@@ -44,10 +54,15 @@ class InFlight:
         self._open[id(dispatch)] = entry
         for counts, name in self._counts(dispatch, pool):
             counts[name] = counts.get(name, 0) + 1
-        self.owed_tokens[pool] = self.owed_tokens.get(pool, 0.0) + entry.owed_tokens
+        for owed, name in self._owed(dispatch, pool):
+            owed[name] = owed.get(name, 0.0) + entry.owed_tokens
+        kind = dispatch.replica_id, dispatch.request.stream
+        if dispatch.request.endpoint in GENERATED:
+            count, since_s = self._busy.get(kind, (0, dispatch.started_s))
+            self._busy[kind] = count + 1, since_s
 
-    def close(self, dispatch: Dispatch) -> Open | None:
-        """The entry of a dispatch that was in flight and no longer is; None when it was not."""
+    def close(self, dispatch: Dispatch, at_s: float | None = None) -> Open | None:
+        """The entry of a dispatch that was in flight until then and no longer is; None when it was not."""
         entry = self._open.pop(id(dispatch), None)
         if entry is None:
             return None
@@ -56,26 +71,43 @@ class InFlight:
             counts[name] -= 1
             if not counts[name]:
                 del counts[name]
-        # Sums of floats drift: an empty pool owes exactly nothing.
-        left = self.owed_tokens.pop(pool) - entry.owed_tokens
-        if pool in self.by_pool:
-            self.owed_tokens[pool] = max(0.0, left)
+        for owed, name in self._owed(dispatch, pool):
+            # Sums of floats drift: who has no request owes exactly nothing.
+            left = owed.pop(name) - entry.owed_tokens
+            if name in (self.by_pool if owed is self.owed_tokens else self.by_replica):
+                owed[name] = max(0.0, left)
+        kind = dispatch.replica_id, dispatch.request.stream
+        if dispatch.request.endpoint in GENERATED:
+            count, since_s = self._busy.pop(kind)
+            if count > 1:
+                self._busy[kind] = count - 1, since_s
+            elif at_s is not None:
+                self._waits.setdefault(kind, deque(maxlen=WAITS)).append((since_s, at_s))
         return entry
 
-    def longest(self, of: Callable[[Dispatch], bool]) -> dict[str, tuple[float, int]]:
-        """Of each member's requests in flight that `of` takes, when the oldest began and the longest prompt.
+    def longest(self, of: Callable[[Dispatch], bool]) -> dict[tuple[str, str], tuple[float, int]]:
+        """Of a replica's requests in flight that `of` takes, when the oldest began and the longest prompt.
 
-        Monotonic seconds, and tokens.
+        By member and replica id: monotonic seconds, and tokens.
         """
-        found: dict[str, tuple[float, int]] = {}
+        found: dict[tuple[str, str], tuple[float, int]] = {}
         for dispatch in (entry.dispatch for entry in self._open.values()):
             if not of(dispatch):
                 continue
             asked = dispatch.request
             prompt = asked.prompt_tokens if asked.prompt_tokens is not None else asked.prompt_tokens_bound
-            began_s, tokens = found.get(dispatch.member_id, (dispatch.started_s, 0))
-            found[dispatch.member_id] = min(began_s, dispatch.started_s), max(tokens, prompt or 0)
+            replica = dispatch.member_id, dispatch.replica_id
+            began_s, tokens = found.get(replica, (dispatch.started_s, 0))
+            found[replica] = min(began_s, dispatch.started_s), max(tokens, prompt or 0)
         return found
+
+    def waited_s(self, replica_id: str, *, stream: bool, heard_s: float, now_s: float) -> float:
+        """For how long some request of that kind waited since the replica was heard of, whoever left."""
+        kind = replica_id, stream
+        waits = list(self._waits.get(kind, ()))
+        if kind in self._busy:
+            waits.append((self._busy[kind][1], now_s))
+        return sum(max(0.0, end_s - max(begin_s, heard_s)) for begin_s, end_s in waits)
 
     def by_block(self) -> Counter[int]:
         """Open requests by the block of time that they will count in."""
@@ -92,6 +124,9 @@ class InFlight:
             (self.by_pool, pool_id),
             (self.by_replica, dispatch.replica_id),
         )
+
+    def _owed(self, dispatch: Dispatch, pool_id: str) -> tuple[tuple[dict[str, float], str], ...]:
+        return (self.owed_tokens, pool_id), (self.owed_by_replica, dispatch.replica_id)
 
     def __len__(self) -> int:
         return len(self._open)

@@ -41,6 +41,7 @@ def frame(optimizer: ServerSideOptimizer) -> JsonObject:
         "objectives": optimizer.lookout.config()["objectives"],
         "members": members(optimizer, recent),
         "improvement": optimizer.lookout.improvement(),
+        "rollout": views.rollout_json(optimizer),
         "alerts": optimizer.alerts.as_json(),
         "changes": optimizer.lookout.changes(),
         "builds": optimizer.model_compiler.compilation_stats,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from loadwise.decision.admission import PoolLimit
 from loadwise.decision.facts import EngineReading, Member, Replica
@@ -20,11 +20,15 @@ class Places:
         self.members: dict[str, PoolLimit] = {}
         self.pools: dict[str, PoolLimit] = {}
 
-    def refresh(self, members: Sequence[Member], readings: EngineReadings) -> None:
-        """Everything follows from the latest readings, and from what replicas declare before."""
+    def refresh(self, members: Sequence[Member], readings: EngineReadings, out: Collection[str] = ()) -> None:
+        """Everything follows from the latest readings, and from what replicas declare before.
+
+        Replicas that are `out` hold nothing, while another of their member serves.
+        """
         pools: dict[str, list[tuple[Replica, EngineReading | None]]] = {}
         for member in members:
-            pairs = [(replica, readings[replica.replica_id]) for replica in member.replicas]
+            serving = [r for r in member.replicas if r.replica_id not in out] or member.replicas
+            pairs = [(replica, readings[replica.replica_id]) for replica in serving]
             limit = _limit(pairs)
             self.members[member.member_id] = limit
             self.capacity[member.member_id] = limit.running

@@ -10,10 +10,13 @@ from loadwise.decision.beliefs import Belief, Fit
 from loadwise.decision.facts import Policy, Route, StrategyName
 from loadwise.decision.strategy import Strategy
 from loadwise.optimizer.fleet import AUTO
+from loadwise.optimizer.shares import Shares
 
 if TYPE_CHECKING:
     from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
 
+# Inside an engine requests carry no key of loadwise's.
+NO_KEY: Final = ""
 _NO_LOAD: Final = ((0.0, 0.0), (0.0, 0.0), (0.0, 0.0))
 
 
@@ -33,6 +36,8 @@ class Plan:
     running: bool = True
     # The present block of time is served without optimisation.
     control: bool = False
+    # Which conversations and requests chance leaves alone.
+    shares: Shares | None = None
 
     @property
     def known_by(self) -> tuple[int, float]:
@@ -59,6 +64,7 @@ def plan_of(optimizer: ServerSideOptimizer, serial: int) -> Plan:
         beliefs=equally_fast(ensemble.beliefs),
         running=director.running,
         control=optimizer.recorder.experiments.leaves_alone(now_s),
+        shares=optimizer.recorder.experiments.shares(AUTO, NO_KEY, now_s),
     )
 
 

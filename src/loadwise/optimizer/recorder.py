@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from loadwise.clock import SystemClock
 from loadwise.decision import grading
-from loadwise.decision.facts import Objectives, Outcome, ServiceReading, StrategyName
+from loadwise.decision.facts import Ending, Objectives, Outcome, ServiceReading, StrategyName
 from loadwise.decision.fault import Fault, fault_of, ours
 from loadwise.decision.improvement import Improvement
 from loadwise.decision.outcome import within_objectives
 from loadwise.optimizer import entries
 from loadwise.optimizer.experiments import Experiments
-from loadwise.optimizer.window import ServiceWindow
 from loadwise.ports import Clock
 from loadwise.settings import OptimizationConfig
 from loadwise.telemetry.history import History
@@ -22,6 +21,9 @@ from loadwise.telemetry.monitoring import Monitoring
 from loadwise.telemetry.objectives import ObjectiveCounts
 from loadwise.telemetry.prometheus import TOGETHER, Telemetry
 from loadwise.telemetry.timeline import Timeline
+from loadwise.telemetry.window import ServiceWindow
+
+NO_ROOM: Final = 429
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +70,8 @@ class Recorder:
         self._told: list[_Told] = []
         # A monitoring system beside us, where there is one.
         self.monitoring: Monitoring | None = None
-        # Per member, when an answer with tokens last ended.
-        self.last_token_s: dict[str, float] = {}
+        # Per replica, when it last answered, or said that it has no room.
+        self.last_sign_s: dict[str, float] = {}
 
     def configure(self, config: OptimizationConfig) -> None:
         """Keeps as much history as the configuration says, and judges by its objectives."""
@@ -92,8 +94,8 @@ class Recorder:
         self.telemetry.ended(outcome, within)
         if self.monitoring is not None:
             self.monitoring.ended(outcome)
-        if outcome.output_tokens:
-            self.last_token_s[outcome.member_id] = outcome.finished_s
+        if outcome.output_tokens or outcome.ending is Ending.SUCCEEDED or outcome.status == NO_ROOM:
+            self.last_sign_s[outcome.replica_id] = outcome.finished_s
         self.note(outcome, within, strategy, objectives)
         return within
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 from math import isfinite
-from typing import NamedTuple
 
 import msgspec
 
 from loadwise.decision.improvement import Improvement
 from loadwise.decision.rollout import HARMS, Evidence, Mode, Plan, Rollout, RolloutReason, advanced, begun
-from loadwise.decision.schedule import drawn
 from loadwise.logs import get_logger
-from loadwise.optimizer.assignment import Held, Subject
+from loadwise.optimizer.assignment import Subject
+from loadwise.optimizer.shares import Ramp
 from loadwise.optimizer.tallies import Measure, Row, Tallies
-from loadwise.ports import JsonObject
+from loadwise.ports import Enrolled, JsonObject
 from loadwise.settings import OptimizationConfig
 
 log = get_logger(__name__)
@@ -28,22 +28,42 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
     reason: RolloutReason
     harm: RolloutReason | None
     rows: list[Row]
+    # Scores by the step that was left.
+    earlier: dict[int, list[Row]] = {}
 
 
 class _Course:
-    """One subject on its way, with what was seen since its present step began."""
+    """One subject on its way, with what was seen since its present step began.
+
+    Scores come days later, so the steps that were left go on comparing them.
+    """
 
     def __init__(self, plan: Plan, now_s: float) -> None:
         self.plan = plan
         self.rollout: Rollout = begun(plan, now_s)
         self.tallies = Tallies()
+        self.earlier: dict[int, Tallies] = {}
 
+    @property
+    def step(self) -> int:
+        """How many steps it went up; 0 once it was taken back."""
+        return sum(share <= self.rollout.share for share in self.plan.steps)
 
-class Shared(NamedTuple):
-    """A request's part in a rollout."""
+    def compares(self, measure: Measure, step: int) -> Tallies:
+        """Where a value of a request of that step counts: an outcome now, a score in its own step."""
+        if measure is not Measure.SCORES or step == self.step:
+            return self.tallies
+        return self.earlier.setdefault(step, Tallies())
 
-    subject: Subject
-    held: Held | None
+    def advance(self, following: Rollout) -> bool:
+        """The next state; whether its share is another, so that another step begins."""
+        left, before = self.step, self.rollout.share
+        self.rollout = following
+        if following.share == before:
+            return False
+        self.earlier[left] = self.tallies.of_scores()
+        self.tallies = Tallies()
+        return True
 
 
 class Rollouts:
@@ -51,6 +71,8 @@ class Rollouts:
 
     def __init__(self, config: OptimizationConfig) -> None:
         self._courses: dict[Subject, _Course] = {}
+        # Which no other rollouts have, before or after.
+        self.number = secrets.randbits(62)
         self._settings = config.rollout
         self._budget = config.alert_error_rate
 
@@ -60,6 +82,7 @@ class Rollouts:
         if config.rollout != self._settings:
             self._settings = config.rollout
             self._courses.clear()
+            self.number = secrets.randbits(62)
 
     @property
     def idle(self) -> bool:
@@ -67,33 +90,26 @@ class Rollouts:
         settings = self._settings
         return settings.mode is Mode.FULL and not settings.routes and not settings.keys
 
-    def share(self, route: str, key: str, unit: str, now_s: float) -> Shared:
-        """Whether a request of `key` is optimised; the same for all requests of one unit at one share."""
+    def ramp(self, route: str, key: str, now_s: float) -> Ramp:
+        """How far the rollout is that a request of that key belongs to."""
         subject = Subject(route, key if key in self._settings.keys else None)
         course = self._courses.get(subject)
         if course is None:
             course = self._courses[subject] = self._begun(subject, now_s)
-        if course.plan.mode is Mode.ADVISORY:
-            return Shared(subject, Held.ADVISORY)
-        share = course.rollout.share
-        within = share >= 1.0 or drawn(f"rollout:{route}", unit) < share
-        return Shared(subject, None if within else Held.ROLLOUT)
+        return Ramp(course.plan.mode, course.rollout.share, course.step, subject.key)
 
-    def note(self, subject: Subject, unit: str, measure: Measure, value: float, *, optimised: bool) -> None:
-        """Counts a value of a request that was dispatched in this rollout."""
-        course = self._courses.get(subject)
-        if course is not None and course.plan.mode is Mode.RAMP:
-            course.tallies.add(measure, unit, value, optimised=optimised)
+    def note(self, route: str, unit: str, enrolled: Enrolled, measure: Measure, value: float) -> None:
+        """Counts a value of a request that was dispatched in this rollout; of any other nothing."""
+        course = self._courses.get(Subject(route, enrolled.key))
+        if enrolled.rollout == self.number and course is not None:
+            course.compares(measure, enrolled.step).add(measure, unit, value, optimised=enrolled.rolled_out)
 
     def turn(self, gain: Improvement | None, now_s: float) -> bool:
         """Every rollout is where the evidence lets it be; whether any share changed."""
         moved = False
         for subject, course in self._courses.items():
-            before = course.rollout
-            course.rollout = advanced(course.plan, before, _evidence(course.tallies, gain), now_s)
-            if course.rollout.share != before.share:
+            if course.advance(advanced(course.plan, course.rollout, _evidence(course, gain), now_s)):
                 moved = True
-                course.tallies = Tallies()
                 _tell(subject, course.rollout)
         return moved
 
@@ -110,11 +126,12 @@ class Rollouts:
                 course.rollout.reason,
                 course.rollout.harm,
                 course.tallies.rows(),
+                {step: tallies.rows() for step, tallies in course.earlier.items()},
             )
             for subject, course in self._courses.items()
         ]
 
-    def take_up(self, kept: list[Kept], now_s: float) -> None:
+    def take_up(self, kept: list[Kept], number: int, now_s: float) -> None:
         """The rollouts of an earlier process go on under the same settings; `ValueError` for wrong values."""
         courses = {}
         for found in kept:
@@ -129,7 +146,9 @@ class Rollouts:
                     harm=found.harm,
                 )
                 course.tallies = Tallies.of(found.rows)
+                course.earlier = {step: Tallies.of(rows) for step, rows in found.earlier.items()}
         self._courses.update(courses)
+        self.number = number
 
     # --- what is shown ---
 
@@ -156,7 +175,8 @@ class Rollouts:
         return _Course(settings.plan(mode, self._budget), now_s)
 
 
-def _evidence(tallies: Tallies, gain: Improvement | None) -> Evidence:
+def _evidence(course: _Course, gain: Improvement | None) -> Evidence:
+    tallies = course.tallies
     answers, errors = tallies.sums(Measure.ERRORS, optimised=True)
     without, errors_without = tallies.sums(Measure.ERRORS, optimised=False)
     return Evidence(
@@ -165,7 +185,7 @@ def _evidence(tallies: Tallies, gain: Improvement | None) -> Evidence:
         answers_without=without,
         errors_without=int(errors_without),
         error_share=tallies.compared(Measure.ERRORS),
-        scores=tallies.compared(Measure.SCORES),
+        scores=[each.compared(Measure.SCORES) for each in (tallies, *course.earlier.values())],
         gain=gain,
     )
 

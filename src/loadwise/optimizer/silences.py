@@ -1,9 +1,10 @@
-"""Which members are silent now: requests in flight, and no token by anything that would show one."""
+"""Which replicas are silent now: requests in flight, and no token by anything that would show one."""
 
 from __future__ import annotations
 
-from loadwise.decision.beliefs import Health
+from loadwise.decision.beliefs import NO_REPLICAS, Belief, Health
 from loadwise.decision.facts import GENERATED
+from loadwise.decision.replicas import is_out
 from loadwise.decision.silence import Silence
 from loadwise.optimizer.director import EnsembleDirector
 from loadwise.optimizer.recorder import Recorder
@@ -14,35 +15,44 @@ from loadwise.ports import Dispatch
 def silences(
     director: EnsembleDirector, readings: EngineReadings, recorder: Recorder, now_s: float
 ) -> tuple[Silence, ...]:
-    """Members that have had requests for a while, and no token since."""
-    ensemble = director.ensemble
+    """Replicas that have had requests for a while, and no token since."""
 
     def shows_tokens(dispatch: Dispatch) -> bool:
         """Of other requests nobody can see whether tokens come before they end."""
         asked = dispatch.request
         return asked.endpoint in GENERATED and readings.shows_tokens(dispatch.replica_id, stream=asked.stream)
 
-    found = []
-    for member_id, (began_s, prompt_tokens) in director.in_flight.longest(shows_tokens).items():
-        heard_s = _heard_s(director, readings, recorder, member_id)
-        belief = ensemble.beliefs.get(member_id)
-        out = belief is not None and belief.health is Health.OUT
+    flights, found = director.in_flight, []
+    for (member_id, replica_id), (oldest_s, prompt_tokens) in flights.longest(shows_tokens).items():
+        # By its engine's own figures, and by the answers that ended.
+        signs = readings.last_token_s(replica_id), recorder.last_sign_s.get(replica_id)
+        heard_s = max([second for second in signs if second is not None], default=float("-inf"))
+        kinds = [kind for kind in (True, False) if readings.shows_tokens(replica_id, stream=kind)]
+        # Clients that gave up waited as well.
+        waited = [flights.waited_s(replica_id, stream=kind, heard_s=heard_s, now_s=now_s) for kind in kinds]
+        serving = _serving(director, member_id)
+        belief = director.ensemble.beliefs.get(member_id)
         found.append(
             Silence(
                 member_id=member_id,
-                seconds=now_s - (began_s if heard_s is None else max(began_s, heard_s)),
-                isolated=out or not ensemble.fleet.is_active(member_id),
+                seconds=max([now_s - max(oldest_s, heard_s), *waited]),
+                isolated=not serving or (belief is not None and is_out(belief.replicas, replica_id)),
                 prompt_tokens=prompt_tokens,
+                replica_id=replica_id,
+                serving=serving,
             )
         )
     return tuple(found)
 
 
-def _heard_s(
-    director: EnsembleDirector, readings: EngineReadings, recorder: Recorder, member_id: str
-) -> float | None:
-    """When the member last gave tokens: by its engines' own figures, and by the answers that ended."""
-    heard, fleet = [recorder.last_token_s.get(member_id)], director.ensemble.fleet
-    if member_id in fleet:
-        heard += [readings.last_token_s(replica_id) for replica_id in fleet.parts(member_id).engines]
-    return max((second for second in heard if second is not None), default=None)
+def _serving(director: EnsembleDirector, member_id: str) -> int:
+    """How many of the member's replicas get requests."""
+    belief = director.ensemble.beliefs.get(member_id)
+    if not director.ensemble.fleet.is_active(member_id) or (belief and belief.health is Health.OUT):
+        return 0
+    return _in_rotation(belief)
+
+
+def _in_rotation(belief: Belief | None) -> int:
+    standings = NO_REPLICAS if belief is None else belief.replicas
+    return sum(each.health is not Health.OUT for each in standings.values()) or 1

@@ -17,6 +17,7 @@ from loadwise.decision.diagnosis import (
     diagnose,
 )
 from loadwise.decision.facts import Objectives
+from loadwise.decision.replicas import outs
 from loadwise.optimizer import views
 from loadwise.optimizer.undoing import changes
 from loadwise.ports import JsonObject
@@ -177,6 +178,8 @@ def _member_sights(optimizer: ServerSideOptimizer, recent: Stretch) -> list[Memb
                 judged=answers.judged,
                 within=answers.within,
                 unread=unread(optimizer, name),
+                replicas=len(ensemble.fleet.parts(name).member.replicas),
+                replicas_out=outs(ensemble.beliefs[name].replicas),
             )
         )
     return sights

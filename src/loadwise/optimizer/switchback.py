@@ -33,6 +33,20 @@ class Tally:
     # Requests that were open when the process died.
     lost: int = 0
 
+    @classmethod
+    def joined(cls, theirs: Tally, mine: Tally, begun: Tally | None) -> Tally:
+        """What two counted in one block, of which each has in it what was there when they began."""
+        shared = begun or cls(mine.control)
+        sums = {
+            name: getattr(theirs, name).plus(getattr(mine, name).minus(getattr(shared, name)))
+            for name in ("within", "first_token", "output_token", "whole")
+        }
+        counts = {
+            name: getattr(theirs, name) + getattr(mine, name) - getattr(shared, name)
+            for name in ("suspended", "answers", "errors", "lost")
+        }
+        return cls(theirs.control, reason=theirs.reason or mine.reason, **sums, **counts)
+
     def block(self, stratum: int) -> Block:
         """The block as it is compared."""
         return Block(
@@ -94,6 +108,10 @@ class Switchback:
         """The blocks that changed since the last call."""
         changed, self._changed = self._changed, set()
         return changed
+
+    def tallies(self) -> dict[int, Tally]:
+        """All blocks as they are now."""
+        return dict(self._tallies)
 
     def kept(self, block: int) -> Tally:
         """What is known of a block so far."""

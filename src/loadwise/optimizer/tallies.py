@@ -86,6 +86,22 @@ class Tallies:
             found._changed.add((row.measure, row.optimised, row.group))
         return found
 
+    @classmethod
+    def joined(cls, theirs: Tallies, mine: Tallies, begun: Tallies) -> Tallies:
+        """What two counted, of which each has in it what was there when they began."""
+        found = cls()
+        for kind, amounts in found._amounts.items():
+            found._amounts[kind] = [
+                theirs._amounts[kind][at].plus(mine._amounts[kind][at].minus(begun._amounts[kind][at]))
+                for at in range(len(amounts))
+            ]
+        # As rows, so that all of it is to be kept.
+        return cls.of(found.rows())
+
+    def of_scores(self) -> Tallies:
+        """The sums of scores alone."""
+        return Tallies.of(row for row in self.rows() if row.measure is Measure.SCORES)
+
     def compared(self, measure: Measure) -> Compared:
         """Optimised against not."""
         return compared(self._amounts[measure, True], self._amounts[measure, False])

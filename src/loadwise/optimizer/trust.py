@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
+
+import msgspec
 
 from loadwise.decision import feedback
 from loadwise.decision.feedback import Evidence
 from loadwise.errors import ConfigurationError, RequestError
 from loadwise.logs import get_logger
 from loadwise.optimizer.ensemble_manager import ModelEnsembleManager
+from loadwise.optimizer.late_scores import Due, due
 from loadwise.ports import Clock, Feedback, JsonObject
 from loadwise.telemetry.journal.journal import Journal, JournalError
 from loadwise.telemetry.journal.reader import Reader
@@ -27,15 +30,22 @@ _SOURCE: Final = re.compile(r"[A-Za-z0-9._:@/-]{1,64}")
 
 
 class Trust:
-    """Takes feedback once per request and source, and keeps each member's quality what it should be."""
+    """Takes feedback once per request and source, and keeps each member's quality what it should be.
 
-    def __init__(self, ensemble: ModelEnsembleManager, clock: Clock) -> None:
+    `compare` is given each score's part in comparisons, by the name under which it is kept.
+    """
+
+    def __init__(
+        self, ensemble: ModelEnsembleManager, clock: Clock, compare: Callable[[Mapping[str, Due]], None]
+    ) -> None:
         self._ensemble = ensemble
         self._clock = clock
+        self._compare = compare
         self._evidence: dict[str, Evidence] = {}
 
     def restore(self, said: Iterable[Scored]) -> None:
-        """Counts feedback that a journal kept, oldest first."""
+        """Counts feedback that a journal kept, oldest first, and no other."""
+        self._evidence.clear()
         for scored in said:
             self._hear(scored)
         self.apply()
@@ -59,17 +69,20 @@ class Trust:
         """
         _check(given)
         try:
-            scored, before = await asyncio.to_thread(self._kept, journal, given)
+            scored, before, parts = await asyncio.to_thread(self._kept, journal, given)
         except JournalError as error:
             raise _unavailable(str(error)) from error
         if before is not None:
             return _again(given, before)
         self._hear(scored)
+        self._compare(parts)
         self.apply()
         log.info("feedback", request_id=given.request_id, member=scored.member, source=given.source)
         return self._answer("recorded", scored)
 
-    def _kept(self, journal: Journal | None, given: Feedback) -> tuple[Scored, Scored | None]:
+    def _kept(
+        self, journal: Journal | None, given: Feedback
+    ) -> tuple[Scored, Scored | None, Mapping[str, Due]]:
         if journal is None:
             raise _unavailable("The journal is off (journal.enabled).")
         journal.flush()
@@ -95,7 +108,9 @@ class Trust:
             at_s=now_s,
             started_s=attempt.ended.started_s or 0.0,
         )
-        return scored, journal.ask(lambda store: store.score(scored))
+        parts = due(attempt, scored)
+        states = {name: msgspec.msgpack.encode(part) for name, part in parts.items()}
+        return scored, journal.ask(lambda store: store.score(scored, states)), parts
 
     def _hear(self, scored: Scored) -> None:
         evidence = self._evidence.get(scored.member, {})
@@ -155,7 +170,8 @@ def _meant(trails: Iterable[Trail], given: Feedback) -> Attempt:
     if found is None:
         raise RequestError(
             f"The journal knows no answered request {given.request_id!r:.200}. Send the x-request-id of an "
-            "answer that has ended.",
+            "answer that has ended. The oldest requests are forgotten (journal.max_bytes, "
+            "journal.max_age_sec).",
             status=404,
             param="request_id",
             code="request_not_found",

@@ -62,8 +62,8 @@ def line(change: Change) -> str:
         case ChangeKind.STRATEGY:
             load = "unknown" if change.load_score is None else f"{change.load_score:.2f}"
             return f"strategy {before} → {after} on pool {subject}, at load {load}"
-        case ChangeKind.MEMBER:
-            return f"member {subject}: {before} → {after}"
+        case ChangeKind.MEMBER | ChangeKind.REPLICA:
+            return f"{change.kind.value} {subject}: {before} → {after}"
         case ChangeKind.BUILD:
             return (
                 f"build {after} of {subject} begun"
@@ -78,7 +78,7 @@ def line(change: Change) -> str:
 
 def command(change: Change) -> str | None:
     """The shell command that undoes the change."""
-    if change.kind is ChangeKind.MEMBER or not change.undo:
+    if change.kind in (ChangeKind.MEMBER, ChangeKind.REPLICA) or not change.undo:
         return None
     method, path = change.undo.split(" ", 1)
     post = f'curl -X {method} "$LOADWISE_URL{path}" {_KEY}'

@@ -35,7 +35,9 @@ def system_status(optimizer: ServerSideOptimizer) -> str:
     score = decision.worst.score.value
     if score is not None and score >= OVERLOADED:
         return "overloaded"
-    troubled = optimizer.cycle.faults or optimizer.ensemble_manager.members_out() or optimizer.alerts.active()
+    ensemble = optimizer.ensemble_manager
+    out = ensemble.members_out() or ensemble.replicas_out()
+    troubled = optimizer.cycle.faults or out or optimizer.alerts.active()
     return "degraded" if troubled else "healthy"
 
 

@@ -80,6 +80,7 @@ class Watch:
             improvement=self.improvement(),
             members=len(made.ensemble_manager.fleet.active()),
             members_out=made.ensemble_manager.members_out(),
+            replicas_out=made.ensemble_manager.replicas_out(),
             failed_builds=failed_builds(made.model_compiler.compilation_stats),
             objectives=recorder.objective_counts.windows(now_s),
             queues=_queues(made),

@@ -28,8 +28,8 @@ from loadwise.decision.facts import (
     ServiceReading,
     StrategyName,
 )
+from loadwise.decision.health import HealthChange
 from loadwise.decision.lead import Asked, Crew, LeadState, overflowed
-from loadwise.decision.outcome import HealthChange
 from loadwise.decision.step import Decision, Observation, State, step
 from loadwise.decision.surge import NO_SURGE, overflows, poured
 from loadwise.simulation.queueing import Device, Job, MemberModel, Sharing

@@ -256,9 +256,26 @@ MEMBER_HEALTH = Metric(
 MEMBER_SILENT = Metric(
     name="loadwise_member_silent_seconds",
     kind=Kind.GAUGE,
-    help="For how long a member has had requests and given no token; absent while it has none.",
+    help="For how long a member has had requests and given no token on any replica that serves; absent "
+    "while it has none.",
     unit="seconds",
     labels=("member",),
+    across=Across.MAX,
+)
+REPLICA_HEALTH = Metric(
+    name="loadwise_replica_health",
+    kind=Kind.GAUGE,
+    help="1 for the state that a replica's health is in (healthy, out, ramping), 0 for the others; absent "
+    "where a member has one replica.",
+    labels=("member", "replica", "health"),
+)
+REPLICA_SILENT = Metric(
+    name="loadwise_replica_silent_seconds",
+    kind=Kind.GAUGE,
+    help="For how long a replica has had requests and given no token; absent while it has none, and where "
+    "a member has one replica, or is out as a whole.",
+    unit="seconds",
+    labels=("member", "replica"),
     across=Across.MAX,
 )
 BUILDS = Metric(

@@ -88,6 +88,12 @@ def _silent_and_serving(_: Policy, limit: float) -> str:
     return f"{names.MEMBER_SILENT.name} > {limit:g} and {names.MEMBER_ACTIVE.name} == 1"
 
 
+def _out(_: Policy, limit: float) -> str:
+    """Members and replicas have metrics of their own, and not every server has several replicas."""
+    both = "|".join(metric.name for metric in (names.MEMBER_HEALTH, names.REPLICA_HEALTH))
+    return f'sum {ONE} ({{__name__=~"{both}", health="out"}}) > {limit:g}'
+
+
 def _rolled_back(_: Policy, limit: float) -> str:
     return f"increase({names.ROLLBACKS.name}[{_span(limit)}]) > 0"
 
@@ -113,7 +119,7 @@ EXPRESSIONS: Final[Mapping[str, Expression]] = {
     "high_error_rate": Expression(_errors),
     "excessive_latency": Expression(_latency),
     "low_optimization_effectiveness": Expression(_improvement),
-    "ensemble_degradation": Expression(_above(f'sum {ONE} ({names.MEMBER_HEALTH.name}{{health="out"}})')),
+    "ensemble_degradation": Expression(_out),
     "compilation_failure": Expression(_above(names.FAILED_BUILDS.name), "model"),
     "objectives_burning": Expression(_burning, "route"),
     "objectives_spent": Expression(_spent, "route"),
@@ -122,6 +128,7 @@ EXPRESSIONS: Final[Mapping[str, Expression]] = {
     "sensors_stale": Expression(_above(f"min by (job, instance, pool) ({names.READING_AGE.name})"), "pool"),
     "loop_stale": Expression(_above(names.DECISION_AGE.name)),
     "silent_member": Expression(_above(names.MEMBER_SILENT.name), "member"),
+    "silent_replica": Expression(_above(names.REPLICA_SILENT.name), "replica"),
     "silent_member_serving": Expression(_silent_and_serving, "member"),
     "configuration_rolled_back": Expression(_rolled_back),
     "rollout_taken_back": Expression(lambda *_: f"{names.ROLLOUTS_BACK.name} > 0", "rollout"),

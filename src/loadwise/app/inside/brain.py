@@ -22,7 +22,8 @@ from loadwise.errors import RequestError
 from loadwise.logs import get_logger
 from loadwise.optimizer.beside import Beside
 from loadwise.optimizer.desk import Desk
-from loadwise.optimizer.plan import Plan, plan_of
+from loadwise.optimizer.fleet import AUTO
+from loadwise.optimizer.plan import NO_KEY, Plan, plan_of
 from loadwise.ports import Clock, Command, Configure, JsonObject, Recompile, View
 from loadwise.settings import Settings
 
@@ -148,8 +149,9 @@ class Brain:
         director = self._optimizer.director
         routes = self._optimizer.ensemble_manager.fleet.routes
         strategies = tuple((name, found.name) for name, found in director.strategies.items())
-        control = self._optimizer.recorder.experiments.leaves_alone(self._clock.monotonic_s())
-        return strategies, director.config_version, director.running, control, id(routes)
+        experiments, now_s = self._optimizer.recorder.experiments, self._clock.monotonic_s()
+        drawn = experiments.leaves_alone(now_s), experiments.shares(AUTO, NO_KEY, now_s)
+        return strategies, director.config_version, director.running, drawn, id(routes)
 
     def _publish(self) -> Plan:
         self._serial += 1

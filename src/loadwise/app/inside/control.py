@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from loadwise.engines.inside.description import EngineDescription
-from loadwise.errors import RequestError
-from loadwise.ports import Command, Control, JsonObject, Recompile, View
+from loadwise.errors import ConfigurationError, RequestError
+from loadwise.optimizer.fleet import AUTO
+from loadwise.ports import Command, Configure, Control, JsonObject, Recompile, View
 
 
 class InsideControl:
@@ -37,9 +38,14 @@ class InsideControl:
         return made
 
     async def apply(self, command: Command) -> JsonObject:
-        """Raises `RequestError` 409 for a rebuild: the engine builds its models itself."""
+        """Raises `RequestError` 409 for a rebuild: the engine builds its models itself.
+
+        `ConfigurationError` for a rollout that cannot be inside an engine.
+        """
         if isinstance(command, Recompile):
             raise managed(self._description)
+        if isinstance(command, Configure):
+            require_possible(command.changes.get("rollout"))
         return await self._control.apply(command)
 
 
@@ -53,3 +59,21 @@ def managed(description: EngineDescription) -> RequestError:
         status=409,
         code="managed_by_engine",
     )
+
+
+def require_possible(rollout: Any) -> None:
+    """Raises `ConfigurationError` for a rollout by what requests inside an engine do not have."""
+    if not isinstance(rollout, Mapping):
+        return
+    if rollout.get("keys"):
+        raise ConfigurationError(
+            "rollout.keys cannot be set inside an engine: its own authentication reads the keys, and "
+            "loadwise sees none of them. Set rollout.mode for all requests, or run loadwise in front of it.",
+            field="rollout.keys",
+        )
+    others = sorted(set(rollout.get("routes") or ()) - {AUTO})
+    if others:
+        raise ConfigurationError(
+            f"rollout.routes names {', '.join(others)}; inside an engine there is one route, {AUTO!r}.",
+            field="rollout.routes",
+        )

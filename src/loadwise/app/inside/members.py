@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from loadwise.app.inside.adapters import RuntimeAdapters
+from loadwise.app.inside.control import require_possible
 from loadwise.app.members import LOCAL_POOL
 from loadwise.app.reports import report_dir, report_limits
 from loadwise.decision.facts import EngineReading, Member, Replica
@@ -112,6 +113,7 @@ def optimization_inside(
     adapters: RuntimeAdapters | None = None,
 ) -> Optimization:
     """The optimizer of an engine's server, stopped; what was applied over HTTP is kept under `state_dir`."""
+    require_possible(settings.optimization.rollout.model_dump(mode="json"))
     members = EngineMembers(settings, description, views, clock, adapters)
     return build(
         settings.optimization,

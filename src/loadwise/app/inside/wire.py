@@ -16,7 +16,7 @@ from loadwise.errors import EngineError, RequestError
 from loadwise.gateway.control_plane import error_of
 from loadwise.optimizer.desk import Began, Ended, Grounds
 from loadwise.optimizer.plan import Plan
-from loadwise.ports import Command, Dispatch, Engine, JsonObject, View
+from loadwise.ports import Advice, Command, Dispatch, Engine, JsonObject, View
 
 # Larger frames are a mistake or an attack.
 LIMIT_BYTES: Final = 64 * 1024**2
@@ -45,6 +45,7 @@ class Decided(Struct, kw_only=True):
     work: float | None
     load_score: float | None
     control: bool
+    advised: Advice | None = None
 
 
 class Note(Struct, kw_only=True):

@@ -51,7 +51,7 @@ function memberRow(member, style, head) {
     [or(member.within_5m, percent)],
     [queue(member)],
     [member.requests_5m ? `${member.failed_5m} of ${count(member.requests_5m)}` : "–"],
-    [h("span", { class: "pill", "data-state": member.unread ? "failed" : member.health }, member.unread ? "unread" : member.health)],
+    [h("span", { class: "pill", "data-state": member.unread ? "failed" : member.health }, member.unread ? "unread" : member.health), replicas(member)],
     [member.weight.toFixed(2)],
     [or(member.quality, decimal, "unknown")],
     [build(member)],
@@ -65,6 +65,12 @@ function queue(member) {
   return `${member.waiting} waiting, ${member.running ?? member.in_flight} running`;
 }
 
+function replicas(member) {
+  const unwell = Object.entries(member.replicas).filter(([, health]) => health !== "healthy");
+  if (!unwell.length) return null;
+  return h("small", { class: "replicas" }, unwell.map(([name, health]) => `${name} ${health}`).join(", "));
+}
+
 function build(member) {
   if (!member.build) return "as loaded";
   return h("span", { class: "pill", "data-state": member.build.state, title: member.build.cause || null }, [member.build.mode, member.build.state].filter(Boolean).join(" "));
@@ -72,21 +78,31 @@ function build(member) {
 
 export function gain(frame) {
   const found = frame.improvement;
-  show(byId("gain"), found, () => {
+  const rolled = frame.rollout.filter((row) => row.mode !== "full").map(({ route, key, share, reason, harm }) => ({ route, key, share, reason, harm }));
+  show(byId("gain"), [found, rolled], () => {
     const { share, seconds: block_s, strata, first_look_at_strata: first, suspended } = found.blocks;
     if (found.value === null) {
       const why = share > 0
         ? `${percent(share)} of time goes without optimisation, in blocks of ${block_s} s in random order, to compare with. ${strata} of ${first} groups of blocks have ended before the first look.`
         : "No time goes without optimisation to compare with. Set the unoptimised share above 0 to measure the gain.";
-      return nothing("Not enough evidence yet.", why);
+      return h("div", {}, nothing("Not enough evidence yet.", why), rollouts(rolled));
     }
     return h("div", { class: "gain" },
       h("p", { class: "big" }, points(found.value), h("small", {}, " points of requests within objectives")),
       interval(found),
       h("p", { class: "quiet" }, `${percent(found.confidence)} interval ${points(found.low)} to ${points(found.high)}, valid however often one looks. With optimisation ${percent(found.optimised_fraction, 1)}, without ${percent(found.unoptimised_fraction, 1)}; ${strata} groups of blocks, ${suspended} blocks suspended.`),
       h("ul", { class: "keys" }, Object.entries(found.latency_ratios).filter(([, ratio]) => ratio).map(([name, ratio]) => h("li", {},
-        h("i", { class: "c-p95", "aria-hidden": "true" }), h("span", {}, words(name)), h("span", {}, `× ${ratio.value.toFixed(2)} (${ratio.low.toFixed(2)} to ${ratio.high.toFixed(2)})`)))));
+        h("i", { class: "c-p95", "aria-hidden": "true" }), h("span", {}, words(name)), h("span", {}, `× ${ratio.value.toFixed(2)} (${ratio.low.toFixed(2)} to ${ratio.high.toFixed(2)})`)))),
+      rollouts(rolled));
   });
+}
+
+/** How far each rollout is, and why. */
+function rollouts(rows) {
+  if (!rows.length) return null;
+  return h("ul", { class: "keys" }, rows.map((row) => h("li", {}, h("i", { class: "c-p50", "aria-hidden": "true" }),
+    h("span", {}, `rollout of ${row.key ? `${row.route} for ${row.key}` : row.route}`),
+    h("span", {}, `${percent(row.share)} optimised, ${row.harm ? `taken back: ${words(row.harm)}` : words(row.reason)}`))));
 }
 
 function interval({ value, low, high }) {

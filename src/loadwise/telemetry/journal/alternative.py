@@ -137,7 +137,10 @@ def _count(found: Compared, question: Question, row: records.Decided, other: Alt
     if isinstance(written, Refusal) or isinstance(chosen, Refusal):
         found.same_tuning += isinstance(written, Refusal) and isinstance(chosen, Refusal)
     else:
-        found.same_tuning += tuned(question, written).changes == tuned(asked, chosen).changes
+        untouched = row.dispatched is not None and row.dispatched.untouched
+        pairs = ((question, written), (asked, chosen))
+        before, after = (tuned(*pair, untouched=untouched).changes for pair in pairs)
+        found.same_tuning += before == after
 
 
 def _name(choice: Choice | Refusal) -> str:

@@ -10,11 +10,13 @@ import msgspec
 
 from loadwise.clock import iso_utc
 from loadwise.decision.beliefs import Health
-from loadwise.decision.outcome import HealthChange
+from loadwise.decision.health import HealthChange
 from loadwise.ports import JsonObject
 from loadwise.telemetry.journal.events import Built, Configured, Event, Reviewed, Rolled, Stepped
 
 STOP: Final = "POST /v1/optimization/stop"
+# Why a configuration was put back by itself.
+REGRESSION: Final = "regression"
 CONFIGURE: Final = "POST /v1/optimization/configure"
 # Events that may have changed something; no other did.
 CHANGING: Final = (Stepped, Reviewed, Configured, Built, Rolled)
@@ -25,6 +27,8 @@ class ChangeKind(StrEnum):
 
     STRATEGY = "strategy"
     MEMBER = "member"
+    # One of several of a member.
+    REPLICA = "replica"
     CONFIGURATION = "configuration"
     BUILD = "build"
     ROLLOUT = "rollout"
@@ -101,8 +105,8 @@ def _members(changes: Iterable[HealthChange], at_s: float) -> Iterator[Change]:
     for change in changes:
         yield Change(
             at_s=at_s,
-            kind=ChangeKind.MEMBER,
-            subject=change.member_id,
+            kind=ChangeKind.MEMBER if change.replica_id is None else ChangeKind.REPLICA,
+            subject=change.subject,
             before=before[change.health],
             after=change.health.value,
             reason=change.reason.value,
@@ -156,7 +160,7 @@ def _configuration(event: Configured, at_s: float) -> Change:
         subject=f"v{event.version}",
         before=None,
         after=", ".join(f"{name}={value['to']}" for name, value in event.changes.items()) or "unchanged",
-        reason="regression" if event.reverting else "operator",
+        reason=" by ".join(filter(None, (REGRESSION if event.reverting else "operator", event.by))),
         automatic=event.reverting,
         undo=CONFIGURE,
         undo_body={name: value["from"] for name, value in event.changes.items()},

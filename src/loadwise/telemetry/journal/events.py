@@ -14,11 +14,11 @@ from loadwise.decision.beliefs import Belief
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice
 from loadwise.decision.facts import Outcome, Policy, RequestFacts
-from loadwise.decision.outcome import HealthChange
+from loadwise.decision.health import HealthChange
 from loadwise.decision.parameters import Tuning
 from loadwise.decision.question import Question
 from loadwise.decision.step import Decision, Observation, State
-from loadwise.ports import Dispatch, JsonObject
+from loadwise.ports import Dispatch, Enrolled, JsonObject
 
 
 class Chose(NamedTuple):
@@ -46,6 +46,7 @@ class Sent(NamedTuple):
     replica_draw: float
     in_flight: Mapping[str, int]
     let_in: Judged | None = None
+    enrolled: Enrolled | None = None
 
 
 class Refused(NamedTuple):
@@ -94,12 +95,16 @@ class Reviewed(NamedTuple):
 
 
 class Configured(NamedTuple):
-    """Another configuration is in force; `reverting` where loadwise itself put it back."""
+    """Another configuration is in force; `reverting` where loadwise itself put it back.
+
+    `by` names the other process that applied it, and is empty for this one.
+    """
 
     now_s: float
     version: int
     changes: JsonObject
     reverting: bool
+    by: str = ""
 
 
 class Built(NamedTuple):

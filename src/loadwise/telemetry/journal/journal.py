@@ -19,7 +19,7 @@ from loadwise.telemetry.aside import set_aside
 from loadwise.telemetry.journal import records
 from loadwise.telemetry.journal.batches import written
 from loadwise.telemetry.journal.events import Event, Witness
-from loadwise.telemetry.journal.owner import Owner
+from loadwise.telemetry.journal.owner import Right
 from loadwise.telemetry.journal.schema import CorruptError, is_corrupt
 from loadwise.telemetry.journal.scribe import Scribe
 from loadwise.telemetry.journal.states import States
@@ -72,7 +72,7 @@ class Journal:
         self._thread: threading.Thread | None = None
         self._store: Store | None = None
         # From the first opening to the end, whatever happens to the file.
-        self._owner: Owner | None = None
+        self._right = Right(folder)
         self._scribe = Scribe()
         self._written = 0
         self._unwritable = 0
@@ -102,6 +102,16 @@ class Journal:
     def wake(self) -> None:
         """What waits is written now."""
         self._wake.set()
+
+    def replace(self, states: Mapping[str, bytes | None]) -> None:
+        """What another process kept is known: these states are kept from now on, no earlier ones of ours."""
+        self._states.replace(states)
+        self._right.succeeded = False
+
+    @property
+    def taken_over(self) -> bool:
+        """Another process wrote the folder before this one could, and what it kept is to be read first."""
+        return self._right.succeeded
 
     def open(self) -> None:
         """The file is open, made or set aside as need be, and the writer runs."""
@@ -165,8 +175,7 @@ class Journal:
         self._turn(last=True)
         if self._store is not None:
             self._store.close()
-        if self._owner is not None:
-            self._owner.close()
+        self._right.close()
 
     def _turn(self, *, last: bool = False) -> None:
         # Questions that came before the queue was read are answered after it was written.
@@ -185,8 +194,8 @@ class Journal:
         """Whether more waits after one batch; where the disk takes nothing, the batch waits again."""
         queue = self._queue
         happened = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
-        # States come with the newest events: both are of one moment.
-        states = {} if queue else self._states.take()
+        # States come with the newest events: both are of one moment. None before another's were read.
+        states = {} if queue or self._right.succeeded else self._states.take()
         lost, waiting = self.dropped + self._unwritable, self._scribe.waiting
         try:
             rows = self._rows(happened, lost - self._told_lost, last=last and not queue)
@@ -263,7 +272,7 @@ class Journal:
 
     def _reopen(self) -> None:
         try:
-            self._owner = self._owner or Owner(self.folder)
+            self._right.take()
             try:
                 self._store = Store.open(self.folder, self.limits.max_bytes)
             except CorruptError as error:

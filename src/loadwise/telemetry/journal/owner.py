@@ -45,6 +45,33 @@ class Owner:
         os.close(self._descriptor)
 
 
+class Right:
+    """Takes the right to write a folder when it is free, and knows whether another process had it before."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._owner: Owner | None = None
+        self._waited = False
+        # It was another's when it was asked for first, and is this one's now.
+        self.succeeded = False
+
+    def take(self) -> None:
+        """This process has the right, until `close`; raises as `Owner` does."""
+        if self._owner is not None:
+            return
+        try:
+            self._owner = Owner(self._folder)
+        except TakenError:
+            self._waited = True
+            raise
+        self.succeeded, self._waited = self._waited, False
+
+    def close(self) -> None:
+        """Another process may have it."""
+        if self._owner is not None:
+            self._owner.close()
+
+
 def made_private(folder: Path) -> None:
     """The folder exists and only its owner may look in."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

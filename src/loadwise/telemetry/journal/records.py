@@ -25,10 +25,10 @@ from loadwise.decision.facts import (
     StrategyName,
 )
 from loadwise.decision.limits import EMPTY, NO_LIMITS, Limits, Minute
-from loadwise.decision.outcome import HealthReason
+from loadwise.decision.rotation import HealthReason
 from loadwise.decision.step import Decision, Observation, State
 from loadwise.decision.strategy import Strategy
-from loadwise.ports import Advice
+from loadwise.ports import Advice, Enrolled
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
@@ -100,6 +100,10 @@ class Dispatched(msgspec.Struct, frozen=True, array_like=True):
     advised: Advice | None = None
     # None: nobody asked, or an older version did not say.
     let_in: LetIn | None = None
+    # The comparisons that feedback on the answer counts in.
+    enrolled: Enrolled | None = None
+    # It was left alone, also where its member was not free to be chosen.
+    untouched: bool = False
 
 
 class Decided(Row, frozen=True, tag="decided"):
@@ -233,7 +237,7 @@ def summary_of(decision: Decision) -> Summary:
         pools={name: PoolSummary(pool.strategy, pool.changed) for name, pool in decision.pools.items()},
         make=decision.builds.make,
         health={
-            route: tuple((change.member_id, change.health, change.reason) for change in changes)
+            route: tuple((change.subject, change.health, change.reason) for change in changes)
             for route, changes in decision.health.items()
             if changes
         },

@@ -10,8 +10,8 @@ from typing import Final
 from loadwise.decision.admission import enter
 from loadwise.decision.candidates import Refusal
 from loadwise.decision.choices import Choice
-from loadwise.decision.ensemble import pick_replica
 from loadwise.decision.question import Question, answer, tuned
+from loadwise.decision.replicas import pick_replica
 from loadwise.ports import JsonObject
 from loadwise.telemetry.journal import records
 from loadwise.telemetry.journal.follower import Follower
@@ -207,8 +207,16 @@ def _sent(
     question: Question, choice: Choice, dispatched: records.Dispatched
 ) -> tuple[dict[str, int | float], str | None]:
     member = next(m for m in question.route.members if m.member_id == choice.member_id)
-    replica = pick_replica(member, dispatched.in_flight, dispatched.replica_draw, question.excluded)
-    return dict(tuned(question, choice).changes), replica
+    belief = next(belief for belief in question.beliefs if belief.member_id == choice.member_id)
+    replica = pick_replica(
+        member,
+        dispatched.in_flight,
+        dispatched.replica_draw,
+        question.excluded,
+        belief.replicas,
+        dispatched.started_s,
+    )
+    return dict(tuned(question, choice, untouched=dispatched.untouched).changes), replica
 
 
 def same_choice(written: Choice | Refusal, replayed: Choice | Refusal) -> bool:

@@ -246,6 +246,8 @@ def _dispatched(sent: events.Sent) -> records.Dispatched:
         in_flight=sent.in_flight,
         advised=dispatch.advised,
         let_in=None if sent.let_in is None else _let_in(sent.let_in),
+        enrolled=sent.enrolled,
+        untouched=dispatch.control,
     )
 
 

@@ -35,6 +35,12 @@ class States:
         with self._lock:
             self._waiting = {**taken, **self._waiting}
 
+    def replace(self, states: Mapping[str, bytes | None]) -> None:
+        """These wait, and nothing that was told before."""
+        with self._lock:
+            self._waiting = dict(states)
+            self._all = {name: body for name, body in states.items() if body is not None}
+
     def renew(self) -> None:
         """Everything waits: the file is a new one."""
         with self._lock:

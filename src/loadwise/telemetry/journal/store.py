@@ -108,11 +108,7 @@ class Store:
             size = self._write_rows(run, batch, now_s) if batch.rows else 0
             if batch.changes:
                 run.executemany("INSERT INTO changes (at_s, body) VALUES (?, ?)", batch.changes)
-            for name, state in states.items():
-                if state is None:
-                    run.execute("DELETE FROM kept WHERE name = ?", (name,))
-                else:
-                    run.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, state))
+            _keep(run, states)
         self._segment_bytes += size
         self._unseen_bytes += COMMIT_BYTES + size + sum(len(state or b"") for state in states.values())
 
@@ -130,8 +126,11 @@ class Store:
             run.execute("INSERT INTO names VALUES (?, ?)", (number, digests(batch.requests)))
         return len(body)
 
-    def score(self, scored: Scored) -> Scored | None:
-        """Keeps feedback; the one of the same answer and source that was there before, if any."""
+    def score(self, scored: Scored, states: Mapping[str, bytes]) -> Scored | None:
+        """Keeps feedback, and these states with it; the one of the same answer and source before it, if any.
+
+        With one before it nothing is kept.
+        """
         values = (
             scored.request_id, scored.tenant, scored.source, scored.started_s, scored.member, scored.score,
             scored.at_s,
@@ -144,6 +143,7 @@ class Store:
             ).fetchone()
             if found is None:
                 run.execute("INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+                _keep(run, states)
         self._unseen_bytes += COMMIT_BYTES
         return None if found is None else scored_of(found)
 
@@ -250,6 +250,14 @@ def _value(run: sqlite3.Connection, which: str, number: int) -> bytes:
     """One blob of a row; empty where there is no such row."""
     found = run.execute(f"SELECT {which} = ?", (number,)).fetchone()
     return b"" if found is None else found[0]
+
+
+def _keep(run: sqlite3.Connection, states: Mapping[str, bytes | None]) -> None:
+    for name, state in states.items():
+        if state is None:
+            run.execute("DELETE FROM kept WHERE name = ?", (name,))
+        else:
+            run.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, state))
 
 
 def _forget(run: sqlite3.Connection, which: str, values: tuple[float | int, ...]) -> None:

@@ -1,0 +1,170 @@
+"""One member's replicas: who fails or is silent beside others is left out, probed, and returns on a ramp.
+
+A member is judged by the replicas that serve. At most half of them are out at once, never the last, and none
+for silence where no other speaks: where all fail or fall silent, it is the member that leaves (`outcome`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from loadwise.decision.beliefs import NO_REPLICAS, WELL, Belief, Health, Standing, Standings
+from loadwise.decision.facts import Member, Policy, Replica
+from loadwise.decision.rotation import (
+    FAULTS_IN_A_ROW,
+    FAULTS_ON_RAMP,
+    PROBE_SHARE,
+    PROBES_NEEDED,
+    HealthReason,
+    probe_after_s,
+    taken,
+)
+from loadwise.decision.silence import SPEAKING, Silence, spent
+
+NONE: Final[frozenset[str]] = frozenset()
+
+
+class Moved(NamedTuple):
+    """A replica that leaves, begins its ramp or is back; `standing` is the one to keep."""
+
+    replica_id: str
+    reason: HealthReason
+    standing: Standing
+
+
+# --- what is learned -------------------------------------------------------------------------------------
+
+
+def heard(standings: Standings, replica_id: str, finished_s: float, *, fault: bool) -> Standings:
+    """The standings after an answer of one; the very same object where that says nothing new."""
+    before = standings.get(replica_id)
+    if before is None or (not fault and before.health is Health.HEALTHY and not before.faults_in_a_row):
+        return standings
+    out = before.health is Health.OUT
+    after = before._replace(
+        faults_in_a_row=before.faults_in_a_row + 1 if fault else 0,
+        passed=0 if fault else before.passed + 1,
+        probe_at_s=finished_s + probe_after_s(before.removals) if fault and out else before.probe_at_s,
+    )
+    return {**standings, replica_id: after}
+
+
+def is_out(standings: Standings, replica_id: str) -> bool:
+    """Whether the others serve without it."""
+    return standings.get(replica_id, WELL).health is Health.OUT
+
+
+def outs(standings: Standings) -> tuple[str, ...]:
+    """The replicas that get nothing but probes."""
+    return tuple([name for name, each in standings.items() if each.health is Health.OUT])
+
+
+def review(policy: Policy, belief: Belief, now_s: float, silences: Sequence[Silence]) -> tuple[Moved, ...]:
+    """Replicas of a member that serves to take out or bring back."""
+    standings = belief.replicas
+    if len(standings) < 2 or belief.health is Health.OUT:
+        return ()
+    back = [found for name, each in standings.items() if (found := _returning(name, each, now_s)) is not None]
+    out = sum(each.health is Health.OUT for each in standings.values())
+    out -= sum(found.standing.health is Health.RAMPING for found in back)
+    room = max(0, len(standings) // 2 - out)
+    leaving: dict[str, HealthReason] = {}
+    for name, why in (*_silent(policy, belief, silences), *_faulty(standings)):
+        leaving.setdefault(name, why)
+    gone = [_removed(name, why, standings[name], now_s) for name, why in leaving.items()]
+    return (*back, *gone[:room])
+
+
+def _silent(
+    policy: Policy, belief: Belief, silences: Sequence[Silence]
+) -> Iterator[tuple[str, HealthReason]]:
+    """Those silent beyond patience, the longest first, where another of the member speaks."""
+    used = {
+        each.replica_id: spent(policy, belief, each)
+        for each in silences
+        if each.member_id == belief.member_id and each.replica_id in belief.replicas
+    }
+    serving = [name for name, each in belief.replicas.items() if each.health is not Health.OUT]
+    if any(used.get(name, 0.0) < SPEAKING for name in serving):
+        for name in sorted(serving, key=lambda name: (-used.get(name, 0.0), name)):
+            if used.get(name, 0.0) > 1.0:
+                yield name, HealthReason.SILENT
+
+
+def _faulty(standings: Standings) -> Iterator[tuple[str, HealthReason]]:
+    for name, each in sorted(standings.items(), key=lambda pair: (-pair[1].faults_in_a_row, pair[0])):
+        if each.health is Health.RAMPING and each.faults_in_a_row >= FAULTS_ON_RAMP:
+            yield name, HealthReason.RAMP_FAILED
+        elif each.health is not Health.OUT and each.faults_in_a_row >= FAULTS_IN_A_ROW:
+            yield name, HealthReason.FAULTS_IN_A_ROW
+
+
+def _removed(name: str, why: HealthReason, before: Standing, now_s: float) -> Moved:
+    after = Standing(
+        Health.OUT,
+        health_since_s=now_s,
+        probe_at_s=now_s + probe_after_s(before.removals),
+        removals=before.removals + 1,
+    )
+    return Moved(name, why, after)
+
+
+def _returning(name: str, before: Standing, now_s: float) -> Moved | None:
+    if before.health is Health.OUT and before.passed >= PROBES_NEEDED:
+        after = Standing(Health.RAMPING, health_since_s=now_s, removals=before.removals)
+        return Moved(name, HealthReason.PROBES_PASSED, after)
+    whole = taken(before.health, before.health_since_s, now_s) >= 1.0
+    if before.health is Health.RAMPING and whole and not before.faults_in_a_row:
+        return Moved(name, HealthReason.RAMP_COMPLETE, WELL)
+    return None
+
+
+# --- who gets a request ----------------------------------------------------------------------------------
+
+
+def pick_replica(
+    member: Member,
+    in_flight: Mapping[str, int],
+    draw: float,
+    excluded: frozenset[str] = NONE,
+    standings: Standings = NO_REPLICAS,
+    now_s: float = 0.0,
+) -> str | None:
+    """The replica with most room, by `draw` (0..1) among equals; None when all are excluded.
+
+    One that is out gets nothing but its probes, one at a time; one on its ramp a growing share.
+    """
+    if len(member.replicas) == 1 and not excluded:
+        return member.replicas[0].replica_id
+    left = [replica for replica in member.replicas if replica.replica_id not in excluded]
+    if not left:
+        return None
+    left, draw = _taking(left, in_flight, draw, standings, now_s)
+    loads = [in_flight.get(r.replica_id, 0) / (r.capacity_requests or 1) for r in left]
+    least = min(loads)
+    equal = [replica for replica, load in zip(left, loads, strict=True) if load == least]
+    return equal[min(int(draw * len(equal)), len(equal) - 1)].replica_id
+
+
+def _taking(
+    left: list[Replica], in_flight: Mapping[str, int], draw: float, standings: Standings, now_s: float
+) -> tuple[list[Replica], float]:
+    """Those that take this request, and what is left of the draw; all where nobody would."""
+    unwell = [r for r in left if standings.get(r.replica_id, WELL).health is not Health.HEALTHY]
+    serving = [replica for replica in left if replica not in unwell]
+    for replica in unwell:
+        standing = standings[replica.replica_id]
+        out = standing.health is Health.OUT
+        idle = not in_flight.get(replica.replica_id, 0)
+        share = taken(standing.health, standing.health_since_s, now_s)
+        if out and idle and now_s >= standing.probe_at_s:
+            share = PROBE_SHARE
+        if draw < share or share >= 1.0:
+            draw /= share
+            if out:
+                return [replica], draw
+            serving.append(replica)
+        else:
+            draw = (draw - share) / (1.0 - share)
+    return serving or left, draw
