@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 NATIVE := tests/compiler tests/torch_engine tests/app/test_compiling.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test engines test-engines test-gateways coverage check lint types layers doctor format reference lock bench bench-compare bench-inside bench-engines bench-compile bench-gateways bench-monitoring demo bench-proof clean
+.PHONY: help install serve test engines test-engines test-gateways coverage check lint types layers doctor format reference lock bench bench-compare bench-inside bench-engines bench-compile bench-gateways bench-monitoring demo screenshots bench-proof clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,9 @@ serve: $(STAMP) ## serve the models that ship with loadwise on 127.0.0.1:2240
 
 demo: $(STAMP) ## a day in five minutes to watch, with faults, ending with the report: make demo ARGS="--minutes 1"
 	@exec $(BIN)/python -m loadwise.demo $(ARGS)
+
+screenshots: $(STAMP) ## take docs/images anew: the demonstration's page in Chromium, wide and narrow, light and dark (5 minutes)
+	@$(BIN)/python tools/screenshots.py $(ARGS)
 
 test: $(STAMP) ## run the tests (with coverage)
 	@rm -f .coverage .coverage.*
