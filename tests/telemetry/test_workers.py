@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from loadwise.errors import ConfigurationError
@@ -150,3 +151,10 @@ def test_a_figure_that_cannot_be_read_once_does_not_silence_a_worker(
         assert again.wait(30.0)
     finally:
         shared.close()
+
+
+def test_a_step_of_the_wall_clock_ends_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    since_s, machine_s = workers.began_s(), psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: machine_s + 3600.0)
+    assert workers.alive(os.getpid(), since_s)
+    assert not workers.alive(os.getpid(), since_s - 3600.0)

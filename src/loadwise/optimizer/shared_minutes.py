@@ -18,23 +18,23 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-import psutil
-
 from loadwise.decision.limits import EMPTY, KEPT, Minute, Second, recent, together
 from loadwise.errors import LoadwiseError
-from loadwise.telemetry.workers import alive
+from loadwise.telemetry.workers import alive, began_s
 
 # The form of the file is part of its name: processes of another form have their own.
-FILE: Final = "limits-1"
+FILE: Final = "limits-2"
 SLOTS: Final = 32
 COLUMNS: Final = 32
 RING: Final = 64
 _SECOND: Final = 3
 # Key in two words, in flight, written.
 _COLUMN: Final = 4 + RING * _SECOND
-# Process, when it began (microseconds), columns in use.
+# Process, when it began (microseconds since the machine did), columns in use.
 _SLOT: Final = 3 + COLUMNS * _COLUMN
 _WORDS: Final = 1 + SLOTS * _SLOT
+# Instead of a process that said so.
+ENDED: Final = -1
 # A process of which requests are in flight is looked for this often.
 LOOK_S: Final = 1.0
 
@@ -105,7 +105,7 @@ class SharedMinutes:
         """The process counts as ended: nothing of it is in flight, and its minute stays for a minute."""
         for _, at in self._columns.values():
             self._words[at + 2] = 0
-        self._words[self._slot + 1] = 0
+        self._words[self._slot] = ENDED
         self._words.release()
         self._map.close()
         os.close(self._descriptor)
@@ -119,7 +119,7 @@ class SharedMinutes:
             first = 1 + number * _SLOT
             if not words[first] or self._over(first, now_s):
                 self._map[8 * first : 8 * (first + _SLOT)] = bytes(8 * _SLOT)
-                words[first + 1] = round(1e6 * psutil.Process().create_time())
+                words[first + 1] = round(1e6 * began_s())
                 words[first] = os.getpid()
                 words[0] = max(words[0], number + 1)
                 return first

@@ -41,10 +41,17 @@ class Written(msgspec.Struct):
         return alive(self.pid, self.began_s)
 
 
-def alive(pid: int, began_s: float) -> bool:
-    """Whether the process that had this number, and began then (wall time), still runs."""
+def began_s(pid: int | None = None) -> float:
+    """When a process (by default this one) began: seconds since the machine did; `psutil.NoSuchProcess`."""
+    # Wall time alone would be another after a step of the clock.
+    machine_s = psutil.boot_time()
+    return float(psutil.Process(pid).create_time() - machine_s)
+
+
+def alive(pid: int, since_s: float) -> bool:
+    """Whether the process that had this number, and began then (`began_s`), still runs."""
     try:
-        return abs(psutil.Process(pid).create_time() - began_s) < 1.0
+        return pid > 0 and abs(began_s(pid) - since_s) < 1.0
     except psutil.NoSuchProcess:
         return False
 
@@ -64,7 +71,7 @@ class Workers:
         self._folder = folder
         self._series = series
         self._gauges = gauges
-        self._me = (os.getpid(), psutil.Process().create_time())
+        self._me = (os.getpid(), began_s())
         self._stop = threading.Event()
         self._writing = threading.Lock()
         self._join()
@@ -96,8 +103,8 @@ class Workers:
 
     def publish(self) -> None:
         """This worker's present values are in the folder."""
-        pid, began_s = self._me
-        own = Written(pid=pid, began_s=began_s, series=self._series(), gauges=self._gauges())
+        pid, since_s = self._me
+        own = Written(pid=pid, began_s=since_s, series=self._series(), gauges=self._gauges())
         self._write(self._folder / f"worker-{pid}.json", own)
 
     def _write(self, path: Path, value: object) -> None:
