@@ -13,7 +13,7 @@ import pytest
 
 from loadwise.decision.limits import Limits, Second
 from loadwise.errors import RequestError
-from loadwise.optimizer.shared_minutes import SLOTS, NoSlotError, SharedMinutes
+from loadwise.optimizer.shared_minutes import FILE, SLOTS, NoSlotError, SharedMinutes
 
 NOW_S = 1000.5
 ONLY = {"fast": 0.5}
@@ -147,6 +147,20 @@ def test_a_machine_that_started_again_forgets_what_lies_ahead(tmp_path: Path) ->
     after = SharedMinutes(tmp_path, 20.0)
     assert after.minute("m", 20.0) == ()
     after.close()
+
+
+@pytest.mark.parametrize("word", [2**63 - 1, 10**6, -1, -(2**63)])
+def test_a_damaged_file_keeps_nobody_from_starting_and_counting(tmp_path: Path, word: int) -> None:
+    SharedMinutes(tmp_path, NOW_S).close()
+    file = tmp_path / FILE
+    file.write_bytes(word.to_bytes(8, sys.byteorder, signed=True) * (file.stat().st_size // 8))
+    one, two = SharedMinutes(tmp_path, NOW_S), SharedMinutes(tmp_path, NOW_S)
+    one.put("m", Second(1000, 2, 30))
+    one.hold("m", 1)
+    assert two.minute("m", NOW_S) == (Second(1000, 2, 30),)
+    assert two.in_flight("m", NOW_S) == 1
+    one.close()
+    two.close()
 
 
 def test_slots_of_processes_that_ended_are_used_again_after_a_minute(tmp_path: Path) -> None:

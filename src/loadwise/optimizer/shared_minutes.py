@@ -52,7 +52,9 @@ class SharedMinutes:
     def __init__(self, folder: Path, now_s: float, keys: Mapping[str, str] | None = None) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._keys = {} if keys is None else keys
-        self._columns: dict[str, tuple[tuple[int, int], int]] = {}
+        # By member: its key, and this process's column.
+        self._known: dict[str, tuple[int, int]] = {}
+        self._columns: dict[str, int] = {}
         self._peers: dict[tuple[int, str], _Peer] = {}
         self._descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -103,7 +105,7 @@ class SharedMinutes:
 
     def close(self) -> None:
         """The process counts as ended: nothing of it is in flight, and its minute stays for a minute."""
-        for _, at in self._columns.values():
+        for at in self._columns.values():
             self._words[at + 2] = 0
         self._words[self._slot] = ENDED
         self._words.release()
@@ -129,31 +131,40 @@ class SharedMinutes:
         """Whether a slot's process ended, and all that it began is older than a minute."""
         if alive(self._words[first], self._words[first + 1] / 1e6):
             return False
-        columns = range(first + 3, first + 3 + self._words[first + 2] * _COLUMN, _COLUMN)
-        return not any(_minute(self._words, at, now_s) for at in columns)
+        return not any(_minute(self._words, at, now_s) for at in self._used(first))
+
+    def _used(self, first: int) -> range:
+        """Where a slot's columns in use begin; of a damaged one no word outside it."""
+        used = min(self._words[first + 2], COLUMNS)
+        return range(first + 3, first + 3 + used * _COLUMN, _COLUMN)
 
     def _own(self, member_id: str) -> int | None:
-        known = self._columns.get(member_id)
-        return known[1] if known is not None else self._new(member_id)
+        at = self._columns.get(member_id)
+        return self._new(member_id) if at is None else at
 
     def _new(self, member_id: str) -> int | None:
         """A column of this process's slot for the member; None where all are used."""
         words, used = self._words, self._words[self._slot + 2]
         if used >= COLUMNS:
             return None
-        at, key = self._slot + 3 + used * _COLUMN, self._key(member_id)
-        words[at], words[at + 1] = key
+        at = self._slot + 3 + used * _COLUMN
+        words[at], words[at + 1] = self._key(member_id)
         words[self._slot + 2] = used + 1
-        self._columns[member_id] = key, at
+        self._columns[member_id] = at
         return at
 
     def _key(self, member_id: str) -> tuple[int, int]:
-        digest = blake2b(self._keys.get(member_id, member_id).encode(), digest_size=16).digest()
-        return int.from_bytes(digest[:8], signed=True), int.from_bytes(digest[8:], signed=True)
+        """What tells the member apart in the file: worked out once, for slots are searched at requests."""
+        known = self._known.get(member_id)
+        if known is None:
+            digest = blake2b(self._keys.get(member_id, member_id).encode(), digest_size=16).digest()
+            known = int.from_bytes(digest[:8], signed=True), int.from_bytes(digest[8:], signed=True)
+            self._known[member_id] = known
+        return known
 
     def _of(self, member_id: str) -> Iterator[_Peer]:
         """The other processes' columns of the member."""
-        for number in range(self._words[0]):
+        for number in range(min(self._words[0], SLOTS)):
             first = 1 + number * _SLOT
             if first == self._slot:
                 continue
@@ -166,7 +177,7 @@ class SharedMinutes:
 
     def _found(self, first: int, process: tuple[int, int], member_id: str) -> _Peer | None:
         key = self._key(member_id)
-        for at in range(first + 3, first + 3 + self._words[first + 2] * _COLUMN, _COLUMN):
+        for at in self._used(first):
             if (self._words[at], self._words[at + 1]) == key:
                 self._peers[first, member_id] = found = _Peer(process, at)
                 return found
