@@ -141,11 +141,15 @@ def test_members_of_one_name_and_different_servers_are_told_apart(tmp_path: Path
 
 
 def test_a_machine_that_started_again_forgets_what_lies_ahead(tmp_path: Path) -> None:
-    before = SharedMinutes(tmp_path, NOW_S)
-    before.put("m", Second(1000, 2, 30))
-    before.close()
+    before = [SharedMinutes(tmp_path, NOW_S) for _ in range(3)]
+    for each in before:
+        each.put("m", Second(1000, 2, 30))
+    for each in before:
+        each.close()
     after = SharedMinutes(tmp_path, 20.0)
     assert after.minute("m", 20.0) == ()
+    # Nor is it remembered when this machine has run for as long.
+    assert after.minute("m", NOW_S) == ()
     after.close()
 
 

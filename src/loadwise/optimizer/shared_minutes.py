@@ -63,7 +63,8 @@ class SharedMinutes:
             self._map = mmap.mmap(self._descriptor, 8 * _WORDS)
             self._words = memoryview(self._map).cast("q")
             with self._locked():
-                self._slot = self._take(now_s)
+                self._clear(now_s)
+                self._slot = self._take()
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -114,13 +115,18 @@ class SharedMinutes:
 
     # --- the file ---
 
-    def _take(self, now_s: float) -> int:
-        """The first word of a slot that is this process's own now, and empty."""
+    def _clear(self, now_s: float) -> None:
+        """Slots that are over are empty: what they hold from before the machine started lies ahead of now."""
+        for first in range(1, _WORDS, _SLOT):
+            if self._words[first] and self._over(first, now_s):
+                self._map[8 * first : 8 * (first + _SLOT)] = bytes(8 * _SLOT)
+
+    def _take(self) -> int:
+        """The first word of an empty slot that is this process's own now."""
         words = self._words
         for number in range(SLOTS):
             first = 1 + number * _SLOT
-            if not words[first] or self._over(first, now_s):
-                self._map[8 * first : 8 * (first + _SLOT)] = bytes(8 * _SLOT)
+            if not words[first]:
                 words[first + 1] = round(1e6 * began_s())
                 words[first] = os.getpid()
                 words[0] = max(words[0], number + 1)
