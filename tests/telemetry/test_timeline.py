@@ -100,6 +100,21 @@ def test_what_is_looked_at_often_is_what_one_look_at_the_end_sees(moments: list[
         assert figures(watched, span_s, max(moments)) == figures(alone, span_s, max(moments))
 
 
+@given(st.lists(st.floats(0, 500), min_size=1, max_size=60))
+def test_what_comes_late_is_counted_once_at_every_resolution(moments: list[float]) -> None:
+    timeline = Timeline()
+    for now_s in moments:
+        note(timeline, now_s, outcome())
+    for span_s in (600.0, 86_400.0):
+        assert timeline.over(span_s, max(moments)).requests == len(moments)
+
+
+def test_what_is_older_than_the_span_is_not_in_it_however_long_nothing_came() -> None:
+    timeline = Timeline()
+    note(timeline, 1.0, outcome())
+    assert [timeline.over(span_s, 5000.0).requests for span_s in (20.0, 300.0, 3600.0)] == [0, 0, 0]
+
+
 def figures(timeline: Timeline, span_s: float, now_s: float) -> tuple[object, ...]:
     whole = timeline.over(span_s, now_s)
     member = whole.members["fast"]

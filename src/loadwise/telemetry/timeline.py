@@ -99,8 +99,11 @@ class Timeline:
             stretch.waiting_sum += waiting
 
     def _at(self, now_s: float) -> Stretch:
-        """The finest stretch of `now_s`; one that ended before is counted in the coarser tracks."""
-        if self._open is not None and self._open.begin_s == self._fine.begin_of(now_s):
+        """The finest stretch of `now_s`; one that ended before is counted in the coarser tracks.
+
+        What comes late is counted in the stretch that is open: another is never opened again.
+        """
+        if self._open is not None and self._open.begin_s >= self._fine.begin_of(now_s):
             return self._open
         if self._open is not None:
             for track in self._coarse:
@@ -133,9 +136,10 @@ class Timeline:
         return whole
 
     def _parts(self, span_s: float, now_s: float) -> list[Stretch]:
-        track = self._coarsest(span_s)
-        parts = track.since(now_s - span_s)
-        return parts if track is self._fine or self._open is None else [*parts, self._open]
+        track, begin_s = self._coarsest(span_s), now_s - span_s
+        parts = track.since(begin_s)
+        # Coarser tracks have what ended.
+        return parts if track is self._fine else [*parts, *self._fine.newest(begin_s, 1)]
 
     def stretches(self, span_s: float, now_s: float, most: int | None = None) -> tuple[float, list[Stretch]]:
         """The stretches' length and those of the last `span_s` seconds, at most the newest, oldest first."""
