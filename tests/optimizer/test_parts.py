@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -232,6 +234,32 @@ class TestWindow:
             # Times are kept in whole nanoseconds.
             expected = pytest.approx(1000.0 * sum(left) / len(left), abs=1e-6) if left else None
             assert reading.avg_latency_ms == expected
+
+    def test_another_thread_that_reads_changes_no_sum(self) -> None:
+        window, ended = ServiceWindow(span_s=0.5), threading.Event()
+        before_s = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+
+        def read() -> int:
+            readings = 0
+            while not ended.is_set() or not readings:
+                window.reading(0.3 * number, 0)
+                readings += 1
+            return readings
+
+        number = 0
+        with ThreadPoolExecutor(2) as pool:
+            try:
+                reading = [pool.submit(read) for _ in range(2)]
+                for number in range(20_000):
+                    window.add(outcome(0.3 * number, total_s=0.1, replica_id=f"m/{number % 2}"))
+                    window.reading(0.3 * number, 0)
+            finally:
+                ended.set()
+                sys.setswitchinterval(before_s)
+        assert all(each.result() > 0 for each in reading)
+        assert window.reading(0.3 * number, 0).avg_latency_ms == pytest.approx(100.0)
+        assert window.reading(0.3 * number + 9.0, 0).avg_latency_ms is None
 
     def test_a_full_window_still_knows_its_rate(self) -> None:
         window = ServiceWindow(span_s=60.0, size=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class _Sums:
 
 
 class ServiceWindow:
-    """The answers of the last `span_s` seconds, at most `size` of them."""
+    """The answers of the last `span_s` seconds, at most `size` of them. May be used from several threads."""
 
     def __init__(self, span_s: float = 60.0, size: int = 10_000) -> None:
         self._span_s = span_s
@@ -60,14 +61,14 @@ class ServiceWindow:
         # By replica; a reading costs as much as there are replicas, whatever they answered.
         self._sums: dict[str, _Sums] = {}
         self._started_s: float | None = None
+        # A reading forgets what is too old, and where workers share metrics a thread reads too.
+        self._lock = threading.Lock()
 
     def add(self, outcome: Outcome) -> None:
         """Keeps an answer; one that its client left or spoilt says nothing and is not kept."""
         fault = fault_of(outcome)
         if outcome.ending is Ending.ABANDONED or fault is Fault.CLIENT:
             return
-        if self._started_s is None:
-            self._started_s = outcome.finished_s - (outcome.total_s or 0.0)
         succeeded = outcome.ending is Ending.SUCCEEDED
         ended = _Ended(
             outcome.replica_id,
@@ -76,17 +77,21 @@ class ServiceWindow:
             fault is Fault.MEMBER,
             _ns(outcome.time_to_first_token_s),
         )
-        sums = self._sums.get(ended.replica_id)
-        if sums is None:
-            sums = self._sums[ended.replica_id] = _Sums()
-        sums.count(ended, 1)
-        self._ended.append(ended)
-        self._trim()
+        with self._lock:
+            if self._started_s is None:
+                self._started_s = outcome.finished_s - (outcome.total_s or 0.0)
+            sums = self._sums.get(ended.replica_id)
+            if sums is None:
+                sums = self._sums[ended.replica_id] = _Sums()
+            sums.count(ended, 1)
+            self._ended.append(ended)
+            self._trim()
 
     def resize(self, size: int) -> None:
         """Holds at most `size` answers from now on, the newest."""
-        self._size = size
-        self._trim()
+        with self._lock:
+            self._size = size
+            self._trim()
 
     def reading(
         self, now_s: float, active_requests: int | None, of: Callable[[str], bool] | None = None
@@ -95,17 +100,19 @@ class ServiceWindow:
 
         None where nothing was seen.
         """
-        while self._ended and self._ended[0].finished_s < now_s - self._span_s:
-            self._forget()
-        whole = _Sums()
-        for replica_id, sums in self._sums.items():
-            if of is None or of(replica_id):
-                whole.add(sums)
+        with self._lock:
+            while self._ended and self._ended[0].finished_s < now_s - self._span_s:
+                self._forget()
+            whole = _Sums()
+            for replica_id, sums in self._sums.items():
+                if of is None or of(replica_id):
+                    whole.add(sums)
+            rate = self._rate(now_s, whole.answers)
         latency_s = _mean_s(whole.latency_ns, whole.timed)
         return ServiceReading(
             read_s=now_s,
             active_requests=active_requests,
-            requests_per_s=self._rate(now_s, whole.answers),
+            requests_per_s=rate,
             avg_latency_ms=None if latency_s is None else 1000.0 * latency_s,
             error_fraction=whole.failed / whole.answers if whole.answers else None,
             time_to_first_token_s=_mean_s(whole.first_token_ns, whole.firsts),
