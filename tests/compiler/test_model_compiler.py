@@ -284,6 +284,32 @@ def test_build_answers_a_call_of_every_size_that_it_will_serve_before_it_serves(
     assert state == "promoted" or "for a call of sizes 4 (" in stats["cause"]
 
 
+class Writer(Doubler):
+    """Twice what lies in a cache, once its input is written there."""
+
+    def forward(self, x: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
+        cache[: len(x)] = x
+        return super().forward(cache[: len(x)])
+
+
+@pytest.mark.parametrize(("limit", "state"), [(8, "promoted"), (3, "failed")])
+def test_build_that_leaves_a_cache_as_it_was_does_not_answer_from_what_the_original_wrote(
+    compiler: ModelCompiler, backend: FakeBackend, clock: FakeClock, limit: int, state: str
+) -> None:
+    class Forgetful(Build):
+        """Writes calls of up to `limit` numbers only."""
+
+        def __call__(self, x: torch.Tensor, cache: Any = None) -> torch.Tensor:
+            cache[: len(x)] = x if len(x) <= limit else cache[: len(x)]
+            return super().__call__(cache[: len(x)])
+
+    backend.recipe = lambda request: Forgetful(clock, request.model, FASTER_S)
+    sizes = [(torch.arange(float(size)), torch.zeros(8)) for size in (2, 8)]
+    compiler.compile_model(Writer(clock).eval(), "m", examples=lambda: sizes[:1], buckets=lambda: sizes)
+    assert compiler.wait(30)
+    assert compiler.compilation_stats["m"]["state"] == state
+
+
 def test_progress_of_a_build_tells_what_it_took_so_far_and_what_it_usually_takes(
     compiler: ModelCompiler, backend: FakeBackend, model: Doubler
 ) -> None:
