@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -35,7 +36,7 @@ PACKAGE = "package"
 _TRY_ANOTHER = "The original serves. Try another compile_mode."
 
 
-class ExportedBackend:
+class ExportedBackend(ABC):
     """A backend names its forms and what it needs, and adds `convert` (in the child) and `load` (in both)."""
 
     name = ""
@@ -65,16 +66,16 @@ class ExportedBackend:
         """What `convert` wants to know of this process, in plain values."""
         return {}
 
-    def prepare(self, module: Any, mode: str) -> None:
+    def prepare(self, module: Any, mode: str) -> None:  # noqa: B027 - most forms ask for none
         """Changes the copy of the module that is traced, where a form asks for it."""
 
+    @abstractmethod
     def convert(self, program: Any, mode: str, options: Mapping[str, Any], package: Path) -> None:
         """In the child: `package`, an empty folder, holds the graph in this backend's form."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, model: Any, package: Path, mode: str) -> Callable[..., Any]:
         """The package as a callable; `model` has the tensors that it was made for."""
-        raise NotImplementedError
 
     def build(self, request: BuildRequest) -> Built:
         """Made and opened, with nothing kept."""
