@@ -1,7 +1,9 @@
 """`loadwise compile`: what is recommended, what is not and why, and what bad input gets."""
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +12,14 @@ from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 
+from loadwise.app.compiling.candidates import Candidates
 from loadwise.app.compiling.row import CONCURRENCIES, Row, recommended
 from loadwise.app.compiling.session import Session, chosen
 from loadwise.app.compiling.table import advice, table
 from loadwise.cli.application import app, run
 from loadwise.cli.compile import seconds
 from loadwise.clock import SystemClock
+from loadwise.compiler.store import PackageStore
 from loadwise.errors import ConfigurationError
 from loadwise.settings import load_settings
 from loadwise.testing.folders import write_tokenizer
@@ -94,6 +98,24 @@ def test_table_has_the_step_at_every_concurrency_and_names_the_packages(tmp_path
     # Twice 1.05 tokens/s for each of the requests.
     assert said.count("476") >= 3
     assert f"b/default: {tmp_path} (1.0 MiB)" in said
+
+
+def test_package_that_its_store_let_go_of_meanwhile_is_none(tmp_path: Path) -> None:
+    assert row("default", 2.0, package=tmp_path / "gone").as_json(None)["package"] is None
+
+
+def test_of_packages_for_several_devices_that_of_this_run_is_named(llama: Path, tmp_path: Path) -> None:
+    store = PackageStore(tmp_path / "builds")
+    (tmp_path / "made").mkdir()
+    for age, name in enumerate(("cuda", "cpu", "other")):
+        facts = {"name": name, "parameters": "p", "mode": "default" if name != "other" else "max-autotune"}
+        assert store.put(name, tmp_path / "made", facts)
+        os.utime(store.root / name, (age, age))
+    candidates = Candidates(llama, load_settings(cache_dir=tmp_path), SystemClock(), lambda _: None)
+    compiler: Any = SimpleNamespace(get_compiled_model=lambda _: SimpleNamespace(digest=lambda: "p"))
+    assert candidates._package(compiler, "m", "default") == store.root / "cpu"
+    with store.find("cuda"):
+        assert candidates._package(compiler, "m", "default") == store.root / "cuda"
 
 
 def test_nothing_measured_is_said_plainly() -> None:
@@ -204,8 +226,6 @@ def test_bad_input_is_one_line_that_says_what_to_do(
 
 
 def test_packages_are_exported_and_imported_by_the_command(tmp_path: Path) -> None:
-    from loadwise.compiler.store import PackageStore
-
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "code").write_text("code")
     assert PackageStore(tmp_path / "here" / "builds").put("a", tmp_path / "package", {"name": "a"})

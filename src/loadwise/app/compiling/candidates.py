@@ -158,10 +158,10 @@ class Candidates:
             raise BuildError("not run: the budget was used up while it was made; raise --budget")
 
     def _package(self, compiler: ModelCompiler, name: str, mode: str) -> Path | None:
-        """Where the model's build of that mode is kept."""
+        """Where the model's build of that mode is kept: the last used, as others are for other devices."""
         served, store = compiler.get_compiled_model(name), self._store()
         parameters = None if served is None else served.digest()
-        for entry, facts in store.entries().items():
+        for entry, facts in reversed(store.entries().items()):
             if (facts.get("parameters"), facts.get("mode")) == (parameters, mode):
                 return store.root / entry
         return None

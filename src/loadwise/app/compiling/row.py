@@ -95,8 +95,13 @@ class Row:
         }
 
 
-def _package(folder: Path) -> dict[str, Any]:
-    return {"path": str(folder), "bytes": sum(file.stat().st_size for file in folder.iterdir())}
+def _package(folder: Path) -> dict[str, Any] | None:
+    """None where it is gone by now: stores let go of what they have no room for."""
+    try:
+        size = sum(file.stat().st_size for file in folder.iterdir())
+    except FileNotFoundError:
+        return None
+    return {"path": str(folder), "bytes": size}
 
 
 def recommended(rows: Sequence[Row]) -> Row | None:
