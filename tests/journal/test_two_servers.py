@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loadwise.decision.facts import Ending, Principal
-from loadwise.errors import ConflictError
+from loadwise.errors import ConflictError, RequestError
 from loadwise.optimizer.config_store import ChangedError, ConfigStore
 from loadwise.optimizer.tallies import Measure
 from loadwise.ports import Configure, Feedback, View
@@ -247,3 +247,22 @@ class TestMeasured:
         assert quality == pytest.approx(told["quality"])
         found = experiments(second).conversations()["auto"]
         assert found.sums(Measure.SCORES, optimised=not dispatch.control) == (1, 0.0)
+
+    async def test_feedback_counts_once_whether_given_before_or_after_the_second_read_it(self, make) -> None:
+        config = {"experiment": {**HALF, "block_share": 0.0}}
+        first = await make(**config)
+        second = await make(clock=first.clock, **config)
+        dispatch = first.answer(model="auto")
+        said = Feedback(request_id=dispatch.request.request_id, score=1.0, source="judge", principal=ADMIN)
+        await first.close()
+        second.clock.advance(10.0)
+        second.journal.flush()
+        with pytest.raises(RequestError, match="Give it again in a second") as refusal:
+            await second.made.control.apply(said)
+        assert refusal.value.status == 503
+        await second.made.optimizer.cycle.probe()
+        told = await second.made.control.apply(said)
+        assert told["status"] == "recorded"
+        await second.made.optimizer.cycle.probe()
+        found = experiments(second).conversations()["auto"]
+        assert found.sums(Measure.SCORES, optimised=not dispatch.control) == (1, 1.0)

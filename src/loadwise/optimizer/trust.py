@@ -86,6 +86,11 @@ class Trust:
         if journal is None:
             raise _unavailable("The journal is off (journal.enabled).")
         journal.flush()
+        if journal.taken_over:
+            # Reading what the other kept would count this score a second time.
+            raise _unavailable(
+                "What another server kept of the journal is being read. Give it again in a second."
+            )
         with Reader(journal.folder) as reader:
             attempt = _meant(trails_of(reader, given.request_id), given)
         now_s = self._clock.wall_s()
