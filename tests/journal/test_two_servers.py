@@ -266,3 +266,19 @@ class TestMeasured:
         await second.made.optimizer.cycle.probe()
         found = experiments(second).conversations()["auto"]
         assert found.sums(Measure.SCORES, optimised=not dispatch.control) == (1, 1.0)
+
+    async def test_a_second_that_ends_before_its_next_look_keeps_what_both_saw(self, make) -> None:
+        first = await make(experiment=HALF)
+        into_stratum(first)
+        await serve(first, 30, "a")
+        second = await make(clock=first.clock, experiment=HALF)
+        begun = answers(second)
+        await serve(first, 10, "b")
+        await serve(second, 10, "c")
+        both = answers(first) + answers(second) - begun
+        await first.close()
+        second.clock.advance(10.0)
+        second.journal.flush()
+        await second.close()
+        third = await make(clock=second.clock, experiment=HALF)
+        assert answers(third) == both

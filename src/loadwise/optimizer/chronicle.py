@@ -107,6 +107,8 @@ class Chronicle:
     def _checkpoint(self) -> None:
         """Experiments, rollouts and applied configurations are kept, each where it changed."""
         if self.journal is not None:
+            if self.journal.taken_over:
+                self._take_over(self.journal)
             self.keep()
             self.journal.keep(self._applied())
 
@@ -135,8 +137,6 @@ class Chronicle:
         """Builds that ended and rollouts that moved are known, and what experiments know now outlives us."""
         for event in self._milestones.since(self._clock.monotonic_s()):
             self._optimizer.ensemble_manager.tell(event)
-        if self.journal is not None and self.journal.taken_over:
-            self._take_over(self.journal)
         self._checkpoint()
         if self.journal is not None:
             # What is known once a second is on disk at once: a kill loses no more than that second.
@@ -145,10 +145,10 @@ class Chronicle:
     def _take_over(self, journal: Journal) -> None:
         """The server that wrote the journal has ended: what it went on to measure goes on here, once."""
         now_s = self._clock.monotonic_s()
-        aside: Mapping[str, bytes | None] = {}
+        kept: Mapping[str, bytes] = {}
         try:
             with Reader(journal.folder) as reader:
-                aside = self._continuity.take_over(reader.kept_under(PREFIX), now_s)
+                kept = reader.kept_under(PREFIX)
                 said, checkpoints = reader.feedback(), _checkpoints(reader)
         except (UnreadableError, msgspec.MsgspecError, ConfigurationError) as error:
             log.warning("history_not_restored", reason=str(error))
@@ -156,6 +156,8 @@ class Chronicle:
             self.trust.restore(said)
             if checkpoints is not None:
                 self._optimizer.configurations.recall(*checkpoints)
+        # Where nothing could be read all of ours is kept.
+        aside = self._continuity.take_over(kept, now_s)
         self._measured, self._version = None, None
         opened = self._optimizer.director.in_flight.by_block()
         journal.replace({**aside, **self._continuity.news(opened, now_s), **self._applied()})
