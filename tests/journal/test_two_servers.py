@@ -282,3 +282,23 @@ class TestMeasured:
         await second.close()
         third = await make(clock=second.clock, experiment=HALF)
         assert answers(third) == both
+
+    async def test_a_second_with_another_experiment_keeps_its_own_blocks_and_none_of_the_first(
+        self, make
+    ) -> None:
+        other = {**HALF, "seed": 5}
+        first = await make(experiment=HALF)
+        second = await make(clock=first.clock, experiment=other)
+        into_stratum(first)
+        for number in range(15):
+            await serve(first, 1, f"a{number}-")
+            await serve(second, 2, f"c{number}-")
+        seen = experiments(second).switchback.tallies()
+        await succeed(first, second)
+        await second.close()
+        third = await make(clock=second.clock, experiment=other)
+        kept = experiments(third).switchback.tallies()
+        assert len(seen) > 1
+        assert {number: tally.answers for number, tally in kept.items()} == {
+            number: tally.answers for number, tally in seen.items()
+        }

@@ -139,6 +139,8 @@ class Continuity:
         for part, follow, names in parts:
             own = {name: body for name, body in kept.items() if name.startswith(names)}
             news.update(self._followed(part, follow, own, now_s))
+        # Also those that are as they were: another experiment's may lie under their numbers.
+        self._experiments.switchback.all_changed()
         return news
 
     def _followed(

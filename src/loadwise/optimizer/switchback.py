@@ -92,7 +92,6 @@ class Switchback:
         After a start engines are cold and queues empty, so a burn-in passes before anything counts.
         """
         self._tallies = dict(tallies)
-        self._changed.update(tallies)
         self.first_stratum = first_stratum
         self._measured, self._block = None, -1
         self._counts_from_s = now_s + self.schedule.burn_in_s
@@ -108,6 +107,10 @@ class Switchback:
         """The blocks that changed since the last call."""
         changed, self._changed = self._changed, set()
         return changed
+
+    def all_changed(self) -> None:
+        """Every block is among the changed ones."""
+        self._changed.update(self._tallies)
 
     def tallies(self) -> dict[int, Tally]:
         """All blocks as they are now."""
