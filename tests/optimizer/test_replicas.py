@@ -8,6 +8,7 @@ import pytest
 
 from loadwise.decision.beliefs import Health
 from loadwise.decision.facts import Ending, EngineReading
+from loadwise.decision.limits import Limits
 from loadwise.errors import RequestError
 from loadwise.optimizer.situation import text
 from loadwise.ports import Dispatch, View
@@ -96,6 +97,17 @@ async def test_what_hangs_there_takes_no_place_of_the_others(site: Site) -> None
     with pytest.raises(RequestError) as caught:
         site.server.dispatch(3000, model="fast", off=True)
     assert caught.value.status == 429
+
+
+async def test_what_hangs_there_counts_in_the_requests_that_the_operator_allows_at_once(site: Site) -> None:
+    await hangs(site)
+    assert site.hung
+    fleet = site.server.optimizer.ensemble_manager.fleet
+    fleet.update("fast", limits=Limits(max_concurrent_requests=len(site.hung) + 1))
+    site.server.dispatch(2000, model="fast")
+    with pytest.raises(RequestError) as caught:
+        site.server.dispatch(2001, model="fast")
+    assert caught.value.code == "max_concurrent_requests"
 
 
 async def test_the_alert_the_diagnosis_the_metrics_and_the_page_name_it(site: Site) -> None:

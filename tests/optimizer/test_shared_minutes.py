@@ -37,7 +37,7 @@ while refused < 50:
     pressure = MemberPressure(member_id="m", in_flight=got, pool_in_flight=got)
     asked = RequestFacts(request_id="r")
     entry = Entry(Policy(), asked, pressure, PoolLimit(), PoolLimit(), Objectives(), None)
-    if enter(terms.claim(entry, member, 1, {NOW_S})).admitted:
+    if enter(terms.claim(entry, member, 1, got, {NOW_S})).admitted:
         got += 1
     else:
         terms.unclaim(member, 1, got)

@@ -96,7 +96,7 @@ class Entry(NamedTuple):
     minute: Minute = EMPTY
     tokens: int = 0
     now_s: float = 0.0
-    # Requests in flight on the member from other processes.
+    # Requests in flight on the member from other processes, and on replicas of it that are out.
     elsewhere: int = 0
 
 

@@ -268,12 +268,13 @@ class EnsembleDirector:
             route.objectives,
             choice.expected if known else None,
         )
+        in_flight = self.in_flight.by_member.get(member.member_id, 0)
         if member.limits is not NO_LIMITS:
             tokens = expected_tokens(request, belief.answer_tokens)
-            entry = self.ensemble.terms.claim(entry, member, tokens, now_s)
+            entry = self.ensemble.terms.claim(entry, member, tokens, in_flight, now_s)
         judged = new(Judged, (entry, enter(entry)))
         if not judged.admission.admitted:
-            self.ensemble.terms.unclaim(member, entry.tokens, entry.pressure.in_flight)
+            self.ensemble.terms.unclaim(member, entry.tokens, in_flight)
             if self.ensemble.witness is not None:
                 self.ensemble.witness(judged)
         return judged

@@ -45,18 +45,20 @@ class Terms:
             return 0
         return self._shared.in_flight(member.member_id, now_s)
 
-    def claim(self, entry: Entry, member: Member, tokens: int, now_s: float) -> Entry:
+    def claim(self, entry: Entry, member: Member, tokens: int, in_flight: int, now_s: float) -> Entry:
         """The entry with what the member's limits depend on, the request itself being counted already.
 
-        Of two processes that ask for the last place at once each sees the other, and none goes beyond.
+        `in_flight` requests of this process are on the member, those that hang on a replica that is out too:
+        they hold up no other, and count in what the operator allows all the same. Of two processes that ask
+        for the last place at once each sees the other, and none goes beyond.
         """
         own = self._minutes.get(member.member_id, EMPTY)
         if member.limits.by_minute:
             claimed = counted(own, now_s, tokens)
             self._count(member, claimed, claimed[-1].at)
-        self._hold(member, entry.pressure.in_flight + 1)
+        self._hold(member, in_flight + 1)
         minute = own if self._shared is None else together(own, self._shared.minute(member.member_id, now_s))
-        elsewhere = self.elsewhere(member, now_s)
+        elsewhere = self.elsewhere(member, now_s) + in_flight - entry.pressure.in_flight
         return entry._replace(
             limits=member.limits, minute=minute, elsewhere=elsewhere, tokens=tokens, now_s=now_s
         )
