@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -112,16 +113,7 @@ async def _send_whole(exchange: Exchange, answer: Answer, body: bytes, said: Raw
 def _changed(call: Call, fields: Fields, dispatch: Dispatch) -> Call:
     if not dispatch.changes:
         return call
-    body = edited(call.body, dispatch.changes, present(fields, dispatch.changes))
-    return Call(
-        endpoint=call.endpoint,
-        body=body,
-        request_id=call.request_id,
-        stream=call.stream,
-        content_type=call.content_type,
-        headers=call.headers,
-        received_s=call.received_s,
-    )
+    return replace(call, body=edited(call.body, dispatch.changes, present(fields, dispatch.changes)))
 
 
 def _no_answer(name: str) -> RequestError:
