@@ -239,7 +239,7 @@ class EnsembleDirector:
             if isinstance(choice, Refusal):
                 raise refused(choice)
             member = _member(route, choice.member_id)
-            judged = self._judged(route, request, member, choice, now_s)
+            judged = self._judged(route, request, member, choice, pressures, now_s)
             if judged.admission.admitted:
                 for passed in overflowed(choice, strategy, route.name):
                     self.demand.trouble(request, passed)
@@ -254,7 +254,13 @@ class EnsembleDirector:
         raise no_room(request, judged.admission)
 
     def _judged(
-        self, route: Route, request: RequestFacts, member: Member, choice: Choice, now_s: float
+        self,
+        route: Route,
+        request: RequestFacts,
+        member: Member,
+        choice: Choice,
+        pressures: Mapping[str, MemberPressure],
+        now_s: float,
     ) -> Judged:
         """Whether the member has room for the request; if so, its limits count it already."""
         # Stopped, nothing is refused that fits; nor where too little was measured to predict from.
@@ -263,7 +269,7 @@ class EnsembleDirector:
         entry = Entry(
             self.ensemble.policy,
             request,
-            self._pressure(member.member_id, pool_of(member)),
+            pressures.get(member.member_id) or self._pressure(member.member_id, pool_of(member)),
             *self.places.limits(member),
             route.objectives,
             choice.expected if known else None,
@@ -296,7 +302,7 @@ class EnsembleDirector:
         draw = ensemble.random.random() if len(member.replicas) > 1 else 0.0
         belief = ensemble.beliefs[member_id]
         replica_id = pick_replica(member, counts.by_replica, draw, exclude, belief.replicas, now_s)
-        tokens = expected_tokens(request, belief.answer_tokens)
+        tokens = let_in.entry.tokens
         if replica_id is None:
             ensemble.terms.unclaim(member, tokens, counts.by_member.get(member_id, 0))
             raise none_left(request)

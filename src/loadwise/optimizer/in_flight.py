@@ -26,7 +26,7 @@ class Open:
     objectives: Objectives
     # What experiments and rollout made of it.
     assignment: Assignment
-    # Tokens of prompt and answer that it was expected to need.
+    # Tokens of prompt and answer by which it counts in its member's limits; 0 where there are none.
     expected_tokens: int = 0
 
 
