@@ -66,10 +66,23 @@ def test_what_was_asked_before_changes_no_choice(
             assert select(*asked) == select(*anew)
 
 
+def test_what_speaks_for_a_member_follows_its_faults_where_its_good_answers_stay_as_many() -> None:
+    of = route()
+    lineup, beliefs = Lineup(of, of.members), fresh(of)
+    terms = Terms(of.objectives, lineup.pools, lineup.weights)
+    # Half of the answers are good: late ones, then faults.
+    late = beliefs["fast"]._replace(by_load=((3.0, 0.0),) * 3)
+    faulty = beliefs["fast"]._replace(recent=2.0, recent_faults=2.0)
+    for belief in (late, faulty):
+        beliefs = {**beliefs, "fast": belief}
+        assert lineup.standings(beliefs, 0) == standings_of(terms, list(beliefs.values()), 0)
+
+
 def test_requests_that_only_some_can_answer_share_what_is_known_of_those() -> None:
     able = Capabilities(features=frozenset({Feature.TOOLS}))
     of: Route = route(members=(member("fast"), replace(member("accurate"), capabilities=able)))
     whole = lineup_of(of)
     assert whole.among(of.members) is whole
+    assert whole.among(list(of.members)) is whole
     assert whole.among(list(of.members[1:])) is whole.among([of.members[1]])
     assert whole.among([of.members[1]]).ids == ("accurate",)

@@ -68,7 +68,8 @@ class Lineup:
 
     def among(self, members: Sequence[Member]) -> Lineup:
         """The lineup of some of these members, which are those that can answer a request."""
-        if members is self.members:
+        if len(members) == len(self.members):
+            # All of them, also where a rule looked at each.
             return self
         ids = tuple([member.member_id for member in members])
         found = self._narrowed.get(ids)
@@ -82,7 +83,7 @@ class Lineup:
         """What the beliefs say of these members at a level of load (None: at any)."""
         # Read once and replaced as a whole: other threads may ask for other beliefs meanwhile.
         found = self._standings
-        if found is None or found.level != level is not None:
+        if found is None or (level is not None and found.level != level):
             found = standings_of(self._terms, [beliefs[name] for name in self.ids], level or 0)
         known = found.known
         for at, name in self._numbered:

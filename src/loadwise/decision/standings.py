@@ -62,14 +62,14 @@ class Standings(NamedTuple):
             # The mean may be another too.
             return standings_of(terms, known, level)
         reliability = reliability_of(now)
+        fine = reliability * met_of(now, level)
+        if reliability != reliable[at] or fine != good[at]:
+            good = _changed(good, at, fine)
+            stakes = _changed(stakes, at, terms.weights[at] * fine * reliability * esteems[at])
         if reliability != reliable[at]:
             reliable = _changed(reliable, at, reliability)
             merits = _changed(merits, at, reliability * qualities[at])
             ranked = ranking(merits)
-        fine = reliability * met_of(now, level)
-        if fine != good[at]:
-            good = _changed(good, at, fine)
-            stakes = _changed(stakes, at, terms.weights[at] * fine * reliability * esteems[at])
         ailing, late, unmeasured, fresh_s = rest
         return new(Standings, (
             terms, level, known, _changed(rows, at, row_of(terms, at, now)),
