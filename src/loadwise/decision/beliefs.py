@@ -55,8 +55,8 @@ class Standing(NamedTuple):
 
 WELL: Final = Standing()
 # By replica id.
-Standings = Mapping[str, Standing]
-NO_REPLICAS: Final[Standings] = {}
+ByReplica = Mapping[str, Standing]
+NO_REPLICAS: Final[ByReplica] = {}
 
 
 class Fit(NamedTuple):
@@ -199,7 +199,7 @@ class Belief(NamedTuple):
     faults_in_a_row: int = 0
     passed: int = 0
     # By replica id where there are several; empty where the only one is the member.
-    replicas: Standings = NO_REPLICAS
+    replicas: ByReplica = NO_REPLICAS
 
     @property
     def error_rate(self) -> float:
@@ -236,11 +236,11 @@ def initial(
         output_fit=NO_LINE.fit(prior.output_idle_s, prior.full_work, prior.output_full_s),
         first_fit=NO_LINE.fit(prior.first_idle_s, prior.full_work, prior.first_full_s),
         answer_tokens=prior.answer_tokens,
-        replicas=standings_of(member),
+        replicas=replicas_of(member),
     )
 
 
-def standings_of(member: Member) -> Standings:
+def replicas_of(member: Member) -> ByReplica:
     """Those of a member that nobody has measured."""
     several = len(member.replicas) > 1
     return {replica.replica_id: WELL for replica in member.replicas} if several else NO_REPLICAS

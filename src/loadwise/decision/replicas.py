@@ -1,7 +1,7 @@
 """One member's replicas: who fails or is silent beside others is left out, probed, and returns on a ramp.
 
 A member is judged by the replicas that serve. At most half of them are out at once, never the last, and none
-for silence where no other speaks: where all fail or fall silent, it is the member that leaves (`outcome`).
+for silence where no other speaks: where all fail or fall silent, it is the member that leaves (`health`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from loadwise.decision.beliefs import NO_REPLICAS, WELL, Belief, Health, Standing, Standings
+from loadwise.decision.beliefs import NO_REPLICAS, WELL, Belief, ByReplica, Health, Standing
 from loadwise.decision.facts import Member, Policy, Replica
 from loadwise.decision.rotation import (
     FAULTS_IN_A_ROW,
@@ -36,7 +36,7 @@ class Moved(NamedTuple):
 # --- what is learned -------------------------------------------------------------------------------------
 
 
-def heard(standings: Standings, replica_id: str, finished_s: float, *, fault: bool) -> Standings:
+def heard(standings: ByReplica, replica_id: str, finished_s: float, *, fault: bool) -> ByReplica:
     """The standings after an answer of one; the very same object where that says nothing new."""
     before = standings.get(replica_id)
     if before is None or (not fault and before.health is Health.HEALTHY and not before.faults_in_a_row):
@@ -50,12 +50,12 @@ def heard(standings: Standings, replica_id: str, finished_s: float, *, fault: bo
     return {**standings, replica_id: after}
 
 
-def is_out(standings: Standings, replica_id: str) -> bool:
+def is_out(standings: ByReplica, replica_id: str) -> bool:
     """Whether the others serve without it."""
     return standings.get(replica_id, WELL).health is Health.OUT
 
 
-def outs(standings: Standings) -> tuple[str, ...]:
+def outs(standings: ByReplica) -> tuple[str, ...]:
     """The replicas that get nothing but probes."""
     return tuple([name for name, each in standings.items() if each.health is Health.OUT])
 
@@ -92,7 +92,7 @@ def _silent(
                 yield name, HealthReason.SILENT
 
 
-def _faulty(standings: Standings) -> Iterator[tuple[str, HealthReason]]:
+def _faulty(standings: ByReplica) -> Iterator[tuple[str, HealthReason]]:
     for name, each in sorted(standings.items(), key=lambda pair: (-pair[1].faults_in_a_row, pair[0])):
         if each.health is Health.RAMPING and each.faults_in_a_row >= FAULTS_ON_RAMP:
             yield name, HealthReason.RAMP_FAILED
@@ -128,7 +128,7 @@ def pick_replica(
     in_flight: Mapping[str, int],
     draw: float,
     excluded: frozenset[str] = NONE,
-    standings: Standings = NO_REPLICAS,
+    standings: ByReplica = NO_REPLICAS,
     now_s: float = 0.0,
 ) -> str | None:
     """The replica with most room, by `draw` (0..1) among equals; None when all are excluded.
@@ -148,7 +148,7 @@ def pick_replica(
 
 
 def _taking(
-    left: list[Replica], in_flight: Mapping[str, int], draw: float, standings: Standings, now_s: float
+    left: list[Replica], in_flight: Mapping[str, int], draw: float, standings: ByReplica, now_s: float
 ) -> tuple[list[Replica], float]:
     """Those that take this request, and what is left of the draw; all where nobody would."""
     unwell = [r for r in left if standings.get(r.replica_id, WELL).health is not Health.HEALTHY]
