@@ -135,6 +135,18 @@ def test_a_story_claims_no_length_that_was_not_counted(house, written, exact, bo
     assert told in run("explain", dispatch.request.request_id, "--journal", written).output
 
 
+def test_a_story_names_in_flight_what_was_in_flight(house, written):
+    for dispatch in list(house.open):
+        house.end(dispatch)
+    first = house.answer()
+    waiting = house.dispatch()
+    second = house.answer()
+    house.journal.flush()
+    assert "in flight: nothing." in run("explain", first.request.request_id, "--journal", written).output
+    told = run("explain", second.request.request_id, "--journal", written).output
+    assert f"in flight: {waiting.member_id} 1." in told
+
+
 def test_a_story_of_a_retry_has_every_attempt(house, written):
     first = house.dispatch()
     house.end(first, Ending.FAILED, status=502)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from loadwise.ports import JsonObject
 
@@ -35,8 +35,7 @@ def _attempt_told(attempt: JsonObject) -> Iterator[str]:
     score = "unknown" if load["load_score"] is None else f"{load['load_score']:.2f}"
     asked = f"{facts['tenant']} asked {facts['model']} ({facts['endpoint']})"
     yield f"{attempt['time']}  {asked} with {_prompt(facts)}."
-    flying = ", ".join(f"{name} {count}" for name, count in load["in_flight"].items())
-    yield f"Load {score}, strategy {load['strategy'] or 'none'}; in flight: {flying or 'not known'}."
+    yield f"Load {score}, strategy {load['strategy'] or 'none'}; in flight: {_flying(load['in_flight'])}."
     if choice["member"] is None:
         yield f"Nobody could answer: {choice['message']}"
         return
@@ -50,6 +49,13 @@ def _attempt_told(attempt: JsonObject) -> Iterator[str]:
     if not attempt["changes"]:
         yield "Nothing of the request was changed."
     yield _ending_told(attempt["ended"], choice)
+
+
+def _flying(counts: Mapping[str, int]) -> str:
+    """Requests by member; of members without any only one per pool is journaled, so none is named."""
+    if not counts:
+        return "not known"
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "nothing"
 
 
 def _prompt(facts: JsonObject) -> str:
