@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
+from loadwise.decision.choices import ChoiceReason
 from loadwise.decision.facts import Ending, Outcome
 from loadwise.decision.question import Question
 from loadwise.optimizer.assignment import UNASSIGNED
 from loadwise.optimizer.desk import Began, Ended
-from loadwise.optimizer.director import NOTHING, comparable
+from loadwise.optimizer.director import NOTHING
 from loadwise.optimizer.fleet import AUTO
 from loadwise.optimizer.in_flight import Open
 from loadwise.optimizer.plan import Plan, unloaded
@@ -19,6 +20,16 @@ from loadwise.telemetry.journal.events import Chose, Sent
 
 # Plans that notes may still be about: some are made each second, and each is followed for seconds.
 PLANS: Final = 256
+# Who was not free to be optimised or not: named, off, or bound to a member.
+BOUND: Final = frozenset(
+    {
+        ChoiceReason.NAMED,
+        ChoiceReason.OFF,
+        ChoiceReason.STOPPED,
+        ChoiceReason.CONVERSATION,
+        ChoiceReason.CONVERSATION_RETURNED,
+    }
+)
 
 
 class Beside:
@@ -64,7 +75,7 @@ class Beside:
         belief = optimizer.ensemble_manager.beliefs.get(dispatch.member_id)
         pool_id = next(r.pool_id for m in route.members for r in m.replicas)
         assignment, grounds = UNASSIGNED, note.grounds
-        if optimizer.director.running and comparable(grounds.choice.reason):
+        if optimizer.director.running and grounds.choice.reason not in BOUND:
             assignment = optimizer.recorder.experiments.done(
                 dispatch.started_s, dispatch.request, grounds.held, grounds.enrolled
             )

@@ -11,7 +11,7 @@ from loadwise.decision import parameters
 from loadwise.decision.admission import Entry, enter
 from loadwise.decision.beliefs import pool_of
 from loadwise.decision.candidates import Refusal
-from loadwise.decision.choices import Choice, ChoiceReason, Remembered
+from loadwise.decision.choices import Choice, Remembered
 from loadwise.decision.facts import (
     ANONYMOUS,
     Ending,
@@ -28,7 +28,7 @@ from loadwise.decision.limits import NO_LIMITS
 from loadwise.decision.lineup import lineup_of
 from loadwise.decision.question import UNTOUCHED
 from loadwise.decision.quick import new
-from loadwise.decision.replicas import outs, pick_replica
+from loadwise.decision.replicas import pick_replica
 from loadwise.decision.strategy import Strategy, for_route
 from loadwise.errors import RequestError
 from loadwise.logs import get_logger
@@ -40,6 +40,7 @@ from loadwise.optimizer.demand import Demand
 from loadwise.optimizer.ensemble_manager import ModelEnsembleManager
 from loadwise.optimizer.in_flight import InFlight, Open
 from loadwise.optimizer.places import Places
+from loadwise.optimizer.pressures import Pressures
 from loadwise.optimizer.prompts import size_of
 from loadwise.optimizer.recorder import Recorder
 from loadwise.optimizer.refusals import no_room, none_left, refused, unknown_model
@@ -75,6 +76,7 @@ class EnsembleDirector:
         self.strategies: Mapping[str, Strategy] = {}
         self.in_flight = InFlight()
         self.places = Places()
+        self._pressures = Pressures(ensemble, self.in_flight, self.places)
         self.demand = Demand()
         # Called when more is asked for than a lead bears, before the request is decided; set by the loop.
         self.on_surge: Callable[[], None] = lambda: None
@@ -147,7 +149,7 @@ class EnsembleDirector:
         if not exclude and self.demand.ask(request, now_s) and self.running:
             self.on_surge()
         remembered = self._remembered(route, request)
-        pressures = self._pressures(route)
+        pressures = self._pressures.of_route(route)
         strategy = self._strategy(route)
         assignment = self._assigned(route, request, strategy, remembered, exclude, now_s)
         if assignment.held is Held.ADVISORY:
@@ -190,31 +192,6 @@ class EnsembleDirector:
         fleet = self.ensemble.fleet
         idle = member_id not in self.in_flight.by_member
         return member_id in fleet and not fleet.is_active(member_id) and idle
-
-    def _pressures(self, route: Route) -> dict[str, MemberPressure]:
-        """Of members with requests in flight, and of one per pool: the others' would say nothing more."""
-        busy, lineup, found = self.in_flight.by_member, lineup_of(route), {}
-        for pool_id, members in lineup.by_pool.items():
-            first = members[0][1]
-            for _, member_id in members:
-                if member_id is first or member_id in busy:
-                    found[member_id] = self._pressure(member_id, pool_id)
-        return found
-
-    def _pressure(self, member_id: str, pool_id: str) -> MemberPressure:
-        """What the member's requests weigh; those that hang on a replica that is out hold up no other."""
-        counts, places = self.in_flight, self.places
-        out = outs(self.ensemble.beliefs[member_id].replicas)
-        hanging = sum([counts.by_replica.get(name, 0) for name in out]) if out else 0
-        owed = sum([counts.owed_by_replica.get(name, 0.0) for name in out]) if out else 0.0
-        return MemberPressure(
-            member_id=member_id,
-            in_flight=max(0, counts.by_member.get(member_id, 0) - hanging),
-            pool_in_flight=max(0, counts.by_pool.get(pool_id, 0) - hanging),
-            pool_owed_tokens=max(0.0, counts.owed_tokens.get(pool_id, 0.0) - owed),
-            capacity_requests=places.capacity.get(member_id),
-            waiting_requests=places.waiting.get(member_id),
-        )
 
     def _strategy(self, route: Route) -> Strategy | None:
         """The strategy of the route's most loaded pool; None while stopped or before the first."""
@@ -269,7 +246,7 @@ class EnsembleDirector:
         entry = Entry(
             self.ensemble.policy,
             request,
-            pressures.get(member.member_id) or self._pressure(member.member_id, pool_of(member)),
+            pressures.get(member.member_id) or self._pressures.of_member(member.member_id, pool_of(member)),
             *self.places.limits(member),
             route.objectives,
             choice.expected if known else None,
@@ -399,17 +376,6 @@ class EnsembleDirector:
             control=dispatch.control,
             load_score=dispatch.load_score,
         )
-
-
-def comparable(reason: ChoiceReason) -> bool:
-    """Whether a request was free to be optimised or not: neither named, nor off, nor bound to a member."""
-    return reason not in {
-        ChoiceReason.NAMED,
-        ChoiceReason.OFF,
-        ChoiceReason.STOPPED,
-        ChoiceReason.CONVERSATION,
-        ChoiceReason.CONVERSATION_RETURNED,
-    }
 
 
 def _gateway_failed(status: int) -> RequestError:
