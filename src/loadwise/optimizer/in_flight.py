@@ -54,7 +54,7 @@ class InFlight:
         self._open[id(dispatch)] = entry
         for counts, name in self._counts(dispatch, pool):
             counts[name] = counts.get(name, 0) + 1
-        for owed, name in self._owed(dispatch, pool):
+        for owed, _, name in self._owed(dispatch, pool):
             owed[name] = owed.get(name, 0.0) + entry.owed_tokens
         kind = dispatch.replica_id, dispatch.request.stream
         if dispatch.request.endpoint in GENERATED:
@@ -71,10 +71,10 @@ class InFlight:
             counts[name] -= 1
             if not counts[name]:
                 del counts[name]
-        for owed, name in self._owed(dispatch, pool):
+        for owed, counts, name in self._owed(dispatch, pool):
             # Sums of floats drift: who has no request owes exactly nothing.
             left = owed.pop(name) - entry.owed_tokens
-            if name in (self.by_pool if owed is self.owed_tokens else self.by_replica):
+            if name in counts:
                 owed[name] = max(0.0, left)
         kind = dispatch.replica_id, dispatch.request.stream
         if dispatch.request.endpoint in GENERATED:
@@ -125,8 +125,13 @@ class InFlight:
             (self.by_replica, dispatch.replica_id),
         )
 
-    def _owed(self, dispatch: Dispatch, pool_id: str) -> tuple[tuple[dict[str, float], str], ...]:
-        return (self.owed_tokens, pool_id), (self.owed_by_replica, dispatch.replica_id)
+    def _owed(
+        self, dispatch: Dispatch, pool_id: str
+    ) -> tuple[tuple[dict[str, float], dict[str, int], str], ...]:
+        return (
+            (self.owed_tokens, self.by_pool, pool_id),
+            (self.owed_by_replica, self.by_replica, dispatch.replica_id),
+        )
 
     def __len__(self) -> int:
         return len(self._open)
