@@ -20,7 +20,7 @@ from loadwise.decision.rotation import (
     probe_after_s,
     taken,
 )
-from loadwise.decision.silence import SPEAKING, Silence, spent
+from loadwise.decision.silence import Silence, beyond_patience, spent
 
 NONE: Final[frozenset[str]] = frozenset()
 
@@ -86,10 +86,8 @@ def _silent(
         if each.member_id == belief.member_id and each.replica_id in belief.replicas
     }
     serving = [name for name, each in belief.replicas.items() if each.health is not Health.OUT]
-    if any(used.get(name, 0.0) < SPEAKING for name in serving):
-        for name in sorted(serving, key=lambda name: (-used.get(name, 0.0), name)):
-            if used.get(name, 0.0) > 1.0:
-                yield name, HealthReason.SILENT
+    for name in beyond_patience(used, serving):
+        yield name, HealthReason.SILENT
 
 
 def _faulty(standings: ByReplica) -> Iterator[tuple[str, HealthReason]]:

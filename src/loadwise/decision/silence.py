@@ -83,6 +83,14 @@ def mute(policy: Policy, beliefs: Mapping[str, Belief], silences: Sequence[Silen
         if silence.member_id in beliefs
     }
     serving = [name for name, belief in beliefs.items() if belief.health is not Health.OUT]
+    return frozenset(beyond_patience(used, serving))
+
+
+def beyond_patience(used: Mapping[str, float], serving: Sequence[str]) -> Sequence[str]:
+    """Those of `serving` with whom all patience is `used` (above 1), the longest silent first.
+
+    None where no other of them speaks.
+    """
     if not any(used.get(name, 0.0) < SPEAKING for name in serving):
-        return frozenset()
-    return frozenset(name for name in serving if used.get(name, 0.0) > 1.0)
+        return ()
+    return sorted((name for name in serving if used.get(name, 0.0) > 1.0), key=lambda name: (-used[name], name))
