@@ -93,4 +93,6 @@ def beyond_patience(used: Mapping[str, float], serving: Sequence[str]) -> Sequen
     """
     if not any(used.get(name, 0.0) < SPEAKING for name in serving):
         return ()
-    return sorted((name for name in serving if used.get(name, 0.0) > 1.0), key=lambda name: (-used[name], name))
+    return sorted(
+        (name for name in serving if used.get(name, 0.0) > 1.0), key=lambda name: (-used[name], name)
+    )

@@ -67,14 +67,15 @@ class Prober:
         """Everything that can be told of the server; raises nothing, what fails is absent."""
         described = await self._description()
         self._listed = described.get(Endpoint.CHAT, frozenset())
+        await self._priority()
         await self._fingerprint()
         await self._tools()
         await self._structure()
         await self._choices()
         await self._fields()
-        await self._completions(described.get(Endpoint.COMPLETION, frozenset()))
         await self._media()
-        await self._priority()
+        # Last, for it is asked for least: a server that refuses much leaves no request for it.
+        await self._completions(described.get(Endpoint.COMPLETION, frozenset()))
         if not self._reasoned:
             # Engines list these fields whatever the model.
             self.seen.features -= THINKING
@@ -190,12 +191,14 @@ class Prober:
             await self._lengths(ids)
         elif self._exact is False:
             self.seen.features -= ask.LENGTHS
-        echoed = await self._complete(1, prompt="loadwise", echo=True)
-        text = echoed.choices[0].get("text") if echoed.choices else None
-        self._saw(Feature.ECHO, isinstance(text, str) and text.startswith("loadwise"))
         listed = {name: asked for name, (_, asked) in ask.COMPLETION_FIELDS.items() if name in described}
         # A field may be listed only to be refused.
-        taken = bool(listed) and (await self._complete(1, prompt="a", temperature=1, **listed)).status == 200
+        echoed = await self._complete(1, prompt="loadwise", echo=True, temperature=1, **listed)
+        taken = echoed.status == 200
+        if not taken and listed:
+            echoed = await self._complete(1, prompt="loadwise", echo=True)
+        text = echoed.choices[0].get("text") if echoed.choices else None
+        self._saw(Feature.ECHO, isinstance(text, str) and text.startswith("loadwise"))
         for name, (feature, _) in ask.COMPLETION_FIELDS.items():
             self._saw(feature, taken and name in listed)
 
