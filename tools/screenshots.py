@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -99,7 +98,8 @@ async def _demonstration(options: argparse.Namespace, folder: Path) -> AsyncIter
         yield process.stdout
     finally:
         if process.returncode is None:
-            process.send_signal(signal.SIGINT)
+            # A shell in the background ignores interrupts, and so does all that it starts.
+            process.terminate()
         await process.wait()
 
 
