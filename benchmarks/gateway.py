@@ -132,7 +132,7 @@ def serve_bare(port: int, upstream: str) -> None:
     from loadwise.clock import SystemClock
     from loadwise.engines.openai_http import OpenAIEngine
     from loadwise.gateway.build import build_gateway
-    from loadwise.gateway.server import Listener, run, serve
+    from loadwise.gateway.server import Listener, Place, run, serve
     from loadwise.settings import Settings
     from loadwise.telemetry.prometheus import Telemetry
     from loadwise.testing.director_fakes import FakeControl, FakeDirector
@@ -143,7 +143,7 @@ def serve_bare(port: int, upstream: str) -> None:
         await engine.start()
         director = FakeDirector({"stub": engine}, clock, keep=100)
         app = build_gateway(Settings(), director, FakeControl(clock), Telemetry(), clock)
-        await serve([Listener(app, "127.0.0.1", port)])
+        await serve([Listener(app, Place("127.0.0.1", port))])
         await engine.close()
 
     run(main())

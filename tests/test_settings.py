@@ -191,6 +191,13 @@ def test_an_open_door_is_refused_without_a_key() -> None:
     assert load_settings(host="0.0.0.0", api_key="secret").host == "0.0.0.0"
 
 
+def test_two_listeners_cannot_share_a_port() -> None:
+    with pytest.raises(ConfigurationError, match="admin_port is 2240, which is the port too") as caught:
+        load_settings(admin_port=2240)
+    assert caught.value.field == "admin_port"
+    assert load_settings(port=0, admin_port=0).admin_port == 0
+
+
 def test_one_name_cannot_be_both_a_model_and_an_upstream() -> None:
     with pytest.raises(ConfigurationError, match="names must differ"):
         load_settings(models={"a": {"path": "x"}}, upstreams={"a": {"url": "http://127.0.0.1:1"}})

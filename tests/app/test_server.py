@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from loadwise.app.members import Members
 from loadwise.app.server import Server, composed
 from loadwise.clock import SystemClock
 from loadwise.errors import ConfigurationError
+from loadwise.gateway.server import Place
+from loadwise.optimizer.fleet import MemberParts
 from loadwise.settings import load_settings
 from loadwise.testing import StubUpstream
 
@@ -107,16 +110,24 @@ async def test_an_admin_port_moves_the_control_plane(stub: StubUpstream, tmp_pat
             assert answer.status == 404
 
 
-async def test_a_port_in_use_is_said_in_one_line(stub: StubUpstream, tmp_path: Path) -> None:
-    async with serving(tmp_path, upstreams={"eu": {"url": stub.url}}) as (server, _):
-        taken = load_settings(
-            port=server.listeners[0].port,
-            upstreams={"eu": {"url": stub.url}},
-            state_dir=tmp_path / "other",
-        )
+async def test_a_port_in_use_is_said_before_anything_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Members] = []
+
+    async def open_all(members: Members) -> list[MemberParts]:
+        opened.append(members)
+        return []
+
+    monkeypatch.setattr(Members, "open_all", open_all)
+    with closing(Place("127.0.0.1", 0)) as place:
+        place.listen()
+        settings = load_settings(port=place.port, state_dir=tmp_path / "state")
         with pytest.raises(ConfigurationError, match="is in use"):
-            async with composed(taken):
+            async with composed(settings):
                 pass
+    assert not opened
+    assert not (tmp_path / "state").exists()
 
 
 async def test_a_configuration_survives_a_restart(stub: StubUpstream, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from loadwise.decision.facts import Capabilities, EngineReading
 from loadwise.engines.rendering.engine import RenderedEngine
 from loadwise.gateway.build import build_gateway
 from loadwise.gateway.gateway import Gateway
-from loadwise.gateway.server import Listener
+from loadwise.gateway.server import Listener, Place
 from loadwise.ports import Answer, Call
 from loadwise.settings import Settings
 from loadwise.testing.director_fakes import FakeControl, FakeDirector
@@ -171,7 +171,7 @@ def make_site(settings: Settings | None = None, **engines: Any) -> Site:
 @asynccontextmanager
 async def listening(site: Site, drain_s: float = 5.0) -> AsyncIterator[Site]:
     """The site answers on a real socket."""
-    listener = Listener(site.app, "127.0.0.1", 0, drain_s)
+    listener = Listener(site.app, Place("127.0.0.1", 0), drain_s)
     site.port, site.listener = listener.port, listener
     task = asyncio.create_task(listener.run())
     try:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from contextlib import closing
 
 import httpx
 import openai
@@ -14,9 +15,9 @@ import pytest
 from loadwise.clock import SystemClock
 from loadwise.errors import ConfigurationError
 from loadwise.gateway import heads
-from loadwise.gateway.build import build_listeners
+from loadwise.gateway.build import build_listeners, taken
 from loadwise.gateway.heads import HEAD_LIMIT_BYTES
-from loadwise.gateway.server import Listener, bind, run, serve
+from loadwise.gateway.server import Listener, Place, run, serve
 from loadwise.settings import Settings
 from loadwise.testing.fakes import FakeTokenEngine, Turnstile
 
@@ -24,24 +25,40 @@ MESSAGES = [{"role": "user", "content": "hello"}]
 
 
 def test_a_port_in_use_is_said_in_one_line():
-    taken = bind("127.0.0.1", 0)
-    port = taken.getsockname()[1]
-    with taken, pytest.raises(ConfigurationError, match=f"Port {port} on 127.0.0.1 is in use") as caught:
-        bind("127.0.0.1", port)
+    with closing(Place("127.0.0.1", 0)) as taken:
+        taken.listen()
+        with pytest.raises(ConfigurationError, match=f"Port {taken.port} on 127.0.0.1 is in use") as caught:
+            Place("127.0.0.1", taken.port)
     assert caught.value.field == "port"
     assert "\n" not in str(caught.value)
+
+
+def test_of_two_that_start_together_the_slower_is_told_the_same():
+    with closing(Place("127.0.0.1", 0)) as first, closing(Place("127.0.0.1", first.port)) as second:
+        first.listen()
+        with pytest.raises(ConfigurationError, match=f"Port {first.port} on 127.0.0.1 is in use"):
+            second.listen()
+
+
+async def test_a_place_that_nobody_serves_yet_refuses_connections():
+    with closing(Place("127.0.0.1", 0)) as place:
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", place.port)
+        place.listen()
+        _, writer = await asyncio.open_connection("127.0.0.1", place.port)
+        writer.close()
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
 def test_an_address_of_another_machine_is_refused(host):
     with pytest.raises(ConfigurationError, match="Cannot listen on"):
-        bind(host, 0)
+        Place(host, 0)
 
 
 async def test_a_stop_lets_streams_finish(rendered):
     pace = Turnstile()
     site = await rendered(FakeTokenEngine(pace=pace, answer_length=8, clock=SystemClock()))
-    listener = Listener(site.app, "127.0.0.1", 0)
+    listener = Listener(site.app, Place("127.0.0.1", 0))
     task = asyncio.create_task(listener.run())
     async with openai.AsyncOpenAI(
         base_url=f"http://127.0.0.1:{listener.port}/v1", api_key="x", max_retries=0
@@ -63,7 +80,7 @@ async def test_a_stop_lets_streams_finish(rendered):
 async def test_a_stop_cuts_what_outlasts_the_drain_time(rendered, when):
     pace = Turnstile()
     site = await rendered(FakeTokenEngine(pace=pace, clock=SystemClock()))
-    listener = Listener(site.app, "127.0.0.1", 0, drain_s=1)
+    listener = Listener(site.app, Place("127.0.0.1", 0), drain_s=1)
     task = asyncio.create_task(listener.run())
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.port}") as client:
         asked = asyncio.create_task(
@@ -79,7 +96,7 @@ async def test_a_stop_cuts_what_outlasts_the_drain_time(rendered, when):
 
 
 async def test_two_listeners_stop_together_at_a_signal(site_of):
-    data, admin = (Listener(site_of().app, "127.0.0.1", 0) for _ in range(2))
+    data, admin = (Listener(site_of().app, Place("127.0.0.1", 0)) for _ in range(2))
     assert data.port != admin.port
 
     async def ready() -> None:
@@ -109,23 +126,21 @@ def test_a_coroutine_runs_to_its_end():
 async def test_a_server_has_one_listener_or_two_that_drain_together(site_of, admin_port):
     site = site_of()
     settings = Settings(port=0, admin_port=admin_port)
-    listeners = build_listeners(settings, site.director, site.control, None, SystemClock())
+    with taken(settings) as places:
+        listeners = build_listeners(places, settings, site.director, site.control, None, SystemClock())
     assert len(listeners) == (1 if admin_port is None else 2)
     assert len({listener.app.readiness for listener in listeners}) == 1
-    for listener in listeners:
-        listener.close()
 
 
-def test_a_taken_admin_port_frees_the_other_and_names_its_flag(site_of):
-    site, clock = site_of(), SystemClock()
-    with bind("127.0.0.1", 0) as taken, bind("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
+def test_a_taken_admin_port_frees_the_other_and_names_its_flag():
+    with closing(Place("127.0.0.1", 0)) as used, closing(Place("127.0.0.1", 0)) as free:
+        used.listen()
         free.close()
-        settings = Settings(port=port, admin_port=taken.getsockname()[1])
-        with pytest.raises(ConfigurationError, match="--admin-port") as caught:
-            build_listeners(settings, site.director, site.control, None, clock)
+        settings = Settings(port=free.port, admin_port=used.port)
+        with pytest.raises(ConfigurationError, match="--admin-port") as caught, taken(settings):
+            pass
     assert caught.value.field == "admin_port"
-    bind("127.0.0.1", port).close()
+    Place("127.0.0.1", free.port).close()
 
 
 async def test_headers_without_end_are_given_up(site_of, on_socket):

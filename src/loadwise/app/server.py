@@ -20,7 +20,7 @@ from loadwise.compiler import ModelCompiler
 from loadwise.compiler.store import PackageStore
 from loadwise.compiler.workshop import Workshop
 from loadwise.engines.catalogue import Catalogue
-from loadwise.gateway.build import build_listeners
+from loadwise.gateway.build import Places, build_listeners, taken
 from loadwise.gateway.server import Listener, run, serve
 from loadwise.logs import get_logger
 from loadwise.optimizer.factory import Optimization, build
@@ -44,6 +44,14 @@ async def composed(settings: Settings, workshop: Workshop | None = None) -> Asyn
 
     `workshop` makes its builds; by default the backends that the settings name.
     """
+    # A port in use is said before models are loaded, which may take minutes.
+    with taken(settings) as places:
+        async with _opened(settings, places, workshop) as server:
+            yield server
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, places: Places, workshop: Workshop | None) -> AsyncIterator[Server]:
     clock = SystemClock()
     tracing = open_tracing(settings.tracing)
     compiler = ModelCompiler(
@@ -68,7 +76,9 @@ async def composed(settings: Settings, workshop: Workshop | None = None) -> Asyn
             await remember(settings.journal, journal, made.optimizer)
             if settings.metrics_dir is not None:
                 made.telemetry.share(settings.metrics_dir)
-            listeners = build_listeners(settings, made.director, made.control, made.telemetry, clock, tracing)
+            listeners = build_listeners(
+                places, settings, made.director, made.control, made.telemetry, clock, tracing
+            )
             with shared_limits(settings, made.optimizer):
                 async with alerting(settings.alerts, made.optimizer, clock):
                     yield Server(optimization=made, listeners=tuple(listeners))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import msgspec
@@ -10,7 +12,6 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from loadwise.decision.facts import Endpoint
-from loadwise.errors import ConfigurationError
 from loadwise.gateway.asgi import Exchange, Message
 from loadwise.gateway.auth import Guard
 from loadwise.gateway.control_plane import include_control_plane
@@ -26,7 +27,7 @@ from loadwise.gateway.routes import (
     Plane,
     Route,
 )
-from loadwise.gateway.server import Listener
+from loadwise.gateway.server import Listener, Place
 from loadwise.gateway.serving import OptimizationServingMixin
 from loadwise.gateway.traced import Tracing
 from loadwise.ports import Clock, Control, Director
@@ -87,7 +88,27 @@ def build_admin_gateway(
     return build_gateway(settings, director, control, telemetry, clock, CONTROL_ONLY, readiness)
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The addresses of a server: its port's, and its admin port's where there is one."""
+
+    data: Place
+    admin: Place | None = None
+
+
+@contextmanager
+def taken(settings: Settings) -> Generator[Places, None, None]:
+    """The server's addresses, free again afterwards; `ConfigurationError` when one cannot be had."""
+    with closing(Place(settings.host, settings.port)) as data:
+        if settings.admin_port is None:
+            yield Places(data)
+            return
+        with closing(Place(settings.host, settings.admin_port, "--admin-port")) as admin:
+            yield Places(data, admin)
+
+
 def build_listeners(
+    places: Places,
     settings: Settings,
     director: Director,
     control: Control,
@@ -95,23 +116,12 @@ def build_listeners(
     clock: Clock,
     tracing: Tracing | None = None,
 ) -> list[Listener]:
-    """The bound listeners of a server: its port's, and its admin port's where there is one.
-
-    Raises `ConfigurationError` when a port is in use; nothing stays bound then.
-    """
+    """The listeners of a server, which drain together; its admin port's comes second."""
     readiness = Readiness()
     parts = (settings, director, control, telemetry, clock)
-    listeners = [
-        Listener(build_gateway(*parts, readiness=readiness, tracing=tracing), settings.host, settings.port)
-    ]
-    if settings.admin_port is None:
-        return listeners
-    admin = build_admin_gateway(*parts, readiness=readiness)
-    try:
-        listeners.append(Listener(admin, settings.host, settings.admin_port, flag="--admin-port"))
-    except ConfigurationError:
-        listeners[0].close()
-        raise
+    listeners = [Listener(build_gateway(*parts, readiness=readiness, tracing=tracing), places.data)]
+    if places.admin is not None:
+        listeners.append(Listener(build_admin_gateway(*parts, readiness=readiness), places.admin))
     return listeners
 
 

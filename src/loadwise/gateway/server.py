@@ -30,16 +30,60 @@ class _Server(uvicorn.Server):
         yield
 
 
-class Listener:
-    """One application on one bound socket; `port` is the real one, also where 0 was asked for."""
+class Place:
+    """An address that is taken; whoever connects is refused until a listener has it.
 
-    def __init__(
-        self, app: Gateway, host: str, port: int, drain_s: float = DRAIN_S, *, flag: str = "--port"
-    ) -> None:
-        self.app = app
-        self._socket = bind(host, port, flag)
+    `port` is the real one, also where 0 was asked for; `flag` is the option that messages name.
+    Raises `ConfigurationError` in one line when the port is in use or the address is not of this machine.
+    """
+
+    def __init__(self, host: str, port: int, flag: str = "--port") -> None:
         self.host = host
+        self._flag = flag
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        if self._socket.family is socket.AF_INET6:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # A server that ended a moment ago leaves its port waiting, which is no use of it.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with self._explained(port):
+            self._socket.bind((host, port))
         self.port: int = self._socket.getsockname()[1]
+
+    def listen(self) -> socket.socket:
+        """The socket, which takes connections from now on; the same error when another was faster."""
+        with self._explained(self.port):
+            self._socket.listen(BACKLOG)
+        return self._socket
+
+    def close(self) -> None:
+        """Frees the address."""
+        self._socket.close()
+
+    @contextlib.contextmanager
+    def _explained(self, port: int) -> Generator[None, None, None]:
+        try:
+            yield
+        except OSError as error:
+            self.close()
+            raise _unusable(self.host, port, self._flag, error) from None
+
+
+def _unusable(host: str, port: int, flag: str, error: OSError) -> ConfigurationError:
+    if error.errno == errno.EADDRINUSE:
+        message = f"Port {port} on {host} is in use. Choose another with {flag}, or 0 for any free one."
+        return ConfigurationError(message, field=flag.lstrip("-").replace("-", "_"))
+    return ConfigurationError(
+        f"Cannot listen on {host}, port {port}: {error.strerror or error}.", field="host"
+    )
+
+
+class Listener:
+    """One application on one address, which takes connections from now on."""
+
+    def __init__(self, app: Gateway, place: Place, drain_s: float = DRAIN_S) -> None:
+        self.app = app
+        self._socket = place.listen()
+        self.host, self.port = place.host, place.port
         self._server = _Server(
             uvicorn.Config(
                 app,
@@ -65,26 +109,6 @@ class Listener:
         """Readiness is false at once, and the listener closes within a tenth of a second."""
         self.app.readiness.draining = True
         self._server.should_exit = True
-
-    def close(self) -> None:
-        """Frees the socket of a listener that never ran."""
-        self._socket.close()
-
-
-def bind(host: str, port: int, flag: str = "--port") -> socket.socket:
-    """A bound socket; `ConfigurationError` in one line when the port is taken or the address is not here.
-
-    `flag` is the option that the message names.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            message = f"Port {port} on {host} is in use. Choose another with {flag}, or 0 for any free one."
-            raise ConfigurationError(message, field=flag.lstrip("-").replace("-", "_")) from None
-        reason = error.strerror or str(error)
-        raise ConfigurationError(f"Cannot listen on {host}, port {port}: {reason}.", field="host") from None
 
 
 async def serve(

@@ -315,6 +315,12 @@ class Settings(BaseSettings):
                 "LOADWISE_API_KEY) or keys, or listen on 127.0.0.1",
                 field="host",
             )
+        if self.admin_port and self.admin_port == self.port:
+            raise ConfigurationError(
+                f"admin_port is {self.port}, which is the port too: choose another, or leave it out and one "
+                "listener serves everything",
+                field="admin_port",
+            )
         both = sorted(set(self.models) & set(self.upstreams))
         if both:
             raise ValueError(f"{both[0]!r} is named both as a model and as an upstream; names must differ")
