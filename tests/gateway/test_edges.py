@@ -43,8 +43,43 @@ async def test_a_body_in_pieces_is_put_together():
 
 
 async def test_pieces_count_against_the_limit():
+    pieces = [piece(b"x" * 60, True), piece(b"x" * 60, False)]
     with pytest.raises(RequestError) as caught:
-        await read_body(SCOPE, receiving(piece(b"x" * 60, True), piece(b"x" * 60, True)), 100, 5.0)
+        await read_body(SCOPE, receiving(*pieces), 100, 5.0)
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize("headers", [[], [(b"content-length", b"400")]])
+async def test_a_body_that_is_too_large_is_read_to_its_end(headers):
+    read = []
+
+    async def receive() -> dict[str, Any]:
+        read.append(piece(b"x" * 100, len(read) < 3))
+        return read[-1]
+
+    with pytest.raises(RequestError) as caught:
+        await read_body({"headers": headers}, receive, 100, 5.0)
+    assert caught.value.status == 413
+    assert len(read) == 4
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [[(b"content-length", b"401")], [(b"content-length", b"200"), (b"expect", b"100-continue")]],
+    ids=["far too large", "not sent yet"],
+)
+async def test_a_body_that_is_better_not_sent_is_refused_unread(headers):
+    with pytest.raises(RequestError) as caught:
+        await read_body({"headers": headers}, receiving(), 100, 5.0)
+    assert caught.value.status == 413
+
+
+async def test_a_body_without_end_is_not_read_for_ever():
+    async def receive() -> dict[str, Any]:
+        return piece(b"x" * 100, True)
+
+    with pytest.raises(RequestError) as caught:
+        await read_body(SCOPE, receive, 100, 60.0)
     assert caught.value.status == 413
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import re
 import signal
 from contextlib import closing
 
@@ -259,3 +261,69 @@ async def test_a_slow_head_waits_for_the_answer_before_it(rendered, on_socket, m
         assert b"HTTP/1.1 408 " in rest
         writer.close()
         other.close()
+
+
+async def test_what_is_no_http_is_refused_in_openais_shape(site_of, on_socket):
+    async with on_socket(site_of()) as site, asyncio.timeout(60):
+        for wrong in (b"zip\r\n\r\n", b"POST /v1/completions HTTP/1.1\r\ncontent-length: -1\r\n\r\n"):
+            reader, writer = await connected(site)
+            writer.write(wrong)
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400 ")
+            assert json.loads(body)["error"]["code"] == "invalid_http"
+            writer.close()
+
+
+async def test_a_body_that_turns_out_to_be_no_http_is_refused(site_of, on_socket):
+    async with on_socket(site_of()) as site, asyncio.timeout(60):
+        reader, writer = await connected(site)
+        writer.write(
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        writer.write(b"zip\r\n")
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b'"invalid_http"' in answer
+        writer.close()
+    assert not site.director.requests
+
+
+async def test_a_client_that_sends_everything_before_it_looks_is_told_that_it_was_too_much(
+    site_of, on_socket
+):
+    limit = 2**20
+    async with on_socket(site_of(Settings(body_limit_bytes=limit))) as site, asyncio.timeout(60):
+        reader, writer = await connected(site)
+        writer.write(
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % (4 * limit)
+        )
+        for _ in range(4):
+            writer.write(b"x" * limit)
+            await writer.drain()
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b'"body_too_large"' in answer
+        writer.close()
+
+
+async def test_the_rest_of_a_body_that_nobody_reads_holds_no_connection(site_of, on_socket, monkeypatch):
+    monkeypatch.setattr(heads, "HEAD_S", 0.05)
+    async with on_socket(site_of()) as site, asyncio.timeout(60):
+        reader, writer = await connected(site)
+        writer.write(b"POST /nothing HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n1")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 404 ")
+        # One more byte takes the timer away with which idle connections end.
+        writer.write(b"2")
+        await reader.read()
+        writer.close()
+
+
+async def test_a_body_that_comes_whole_after_its_answer_keeps_the_connection(site_of, on_socket):
+    async with on_socket(site_of()) as site, asyncio.timeout(60):
+        reader, writer = await connected(site)
+        writer.write(b"POST /nothing HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n1")
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))
+        writer.write(b"2GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        writer.close()

@@ -14,6 +14,8 @@ from loadwise.gateway.asgi import Receive, Scope, header
 from loadwise.gateway.departure import ClientLeft
 
 DEPTH_LIMIT = 64
+# A body that is too large is read to its end, and forgotten, up to this many times the limit.
+_DISCARDED = 4
 # Bodies above this are checked in a thread, piece by piece, so that the event loop goes on.
 _PIECE_BYTES = 256 * 1024
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -35,31 +37,46 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s:
     Raises `RequestError` (413 too large, 408 not complete after `timeout_s`) or `ClientLeft`.
     """
     declared = header(scope, b"content-length")
-    if declared is not None and declared.isdecimal() and int(declared) > limit_bytes:
+    length = int(declared) if declared is not None and declared.isdecimal() else 0
+    if length > limit_bytes and not _worth_discarding(scope, length, limit_bytes):
         raise too_large(limit_bytes)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         body: bytes = message.get("body", b"")
-        if len(body) > limit_bytes:
+        if max(length, len(body)) > limit_bytes:
             raise too_large(limit_bytes)
         return body
     try:
         async with asyncio.timeout(timeout_s):
-            return await _read_pieces(message, receive, limit_bytes)
+            return await _read_pieces(message, receive, limit_bytes, length)
     except TimeoutError:
         raise RequestError(
             f"The request's body was not complete after {timeout_s:g} s.", status=408, code="body_timeout"
         ) from None
 
 
-async def _read_pieces(message: Any, receive: Receive, limit_bytes: int) -> bytes:
-    pieces = bytearray()
+def _worth_discarding(scope: Scope, length: int, limit_bytes: int) -> bool:
+    """Whether to take a body that is too large, for nothing.
+
+    Most clients look for an answer only when all is sent: closed before, they would see a broken connection.
+    Who waits for `100 Continue` has sent nothing yet.
+    """
+    return length <= _DISCARDED * limit_bytes and header(scope, b"expect") is None
+
+
+async def _read_pieces(message: Any, receive: Receive, limit_bytes: int, length: int) -> bytes:
+    pieces, seen = bytearray(), 0
     while True:
         if message["type"] == "http.disconnect":
             raise ClientLeft("the client left while sending its request")
-        pieces += message.get("body", b"")
-        if len(pieces) > limit_bytes:
+        body = message.get("body", b"")
+        seen += len(body)
+        if max(seen, length) <= limit_bytes:
+            pieces += body
+        elif seen > _DISCARDED * limit_bytes or not message.get("more_body"):
             raise too_large(limit_bytes)
+        else:
+            pieces.clear()
         if not message.get("more_body"):
             return bytes(pieces)
         message = await receive()

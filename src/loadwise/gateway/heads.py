@@ -12,7 +12,8 @@ from loadwise.errors import RequestError
 # Of a request's line and headers while they are incomplete. The read in which they begin counts whole
 # (at most 256 KiB, perhaps with another request's body), so half of this is free for them in any case.
 HEAD_LIMIT_BYTES = 512 * 1024
-# From a request's first byte to the end of its headers; also how long a new connection may be silent.
+# From a request's first byte to the end of its headers; also how long a new connection may be silent, and how
+# long the rest of a body may come after its answer.
 HEAD_S = 20.0
 
 
@@ -30,6 +31,7 @@ _TOO_LARGE = _answer(
         f"The request's line and headers are larger than {HEAD_LIMIT_BYTES} bytes.", code="headers_too_large"
     ),
 )
+_INVALID = _answer(b"400 Bad Request", RequestError("The request is no valid HTTP/1.1.", code="invalid_http"))
 _TOO_SLOW = _answer(
     b"408 Request Timeout",
     RequestError(
@@ -78,6 +80,21 @@ class BoundedHeads(HttpToolsProtocol):
         self._stop_waiting()
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """A request's body is whole."""
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer is sent; the rest of a body that nobody reads may come for as long as a head."""
+        super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
+            self._wait()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP: said in OpenAI's shape."""
+        self._refuse(_INVALID)
+
     def _wait(self) -> None:
         self._timer = self.loop.call_later(HEAD_S, self._too_slow)
 
@@ -98,7 +115,13 @@ class BoundedHeads(HttpToolsProtocol):
 
     def _refuse(self, answer: bytes) -> None:
         self._stop_waiting()
-        # In the middle of the answer before it, it would be taken for a part of that one.
-        if self.cycle is None or self.cycle.response_complete:
+        if self._free():
             self.transport.write(answer)
         self.transport.close()
+
+    def _free(self) -> bool:
+        """Whether what is written now answers what came last, and is no part of the answer before it."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return True
+        return cycle.more_body and not cycle.response_started and not self.pipeline
