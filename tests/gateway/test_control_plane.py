@@ -132,6 +132,9 @@ async def test_commands_have_the_origins_parameters_and_defaults(site_of, path, 
         ("/ensemble/add_model", "model_id=fast&initial_weight=nan", 400, "initial_weight"),
         ("/force_recompile", "model_id=absent", 404, None),
         ("/configure", "dry_run=perhaps", 400, "dry_run"),
+        # Passed over, it would make the change that was only to be looked at.
+        ("/configure", "dryrun=true", 400, "dryrun"),
+        ("/stop", "for=5m", 400, "for"),
     ],
 )
 async def test_wrong_parameters_are_named(site_of, path, query, status, param):

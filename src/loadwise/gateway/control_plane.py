@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
@@ -56,6 +57,8 @@ def error_of(error: Exception) -> RequestError:
     if isinstance(error, RequestValidationError):
         problem = error.errors()[0]
         where = str(problem["loc"][-1])
+        if problem["type"] == "missing":
+            return RequestError(f"{where}: this query parameter is required.", param=where)
         return RequestError(f"{where}: {problem['msg']}, not {problem.get('input')!r:.80}.", param=where)
     if isinstance(error, ConfigurationError):
         return RequestError(str(error), param=error.field, code="invalid_configuration")
@@ -184,11 +187,26 @@ def _plain(method: Callable[[], Awaitable[JsonObject]]) -> Callable[[], Awaitabl
     return endpoint
 
 
-def _guarded(guard: Guard, route: Route) -> Any:
+def _guarded(guard: Guard, route: Route, endpoint: Callable[..., Any]) -> Any:
+    known = [name for name in inspect.signature(endpoint).parameters if name != "request"]
+
     async def check(request: Request) -> None:
         request.state.principal = guard.authorize(request.scope["headers"], route.scope)
+        if route.method == "POST":
+            _check_query(request, known)
 
     return Depends(check)
+
+
+def _check_query(request: Request, known: list[str]) -> None:
+    """Refuses what would be passed over: with `dryrun=true` for `dry_run=true` a change would be made."""
+    for name in request.query_params:
+        if name not in known:
+            raise RequestError(
+                f"There is no query parameter {name!r:.80} here. Known: {', '.join(known) or 'none'}.",
+                param=f"{name:.80}",
+                code="unknown_parameter",
+            )
 
 
 # Bodies that routes read themselves, for the description.
@@ -234,7 +252,7 @@ def include_control_plane(
             name=f"optimization_{route.name}",
             operation_id=f"optimization_{route.name}",
             summary=route.summary,
-            dependencies=[_guarded(guard, route)],
+            dependencies=[_guarded(guard, route, endpoints[route.name])],
             responses=_responses(route),
             response_class=FeedResponse if route.name == "events" else JSONResponse,
             openapi_extra=_body(route.name),
