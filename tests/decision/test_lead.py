@@ -191,6 +191,15 @@ def test_a_lead_that_is_seen_to_carry_less_gives_way_and_is_tried_again_later() 
     assert loop.run(rate, int(2 * CAP_FADES_S))[-1] == "accurate"
 
 
+def test_a_cap_of_last_week_bounds_nothing() -> None:
+    loop, rate = Loop(), 0.6 * carried("accurate")
+    loop.run(rate, 20)
+    loop.run(rate, 10, troubled=0.5)
+    assert "accurate" in loop.state.caps
+    loop.now_s += 7 * 86_400.0
+    assert loop.run(rate, 60)[-1] == "accurate"
+
+
 def test_single_mishaps_are_no_trouble() -> None:
     loop, rate = Loop(), 0.6 * carried("accurate")
     loop.run(rate, 20)

@@ -39,8 +39,9 @@ FAR: Final = 0.75
 TROUBLES_NEEDED: Final = 3.0
 # What a lead bears at once beyond what it carries, as a share of what it then has in flight.
 SURGE_SHARE: Final = 0.3
-# A cap grows by e in this time.
+# A cap grows by e in this time, and after so many of them bounds nothing.
 CAP_FADES_S: Final = 300.0
+CAP_TIMES: Final = 20.0
 UNKNOWN_PROMPT_TOKENS: Final = 256.0
 _BY_LOAD: Final = frozenset({ChoiceReason.ADAPTIVE_LOW_LOAD, ChoiceReason.ADAPTIVE_HIGH_LOAD})
 
@@ -188,7 +189,8 @@ def _carried(state: LeadState, crew: Crew, belief: Belief, now_s: float) -> Capa
     prompt_tokens = state.prompt_tokens / state.requests if state.requests > 0.0 else UNKNOWN_PROMPT_TOKENS
     computed = capacity(belief, belief.objectives, crew.places[belief.member_id], max(0.0, prompt_tokens))
     cap, capped_s = state.caps.get(belief.member_id, (inf, now_s))
-    return computed._replace(per_s=min(computed.per_s, cap * exp((now_s - capped_s) / CAP_FADES_S)))
+    times = (now_s - capped_s) / CAP_FADES_S
+    return computed._replace(per_s=min(computed.per_s, cap * exp(times))) if times < CAP_TIMES else computed
 
 
 def _best(ranked: Sequence[str], carried: Mapping[str, float], demand_per_s: float) -> str:
