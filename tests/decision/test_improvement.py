@@ -84,6 +84,19 @@ def test_latency_is_a_ratio_of_geometric_means() -> None:
     assert gains(weeks(0.9, 0.9)).time_per_output_token is None
 
 
+def test_one_busy_stratum_among_quiet_ones_says_nothing_of_latency() -> None:
+    blocks = [
+        Block(stratum=number, control=control, first_token=logs(0.8 if control else 0.4, requests))
+        for number, requests in enumerate([1] * 9 + [2000])
+        for control in (False, True)
+    ]
+    # The quiet ones differ among each other.
+    blocks[0] = replace(blocks[0], first_token=logs(4.0, 1))
+    found = gains(blocks).time_to_first_token
+    assert found is not None
+    assert found.low < 0.001 < 1000.0 < found.high < 1e7
+
+
 def test_equal_policies_seldom_look_different_at_any_of_many_looks() -> None:
     wrong = 0
     for seed in range(60):

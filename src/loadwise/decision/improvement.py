@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import exp, log2, sqrt
+from math import exp, log, log2, sqrt
 from typing import Final, NamedTuple
 
 from loadwise.decision.intervals import Interval, around
@@ -25,6 +25,8 @@ from loadwise.decision.intervals import Interval, around
 FIRST_LOOK: Final = 10
 # Strata at which the interval is narrowest for its kind.
 NARROWEST_AT: Final = 30.0
+# A ratio's logarithm beyond which it is no statement: a million times.
+WIDEST: Final = 6.0 * log(10.0)
 # Classes of load: each about a fifth above the one before.
 LOADS_PER_DOUBLING: Final = 4.0
 
@@ -172,10 +174,15 @@ def latency_ratio(blocks: Sequence[Block], amount: Callable[[Block], Amount]) ->
         ends.append(found)
     fastest, slowest = ends
     return Interval(
-        value=exp(slowest.value),
-        low=exp(min(fastest.low, slowest.low)),
-        high=exp(max(fastest.high, slowest.high)),
+        value=_ratio(slowest.value),
+        low=_ratio(min(fastest.low, slowest.low)),
+        high=_ratio(max(fastest.high, slowest.high)),
     )
+
+
+def _ratio(logarithm: float) -> float:
+    """The ratio, or the end of its range: one busy stratum among quiet ones tells nothing, by any width."""
+    return exp(min(WIDEST, max(-WIDEST, logarithm)))
 
 
 def differences(blocks: Iterable[Block], amount: Callable[[Block], Amount]) -> list[Difference]:
