@@ -164,9 +164,7 @@ def run_worker(messages, max_running=1):
     worker = Worker(pipeline, max_running, source, sink)
     worker._receive()
     while worker._running or worker._waiting:
-        worker._admit()
-        if worker._running:
-            worker._write(worker._step())
+        worker._turn()
     os.close(feed)
     worker.run()
     os.close(sink)
@@ -196,6 +194,26 @@ def test_a_worker_steps_all_places_together():
 def test_a_worker_forgets_what_was_cancelled_before_it_ran():
     steps, _ = run_worker([submit(1, 1), submit(2, 1), Cancel(2)])
     assert [event.key for step in steps for event in step.events] == [1]
+
+
+def test_a_worker_steps_once_more_when_all_it_ran_was_cancelled():
+    source, feed = os.pipe()
+    drain, sink = os.pipe()
+    pipeline = FakePipeline()
+    worker = Worker(pipeline, 1, source, sink)
+    for message in (submit(1, 5), Cancel(1)):
+        os.write(feed, frame(message))
+        worker._receive()
+        worker._turn()
+    os.close(feed)
+    worker.run()
+    assert pipeline.cancelled == [1]
+    os.close(sink)
+    os.close(source)
+    with os.fdopen(drain, "rb") as file:
+        steps = list(Frames(Step).feed(file.read()))
+    assert [(step.running, step.held_tokens) for step in steps] == [(1, 6), (0, 0)]
+    assert pipeline.steps == 2
 
 
 MESSAGES = st.lists(

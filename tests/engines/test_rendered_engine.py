@@ -46,6 +46,13 @@ async def test_no_tokens_asked_are_no_tokens_made(rendered, token_engine):
     assert not token_engine.submitted
 
 
+async def test_a_stop_token_that_the_vocabulary_lacks_is_refused(rendered):
+    end = rendered.tokenizer.vocabulary_size
+    error = await refused(rendered, make_call(stop_token_ids=[end]))
+    assert (error["param"], str(end) in error["message"]) == ("stop_token_ids", True)
+    assert await ask(rendered, stop_token_ids=[end - 1])
+
+
 async def test_every_prompt_form_is_read(rendered, token_engine):
     for prompt, texts in {
         "one": ("ab", 1),

@@ -20,7 +20,7 @@ def test_a_folder_s_template_renders_its_messages(tmp_path):
     loaded = ChatTemplate.load(write_tokenizer(tmp_path), FakeClock())
     assert loaded.available
     assert loaded.render(USER) == "user: hi\nassistant: "
-    assert loaded.render(USER, add_generation_prompt=False) == "user: hi\n"
+    assert loaded.render(USER, {"add_generation_prompt": False}) == "user: hi\n"
 
 
 def test_a_separate_template_file_wins(tmp_path):
@@ -39,7 +39,7 @@ def test_the_default_of_several_templates_is_taken(tmp_path):
 def test_what_templates_expect_to_find_is_there():
     assert template("{{ strftime_now('%Y') }}").render(USER) == "1970"
     assert template("{{ messages | tojson }}").render(USER) == '[{"role": "user", "content": "hi"}]'
-    assert template("{% generation %}{{ x }}{% endgeneration %}").render(USER, x=1) == "1"
+    assert template("{% generation %}{{ x }}{% endgeneration %}").render(USER, {"x": 1}) == "1"
     assert template("{% for m in [1, 2] %}{% break %}{% endfor %}ok").render(USER) == "ok"
 
 
@@ -47,6 +47,17 @@ def test_a_template_s_refusal_is_the_client_s_error():
     with pytest.raises(RequestError, match="roles must alternate") as raised:
         template("{{ raise_exception('roles must alternate') }}").render(USER)
     assert raised.value.param == "messages"
+
+
+@pytest.mark.parametrize("name", ["self", "args", "context", "range"])
+def test_an_option_may_have_any_other_name(name):
+    assert template("{{ messages | length }}").render(USER, {name: [1]}) == "1"
+
+
+def test_an_option_cannot_replace_the_messages():
+    with pytest.raises(RequestError, match="the request's own") as raised:
+        template("{{ messages | length }}").render(USER, {"messages": [1]})
+    assert raised.value.param == "chat_template_kwargs"
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,12 @@ class BoundedQueueContract:
         await self._give_up(tasks)
         await until_idle(engine)
 
+    async def test_what_was_given_up_holds_no_cache(self, engine: Engine) -> None:
+        answer = await engine.answer(make_call(stream=True, **self.endless))
+        await answer.chunks.__anext__()
+        await answer.chunks.aclose()  # type: ignore[attr-defined]
+        await until(engine, lambda reading: not reading.kv_cache_usage_fraction)
+
     async def _done(self, tasks: list[asyncio.Task[Answer]], count: int) -> list[asyncio.Task[Answer]]:
         """The refusals, which come before any other answer ends."""
         for next_done in asyncio.as_completed(tasks, timeout=PATIENCE_S):

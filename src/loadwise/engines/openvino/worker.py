@@ -58,13 +58,18 @@ class Worker:
         self._frames: Frames[Request] = Frames(Request)
         self._waiting: deque[Submit] = deque()
         self._running: dict[int, Sequence] = {}
+        # A cancelled sequence holds its part of the cache until the next step.
+        self._cancelled = False
 
     def run(self) -> None:
         """Returns when the server closes the pipe."""
         while self._receive():
-            self._admit()
-            if self._running:
-                self._write(self._step())
+            self._turn()
+
+    def _turn(self) -> None:
+        self._admit()
+        if self._running or self._cancelled:
+            self._write(self._step())
 
     def _receive(self) -> bool:
         """Reads what is there, waiting for it only when nothing runs; False at the end of input."""
@@ -85,6 +90,7 @@ class Worker:
             sequence = self._running.pop(message.key, None)
             if sequence is not None:
                 sequence.handle.cancel()
+                self._cancelled = True
             else:
                 self._waiting = deque(item for item in self._waiting if item.key != message.key)
 
@@ -95,6 +101,7 @@ class Worker:
 
     def _step(self) -> Step:
         self._pipeline.step()
+        self._cancelled = False
         events = [event for sequence in self._running.values() if (event := self._pipeline.read(sequence))]
         for event in events:
             if event.ending != GOES_ON:

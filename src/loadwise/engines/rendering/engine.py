@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -138,6 +138,7 @@ class RenderedEngine:
 
     def _prepare(self, call: Call) -> Prepared:
         plan = self._plan(call)
+        self._check_ids(plan.sampling.stop_token_ids, "stop_token_ids")
         prompt_ids = tuple(self._ids(prompt, plan.add_special) for prompt in plan.prompts)
         for ids in prompt_ids:
             self._check_length(len(ids), exact=True)
@@ -151,7 +152,7 @@ class RenderedEngine:
         options = dict(body.chat_template_kwargs or {})
         if body.add_generation_prompt is not None:
             options["add_generation_prompt"] = body.add_generation_prompt
-        return plan_chat(body, self._template.render(text_messages(body.messages), **options), features)
+        return plan_chat(body, self._template.render(text_messages(body.messages), options), features)
 
     def _ids(self, prompt: str | tuple[int, ...], add_special: bool) -> tuple[int, ...]:
         if isinstance(prompt, str):
@@ -159,12 +160,15 @@ class RenderedEngine:
             ids = self.tokenizer.encode(prompt, add_special=add_special)
         else:
             ids = prompt
-            highest, end = max(ids), self.tokenizer.vocabulary_size
-            if highest >= end:
-                raise RequestError(f"prompt: token id {highest} is not in 0..{end - 1}.", param="prompt")
+            self._check_ids(ids, "prompt")
         if not ids:
             raise RequestError("prompt: at least one token is needed.", param="prompt")
         return ids
+
+    def _check_ids(self, ids: Sequence[int], param: str) -> None:
+        highest, end = max(ids, default=0), self.tokenizer.vocabulary_size
+        if highest >= end:
+            raise RequestError(f"{param}: token id {highest} is not in 0..{end - 1}.", param=param)
 
     def _check_length(self, tokens: int, *, exact: bool) -> None:
         """Raises unless a prompt of this many tokens leaves room for at least one more."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -20,6 +21,8 @@ from loadwise.ports import Clock
 CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class _Generation(jinja2.ext.Extension):
@@ -60,19 +63,29 @@ class ChatTemplate:
         """Whether the folder has a template."""
         return self._template is not None
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
-        """The prompt's text; `RequestError` when there is no template or it refuses the messages."""
+    def render(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any] = _NONE) -> str:
+        """The prompt's text; `options` are what the client tells the template besides.
+
+        Raises `RequestError` when there is no template, when it refuses the messages, or when an option is
+        called like the messages themselves.
+        """
         if self._template is None:
             raise RequestError("This model has no chat template: use /v1/completions.", param="messages")
+        if "messages" in options:
+            raise RequestError(
+                "chat_template_kwargs: 'messages' are the request's own; leave the name out.",
+                param="chat_template_kwargs",
+            )
         try:
             return self._template.render(
-                messages=messages, **{"add_generation_prompt": True, **self._special_tokens, **options}
+                {"add_generation_prompt": True, **self._special_tokens, **options, "messages": messages}
             )
         except (
             jinja2.TemplateError,
             TypeError,
             ValueError,
             ArithmeticError,
+            AttributeError,
             LookupError,
             RecursionError,
         ) as error:
