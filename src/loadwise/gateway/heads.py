@@ -8,6 +8,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from loadwise.errors import RequestError
+from loadwise.gateway.together import Together
 
 # Of a request's line and headers while they are incomplete. The read in which they begin counts whole
 # (at most 256 KiB, perhaps with another request's body), so half of this is free for them in any case.
@@ -50,7 +51,7 @@ class BoundedHeads(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
-        super().connection_made(transport)  # type: ignore[arg-type]
+        super().connection_made(Together(transport, self.loop))  # type: ignore[arg-type]
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
