@@ -143,10 +143,15 @@ def firing(name: str, subject: str = "") -> str:
     return f'group(ALERTS{{alertname="loadwise_{name}", alertstate="firing"{labels}}})'
 
 
-def run(tmp_path: Path, tests: list[dict[str, Any]], config: OptimizationConfig | None = None) -> None:
+def run(
+    tmp_path: Path, tests: list[dict[str, Any]], config: OptimizationConfig | None = None, only: str = ""
+) -> None:
+    """promtool agrees; with `only` that rule alone is evaluated, which is a tenth of the work."""
     assert PROMTOOL is not None
-    policy = (config or OptimizationConfig()).policy()
-    (tmp_path / "rules.yml").write_text(yaml.safe_dump(rule_file(policy)))
+    rules = rule_file((config or OptimizationConfig()).policy())
+    for group in rules["groups"]:
+        group["rules"] = [rule for rule in group["rules"] if only in ("", rule["alert"])]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(rules))
     whole = {"rule_files": ["rules.yml"], "evaluation_interval": "5s", "tests": tests}
     (tmp_path / "test.yml").write_text(yaml.safe_dump(whole))
     done = subprocess.run(
@@ -175,7 +180,7 @@ def test_a_fault_fires_its_rule_within_the_stated_time(tmp_path: Path, name: str
     fault, rule = FAULTS[name], BY_NAME[name]
     within_s = min(int(rule.within_s), 5400)
     checks = [(0, firing(name), False), (within_s, firing(name, fault.subject), True)]
-    run(tmp_path, [promql_test({**HEALTHY, **fault.series}, checks)])
+    run(tmp_path, [promql_test({**HEALTHY, **fault.series}, checks)], only=f"loadwise_{name}")
 
 
 @needs_promtool
