@@ -61,7 +61,9 @@ async def test_a_connection_that_closes_sends_its_head_first() -> None:
     assert (wire.sent, wire.closed, transport.is_closing()) == ([HEAD], True, True)
 
 
-PIECES = st.lists(st.sampled_from([HEAD, b"HTTP/1.1 is what a body may begin with", b"data: 1\n\n", b"", None]))
+PIECES = st.lists(
+    st.sampled_from([HEAD, b"HTTP/1.1 is what a body may begin with", b"data: 1\n\n", b"", None])
+)
 
 
 @given(PIECES)
