@@ -154,7 +154,7 @@ def test_load_follows_a_burst_and_the_strategy_with_it(rig: Any) -> None:
         strategies.add(rig.view("status")["current_strategy"])
 
     # The embedded engine is faster on such small models.
-    asyncio.run(burst(rig, BURST, 900 if rig.engine == "embedded" else 200, seen=look))
+    asyncio.run(burst(rig, BURST, 900 if rig.engine == "embedded" else 400, seen=look))
     assert max(active) >= 8
     assert max(scores) > 0.5
     assert "performance" in strategies
