@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from loadwise.compiler.backends import BACKENDS
+from loadwise.compiler.backends import BACKENDS, exported
 from loadwise.compiler.backends.exported import ExportedBackend
 from loadwise.compiler.verify import difference, distance
 from loadwise.errors import BuildDeclinedError
@@ -98,6 +98,17 @@ def request_of(kind: str, mode: str, *, dynamic: bool = True) -> BuildRequest:
     return BuildRequest(
         model=model().eval(), model_id="m", mode=mode, examples=[((example,), {})], dynamic=dynamic
     )
+
+
+@pytest.mark.parametrize("name", list(FIRST))
+def test_what_is_installed_is_read_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = BACKENDS[name]().available()
+
+    def read_again(distribution: str) -> str:
+        raise AssertionError(f"the loop asks once a second, and {distribution} was read again")
+
+    monkeypatch.setattr(exported, "version", read_again)
+    assert BACKENDS[name]().available() == before
 
 
 # Every kind of model in a backend's first mode, and every other mode with one of them.

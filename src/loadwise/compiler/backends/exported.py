@@ -18,7 +18,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -164,7 +164,9 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
+@cache
 def _version(distribution: str) -> str | None:
+    """Kept: the loop asks at every look, and what is installed is read from a file."""
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -38,9 +39,7 @@ class OpenVinoBackend(ExportedBackend):
         installed = super().available()
         if not installed.ok:
             return installed
-        import openvino
-
-        found = "CPU" in openvino.Core().available_devices
+        found = _finds_processor()
         return Availability(ok=found, reason="" if found else "OpenVINO's CPU plugin")
 
     def convert(self, program: Any, mode: str, options: Mapping[str, Any], package: Path) -> None:
@@ -65,6 +64,14 @@ class OpenVinoBackend(ExportedBackend):
         }
         compiled = openvino.Core().compile_model(package / MODEL, "CPU", hints)
         return ArrayCall(package, _Requests(compiled))
+
+
+@cache
+def _finds_processor() -> bool:
+    """Kept: the loop asks at every look, and to look for devices takes OpenVINO milliseconds."""
+    import openvino
+
+    return "CPU" in openvino.Core().available_devices
 
 
 def _with_small_weights(model: Any, kind: str) -> Any:
