@@ -74,6 +74,8 @@ def rolled_back(seconds_ago: float) -> Health:
         (Health(objectives=windows(0.03)), ["objectives_spent"]),
         (Health(objectives=windows(0.005)), []),
         (Health(objectives=windows(1.0, judged=burn.REQUESTS_NEEDED - 1)), []),
+        (Health(objectives=windows(0.2, judged=20)), []),
+        (Health(objectives=windows(0.25, judged=20)), ["objectives_burning"]),
         (Health(queues={"local": 1.0, "eu": 0.2}), ["queue_saturation"]),
         (Health(reading_ages_s={"eu/0": 31.0}), ["stale_engine_metrics"]),
         (Health(reading_ages_s={"eu/0": 61.0}, pool_ages_s={"eu": 2.0}), ["stale_engine_metrics"]),

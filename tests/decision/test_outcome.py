@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadwise.decision import outcome
-from loadwise.decision.beliefs import Belief, Health, Prior, initial, initial_beliefs
+from loadwise.decision.beliefs import BATCH_START, Belief, Health, Prior, initial, initial_beliefs
 from loadwise.decision.facts import Ending, Objectives, Outcome
 from loadwise.decision.health import ramp, review
 from loadwise.decision.outcome import learn, within_objectives
@@ -147,15 +147,51 @@ def test_only_answers_that_ended_by_themselves_tell_lengths() -> None:
 
 
 def test_beliefs_without_news_drift_back_to_their_prior() -> None:
-    slow = taught(ROUTE, {"accurate": 0.5})["accurate"]
+    slow = after(belief(), *[succeeded(total_s=10.1, output_tokens=21) for _ in range(2)])
     start = belief()
     gone = [
         abs(outcome.drifted(POLICY, slow, 10.0 + s).output_fit.at(18.0) - start.output_fit.at(18.0))
         for s in (0, 900, 9000)
     ]
     assert gone[0] > gone[1] > gone[2]
-    assert gone[2] < 0.001
     assert outcome.drifted(POLICY, slow, 0.0) is slow
+
+
+def quiet(known: Belief, days: float) -> Belief:
+    """Looks ten minutes apart, as the loop has them more often."""
+    now_s = known.updated_s
+    for _ in range(round(days * 144)):
+        now_s += 600.0
+        known = outcome.drifted(POLICY, known, now_s)
+    return known
+
+
+def test_what_a_busy_member_took_is_still_known_after_a_quiet_night() -> None:
+    busy = taught(ROUTE, {"accurate": 0.012}, count=100)["accurate"]
+    rested = quiet(busy, 0.5)
+    assert rested.weight < 0.001
+    assert rested.output_fit.at(18.0) == pytest.approx(busy.output_fit.at(18.0), rel=0.1)
+    assert rested.first_fit.at(18.0) == pytest.approx(busy.first_fit.at(18.0), rel=0.1)
+
+
+def test_what_settled_is_forgotten_in_weeks() -> None:
+    busy = taught(ROUTE, {"accurate": 0.012}, count=100)["accurate"]
+    new = belief().output_fit.at(18.0)
+    away = [abs(quiet(busy, days).output_fit.at(18.0) - new) for days in (1.0, 7.0, 28.0)]
+    assert away[0] > 1.5 * away[1] > 3.0 * away[2]
+
+
+def test_two_outcomes_hardly_settle() -> None:
+    few = after(belief(), *[succeeded(total_s=10.1, output_tokens=21) for _ in range(2)])
+    assert quiet(few, 0.5).prior.output_idle_s < 0.3 * few.output_fit.base
+
+
+def test_a_member_that_was_far_too_slow_seems_bearable_again_after_an_hour() -> None:
+    slow = taught(ROUTE, {"accurate": 0.5}, count=100)["accurate"]
+    objective_s = slow.objectives.time_per_output_token_s
+    assert slow.output_fit.at((1.0 + BATCH_START) * slow.cost) > objective_s
+    again = quiet(slow, 1 / 12)
+    assert again.output_fit.at((1.0 + BATCH_START) * again.cost) < 0.8 * objective_s
 
 
 def test_weight_halves_in_a_half_life() -> None:

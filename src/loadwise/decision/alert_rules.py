@@ -90,6 +90,8 @@ RULES: Final = (
         remedy="See which member is slow or fails in /v1/optimization/ensemble; add capacity, or lower the "
         "load. The gateway's own share is in loadwise_decision_seconds.",
         undo=STOP,
+        # In the first seconds of a burst those that came too soon to be placed well are half of all.
+        for_s=60.0,
         within_s=600.0,
     ),
     Rule(

@@ -4,7 +4,8 @@ Speed is kept as two lines, each a decayed least-squares fit over the work on th
 output token, and seconds to the first token per uncached prompt token. Work is the pool's requests in
 flight, each weighing what its member costs, and `BATCH_START` more for each member that runs, so that one
 number says how busy the shared device is.
-Without fresh outcomes weights halve every `belief_half_life_s` and the lines return to their priors.
+Without fresh outcomes weights halve every `belief_half_life_s` and the lines return to their priors, in
+which long experience has settled.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ SURE: Final = 0.5
 MEASURED_OUTCOMES: Final = 20
 # What running at all costs a member's batch, in requests: weights are read once for the whole batch.
 BATCH_START: Final = 6.0
+# The shares of the objectives that a member is assumed to take on an idle device, and on a full one.
+PRIOR_IDLE: Final = 0.1
+PRIOR_FULL: Final = 0.6
 # Places of a replica that does not say.
 UNKNOWN_PLACES: Final = 8
 
@@ -137,7 +141,8 @@ NO_ANSWERS: Final = LengthSketch()
 class Prior:
     """What is assumed of a member before it is measured, and again when nothing was heard for long.
 
-    An idle member takes a tenth of the objectives; with all its places taken, six tenths.
+    An idle member takes a tenth of the objectives; with all its places taken, six tenths. What it was seen to
+    take settles here as it fades (`experience.settled`).
     """
 
     # Work at which all places are taken.
@@ -251,10 +256,10 @@ def prior_of(objectives: Objectives, full_work: float) -> Prior:
     first_s = objectives.time_to_first_token_s / (512.0 + FIRST_TOKEN_OVERHEAD_TOKENS)
     return Prior(
         full_work=full_work,
-        output_idle_s=0.1 * objectives.time_per_output_token_s,
-        output_full_s=0.6 * objectives.time_per_output_token_s,
-        first_idle_s=0.1 * first_s,
-        first_full_s=0.6 * first_s,
+        output_idle_s=PRIOR_IDLE * objectives.time_per_output_token_s,
+        output_full_s=PRIOR_FULL * objectives.time_per_output_token_s,
+        first_idle_s=PRIOR_IDLE * first_s,
+        first_full_s=PRIOR_FULL * first_s,
     )
 
 

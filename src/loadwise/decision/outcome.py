@@ -24,6 +24,7 @@ from loadwise.decision.beliefs import (
     Fit,
     Health,
 )
+from loadwise.decision.experience import settled
 from loadwise.decision.facts import Ending, Objectives, Outcome, Policy
 from loadwise.decision.fault import Fault, fault_of
 from loadwise.decision.lengths import LengthSketch
@@ -92,11 +93,12 @@ def drifted(policy: Policy, belief: Belief, now_s: float) -> Belief:
     if elapsed <= 0.0:
         return belief
     kept = exp(-_LN2 * elapsed / policy.belief_half_life_s)
-    prior = belief.prior
+    prior = settled(belief, kept, elapsed)
     output = belief.output_line.add(kept, 0.0, 0.0, 0.0)
     first = belief.first_line.add(kept, 0.0, 0.0, 0.0)
     recent = exp(-_LN2 * elapsed / TREND_HALF_LIFE_S)
     return belief._replace(
+        prior=prior,
         updated_s=now_s,
         weight=belief.weight * kept,
         failures=belief.failures * kept,

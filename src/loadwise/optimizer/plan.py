@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from loadwise.decision.beliefs import Belief, Fit
+from loadwise.decision.beliefs import Belief, Fit, prior_of
 from loadwise.decision.facts import Policy, Route, StrategyName
 from loadwise.decision.strategy import Strategy
 from loadwise.optimizer.fleet import AUTO
@@ -72,14 +72,15 @@ def equally_fast(beliefs: Mapping[str, Belief]) -> dict[str, Belief]:
     """Beliefs that differ in quality and reliability only: on one engine no choice gives relief from load."""
     return {
         name: belief._replace(
-            output_fit=Fit(belief.prior.output_idle_s, 0.0),
-            first_fit=Fit(belief.prior.first_idle_s, 0.0),
+            output_fit=Fit(assumed.output_idle_s, 0.0),
+            first_fit=Fit(assumed.first_idle_s, 0.0),
             trend=1.0,
             cost=1.0,
             by_load=_NO_LOAD,
             recent_misses=0.0,
         )
         for name, belief in beliefs.items()
+        for assumed in [prior_of(belief.objectives, belief.prior.full_work)]
     }
 
 

@@ -13,6 +13,7 @@ from loadwise.decision.burn import Pair
 from loadwise.decision.facts import Policy
 from loadwise.decision.findings import TOLD_ELSEWHERE
 from loadwise.telemetry import names
+from loadwise.telemetry.metric import Metric
 
 ONE = "by (job, instance)"
 
@@ -57,13 +58,16 @@ def _missed(span_s: float) -> str:
 
 def _burns(policy: Policy, pair: Pair, factor: float) -> str:
     allowed = factor * (1.0 - policy.objective_target)
-    span = _span(pair.short_s)
     judged = " + ".join(
-        f"sum by (job, route) (increase({metric.name}[{span}]))"
-        for metric in (names.MISSED_OBJECTIVES, names.WITHIN_OBJECTIVES)
+        _counted(metric, pair.short_s) for metric in (names.MISSED_OBJECTIVES, names.WITHIN_OBJECTIVES)
     )
+    missed = _counted(names.MISSED_OBJECTIVES, pair.long_s)
     both = " and ".join(f"({_missed(span_s)} > {allowed:g})" for span_s in (pair.long_s, pair.short_s))
-    return f"{both} and ({judged} >= {burn.REQUESTS_NEEDED})"
+    return f"{both} and ({judged} >= {burn.REQUESTS_NEEDED}) and ({missed} >= {pair.misses})"
+
+
+def _counted(metric: Metric, span_s: float) -> str:
+    return f"sum by (job, route) (increase({metric.name}[{_span(span_s)}]))"
 
 
 def _burning(policy: Policy, limit: float) -> str:
