@@ -1,7 +1,7 @@
 """A transport that sends an answer's head together with what follows at once: one packet, one wake-up.
 
-uvicorn writes a head as soon as it is known, and uvloop sends each write by itself; ASGI would have the head wait
-for the first piece of the body. A head that nothing follows within the turn of the loop goes out alone.
+uvicorn writes a head as soon as it is known, and uvloop sends each write by itself; ASGI would have the head
+wait for the first piece of the body. A head that nothing follows within the turn of the loop goes out alone.
 """
 
 from __future__ import annotations
