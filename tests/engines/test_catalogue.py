@@ -11,7 +11,7 @@ from loadwise.errors import ConfigurationError, EngineError
 from loadwise.settings import ModelSettings, Settings, UpstreamSettings
 from loadwise.testing import FakeClock, FakeTokenEngine
 from loadwise.testing.engine_contract import ask, text_of
-from loadwise.testing.folders import write_tokenizer
+from loadwise.testing.folders import NO_TENSORS, write_tokenizer
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 64}
 
@@ -20,7 +20,7 @@ LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_posi
 def folder(tmp_path):
     path = write_tokenizer(tmp_path / "model")
     (path / "config.json").write_text(json.dumps(LLAMA))
-    (path / "model.safetensors").write_bytes(b"")
+    (path / "model.safetensors").write_bytes(NO_TENSORS)
     return path
 
 
@@ -121,6 +121,7 @@ def test_a_form_leaves_no_choice_of_engine(folder):
 
 async def test_a_folder_that_torch_cannot_load_is_refused_in_one_line(catalogue, folder):
     pytest.importorskip("torch")
+    (folder / "config.json").write_text(json.dumps(LLAMA | {"model_type": "nobody-s"}))
     with pytest.raises(ConfigurationError) as raised:
         await catalogue.open_model("tiny", ModelSettings(path=folder, engine="torch"))
     assert "\n" not in str(raised.value)
@@ -129,7 +130,7 @@ async def test_a_folder_that_torch_cannot_load_is_refused_in_one_line(catalogue,
 async def test_torch_needs_weights(catalogue, folder):
     (folder / "model.safetensors").unlink()
     for name in ("openvino_model.xml", "openvino_model.bin"):
-        (folder / name).write_bytes(b"")
+        (folder / name).write_bytes(NO_TENSORS)
     with pytest.raises(ConfigurationError, match="no weights"):
         await catalogue.open_model("tiny", ModelSettings(path=folder, engine="torch"))
 
@@ -144,7 +145,7 @@ async def test_the_form_in_the_folder_is_served_by_openvino(catalogue, openvino_
 async def test_members_of_one_vocabulary_share_its_tokenizer(catalogue, folder, tmp_path, torch_engine):
     other = write_tokenizer(tmp_path / "other")
     (other / "config.json").write_text((folder / "config.json").read_text())
-    (other / "model.safetensors").write_bytes(b"")
+    (other / "model.safetensors").write_bytes(NO_TENSORS)
     (other / "chat_template.jinja").write_text("other")
     opened = [
         await catalogue.open_model(p.name, ModelSettings(path=p, engine="torch")) for p in (folder, other)

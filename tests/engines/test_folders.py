@@ -6,16 +6,20 @@ import pytest
 
 from loadwise.engines.folders import inspect
 from loadwise.errors import ConfigurationError
-from loadwise.testing.folders import write_tokenizer
+from loadwise.testing.folders import NO_TENSORS, write_tokenizer
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 64}
+
+# A header (its length first), and as many bytes as it promises.
+TENSOR = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+WHOLE = len(TENSOR).to_bytes(8, "little") + TENSOR + bytes(8)
 
 
 @pytest.fixture
 def folder(tmp_path):
     write_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
-    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "model.safetensors").write_bytes(NO_TENSORS)
     return tmp_path
 
 
@@ -56,6 +60,41 @@ def test_a_folder_without_weights_is_refused(folder):
 def test_pickled_weights_are_refused(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert "pytorch_model.bin" in refusal(folder)
+
+
+def test_whole_weights_may_be_served(folder):
+    (folder / "model.safetensors").write_bytes(WHOLE)
+    assert inspect(folder).has_safetensors
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        WHOLE[:-1],
+        WHOLE[:20],
+        WHOLE + b"x",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"\xff" * 99,
+    ],
+)
+def test_weights_that_are_not_whole_are_refused(folder, content):
+    (folder / "model.safetensors").write_bytes(content)
+    assert f"damaged or not whole ({len(content)} bytes)" in refusal(folder)
+
+
+def test_weights_in_several_files_must_all_be_there(folder):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    assert "lacks model-00002-of-00002.safetensors" in refusal(folder)
+    (folder / "model-00002-of-00002.safetensors").write_bytes(WHOLE)
+    assert inspect(folder).has_safetensors
+
+
+def test_damaged_weights_that_nobody_reads_are_no_hindrance(folder):
+    (folder / "model.safetensors").write_bytes(b"")
+    for name in ("openvino_model.xml", "openvino_model.bin"):
+        (folder / name).write_bytes(b"")
+    assert inspect(folder).has_openvino_form
 
 
 def test_code_in_a_folder_is_refused(folder):

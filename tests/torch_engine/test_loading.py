@@ -61,6 +61,14 @@ def test_folder_with_code_or_of_unknown_architecture_is_refused(
         load(tmp_path)
 
 
+def test_weights_that_lack_a_layer_are_refused_and_never_made_up(llama_folder: Path, tmp_path: Path) -> None:
+    config = json.loads((llama_folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    (tmp_path / "model.safetensors").write_bytes((llama_folder / "model.safetensors").read_bytes())
+    with pytest.raises(ConfigurationError, match=r"lacks 9 of its weights, model\.layers\.2"):
+        load(tmp_path)
+
+
 def test_broken_configuration_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "model.safetensors").write_bytes(b"")

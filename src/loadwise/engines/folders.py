@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ from loadwise.errors import ConfigurationError
 
 OPENVINO_FORM = ("openvino_model.xml", "openvino_model.bin")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# Of a safetensors file; the format allows no longer one.
+HEADER_LIMIT_BYTES = 100_000_000
+_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 # Without the standard key/value cache, whatever their class is called.
 OTHER_CACHES = frozenset(
     {
@@ -61,6 +66,8 @@ def inspect(folder: Path) -> ModelFolder:
     has_safetensors = any(folder.glob("*.safetensors"))
     if not has_openvino_form and not has_safetensors:
         _refuse_weights(folder)
+    if not has_openvino_form:
+        _refuse_damage(folder)
     if not (folder / "tokenizer.json").is_file():
         raise ConfigurationError(
             f"{folder} has no tokenizer.json: save the model with its fast tokenizer.", field="path"
@@ -109,6 +116,42 @@ def _refuse_weights(folder: Path) -> None:
         "save them as safetensors.",
         field="path",
     )
+
+
+def _refuse_damage(folder: Path) -> None:
+    """A download that broke off is noticed before an export of minutes, or a load, fails of it."""
+    paths = sorted(folder.glob("*.safetensors"))
+    lacking = _lacking([path.name for path in paths])
+    if lacking is not None:
+        raise ConfigurationError(f"{folder} lacks {lacking}: its weights are not whole.", field="path")
+    for path in paths:
+        if not _whole(path):
+            raise ConfigurationError(
+                f"{path} is damaged or not whole ({path.stat().st_size} bytes): download or save it again.",
+                field="path",
+            )
+
+
+def _lacking(names: Sequence[str]) -> str | None:
+    """The first part that is not there of weights in several files."""
+    for name in names:
+        if part := _PART.fullmatch(name):
+            stem, count = part[1], int(part[2])
+            wanted = (f"{stem}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1))
+            return next((other for other in wanted if other not in names), None)
+    return None
+
+
+def _whole(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says: its length (8 bytes), itself, the tensors."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, HEADER_LIMIT_BYTES)))
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        return path.stat().st_size == 8 + length + max(ends, default=0)
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return False
 
 
 def _json(path: Path) -> dict[str, Any]:

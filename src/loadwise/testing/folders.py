@@ -13,6 +13,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 BEGIN, END = "<s>", "</s>"
+# A whole safetensors file without a tensor.
+NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
 
 
 def write_tokenizer(folder: Path) -> Path:

@@ -59,8 +59,9 @@ def load(
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
+            model, told = AutoModelForCausalLM.from_pretrained(
                 folder,
+                output_loading_info=True,
                 config=config,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -69,6 +70,12 @@ def load(
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ConfigurationError(f"Cannot load {folder}: {_one_line(error)}", field="models") from error
+    if told["missing_keys"]:
+        # They would be random numbers, and answers noise.
+        first = min(told["missing_keys"])
+        raise ConfigurationError(
+            f"{folder} lacks {len(told['missing_keys'])} of its weights, {first} among them.", field="models"
+        )
     if weights is not None:
         keep_small(model, weights)
     return adopt(model.to(place), folder.name)
