@@ -59,6 +59,33 @@ def test_command_line_wins_over_environment_over_file(
     assert load_settings(path, port=1003).port == 1003
 
 
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("LOADWISE_APIKEY", "there is LOADWISE_API_KEY"),
+        ("loadwise_admin_keys", "there is LOADWISE_ADMIN_KEY"),
+        ("LOADWISE_XYZZY_2", "no such setting: unset"),
+        ("LOADWISE_OPTIMIZATIONS__DWELL_SEC", "no such setting"),
+        ("LOADWISE_OPTIMIZATION__XYZZY", "no such setting"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, said: str
+) -> None:
+    monkeypatch.setenv(variable, "secret")
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        load_settings()
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["LOADWISE_URL", "LOADWISE_ENGINES", "loadwise_log_level"])
+def test_variables_that_others_read_are_none_of_its_business(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "warning")
+    assert load_settings().port == 2240
+
+
 @pytest.mark.parametrize("where", ["url", "replicas"])
 def test_an_upstreams_address_holds_no_password(where: str) -> None:
     secret = "http://me:hunter2@127.0.0.1:1"

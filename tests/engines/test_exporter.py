@@ -22,8 +22,9 @@ def folder(tmp_path):
 class Commands:
     """Stands in for the commands of an export: keeps them, and leaves what they would leave."""
 
-    def __init__(self, leaves=("openvino_model.xml", "openvino_model.bin", "config.json"), fails=""):
+    def __init__(self, leaves=("openvino_model.xml", "openvino_model.bin", "config.json"), fails="", says=""):
         self.ran = []
+        self.says = says
         self.leaves = leaves
         self.fails = fails
 
@@ -38,6 +39,7 @@ class Commands:
             out.mkdir()
             for name in self.leaves:
                 (out / name).write_text("x")
+        return self.says
 
 
 @pytest.fixture
@@ -85,8 +87,18 @@ async def test_an_export_that_leaves_no_model_has_failed(tmp_path, folder, comma
         await Exporter(tmp_path / "cache").export(folder)
 
 
+async def test_weights_that_the_exporter_made_up_are_kept_by_nobody(tmp_path, folder, commands):
+    commands(
+        says="model.layers.2.mlp.down_proj.weight | MISSING\n those params were newly initialized because"
+    )
+    exporter = Exporter(tmp_path / "cache")
+    with pytest.raises(EngineError, match="lacks some of its weights"):
+        await exporter.export(folder)
+    assert exporter.known(folder) is None
+
+
 async def test_commands_say_how_they_ended():
-    await module._run([sys.executable, "-c", "pass"], 60, "nothing")
+    assert await module._run([sys.executable, "-c", "print('done')"], 60, "nothing") == "done\n"
     with pytest.raises(EngineError, match=r"it failed \(3\): why"):
         await module._run([sys.executable, "-c", "print('why'); raise SystemExit(3)"], 60, "it")
 
@@ -112,7 +124,7 @@ async def test_without_the_index_of_cpu_builds_torch_comes_from_the_usual_one(tm
             installs.append(command)
             if "--index-url" in command:
                 raise EngineError("no route")
-        await commands(command, limit_s, what)
+        return await commands(command, limit_s, what)
 
     monkeypatch.setattr(module, "_run", run)
     await Exporter(tmp_path / "cache").export(folder)

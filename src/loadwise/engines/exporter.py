@@ -31,6 +31,8 @@ EXPORT = (
     "--disable-convert-tokenizer",
 )
 KEPT = (*OPENVINO_FORM, "config.json", "generation_config.json")
+# What transformers says when a model's weights are not all in its files: the others are random numbers then.
+MADE_UP = "newly initialized"
 # Of a failed command's output, so much is shown.
 SHOWN_CHARS = 300
 
@@ -69,7 +71,11 @@ class Exporter:
             command = [str(python), "-m", "optimum.commands.optimum_cli", *EXPORT, "--weight-format", weights]
             # Layers that groups of 128 do not divide get smaller ones.
             command += ["--group-size-fallback", "adjust"] if weights == "int4" else []
-            await _run([*command, "--model", str(folder), str(scratch / "out")], EXPORT_S, "the export")
+            said = await _run(
+                [*command, "--model", str(folder), str(scratch / "out")], EXPORT_S, "the export"
+            )
+            if MADE_UP in said:
+                raise EngineError(f"{folder.name} lacks some of its weights, which the export made up")
             (scratch / "kept").mkdir()
             for name in KEPT:
                 source = scratch / "out" / name
@@ -127,8 +133,8 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-async def _run(command: Sequence[str], limit_s: float, what: str) -> None:
-    """Runs a command to its end; `EngineError` with the end of its output when it fails."""
+async def _run(command: Sequence[str], limit_s: float, what: str) -> str:
+    """Runs a command to its end; what it said, or `EngineError` with the end of that when it fails."""
     # The child must find its own packages, not ours.
     environment = {
         name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")
@@ -150,6 +156,8 @@ async def _run(command: Sequence[str], limit_s: float, what: str) -> None:
         if isinstance(error, TimeoutError):
             raise EngineError(f"{what} took longer than {limit_s:g} s") from None
         raise
+    said = output.decode("utf-8", "replace")
     if process.returncode:
-        shown = " ".join(output.decode("utf-8", "replace").split())[-SHOWN_CHARS:]
+        shown = " ".join(said.split())[-SHOWN_CHARS:]
         raise EngineError(f"{what} failed ({process.returncode}): {shown}")
+    return said

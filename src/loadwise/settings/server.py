@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,6 +19,11 @@ from loadwise.settings.optimization import PRESETS, Ceilings, ObjectiveSettings,
 from loadwise.settings.terms import TagRuleSettings, TermSettings, require_allowed, require_any
 
 Scope = Literal["infer", "metrics", "feedback", "admin:read", "admin:write"]
+
+# Read elsewhere: where settings lie, where commands find a server, what tests of real engines use.
+OTHER_VARIABLES = frozenset(
+    {"LOADWISE_CONFIG", "LOADWISE_URL", "LOADWISE_ENGINES", "LOADWISE_GATEWAYS", "LOADWISE_KEEP_ANSWERS"}
+)
 
 
 class KeySettings(TagRuleSettings):
@@ -360,6 +366,7 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
 
     Without `config` the file is the one that LOADWISE_CONFIG names, if any.
     """
+    _refuse_unknown_variables()
     named = os.environ.get("LOADWISE_CONFIG")
     if config is None and named:
         config = Path(named)
@@ -369,6 +376,20 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     except ValidationError as error:
         raise ConfigurationError(describe(error), field=first_field(error)) from None
     return loaded
+
+
+def _refuse_unknown_variables() -> None:
+    """A misspelt key in the environment would leave a server open that its operator believes closed."""
+    prefix = Settings.model_config.get("env_prefix", "")
+    known = {prefix + name.upper() for name in Settings.model_fields} | OTHER_VARIABLES
+    for variable in sorted(os.environ):
+        if variable.upper().startswith(prefix) and variable.upper().partition("__")[0] not in known:
+            near = get_close_matches(variable.upper(), sorted(known), n=1, cutoff=0.8)
+            raise ConfigurationError(
+                f"{variable} is set in the environment, and there is no such setting"
+                f"{f' (there is {near[0]})' if near else ''}: unset it.",
+                field=variable,
+            )
 
 
 def explain_setting(name: str) -> dict[str, Any]:
