@@ -84,6 +84,12 @@ WRONG_BODIES = [
 ]
 
 
+async def test_a_wrong_role_is_answered_with_those_that_there_are(site_of):
+    reply = await site_of().ask("POST", CHAT, chat(messages=[{"role": "wizard", "content": "x"}]))
+    assert "'wizard'" in reply.error["message"]
+    assert "Allowed: developer, system, user, assistant, tool, function." in reply.error["message"]
+
+
 @pytest.mark.parametrize(("path", "body", "param"), WRONG_FIELDS)
 async def test_a_wrong_field_is_named(site_of, path, body, param):
     site = site_of()

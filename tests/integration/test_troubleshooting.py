@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 
-from loadwise import CapacityError, ModelCompiler, OptimizationConfig, ServerSideOptimizer
-from loadwise.errors import BuildError
+from loadwise import (
+    CapacityError,
+    DynamicModelManager,
+    ModelCompiler,
+    OptimizationConfig,
+    ServerSideOptimizer,
+)
+from loadwise.errors import BuildDeclinedError, BuildError
 from loadwise.optimizer.control import OptimizationControl
-from loadwise.ports import Configure, Recompile
+from loadwise.ports import Availability, BuildRequest, Configure, Recompile
 
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 
@@ -95,6 +102,50 @@ class TestCompilation:
         await optimizer.close()
         assert state == "promoted"
 
+    async def test_a_compiler_that_was_missing_builds_once_it_is_there(
+        self, optimizer, model, batch, backend, monkeypatch
+    ) -> None:
+        with monkeypatch.context() as without:
+            without.setattr(backend, "available", lambda: Availability(ok=False, reason="g++"))
+            await compiled(optimizer, model, batch, "m")
+            stats = optimizer.model_compiler.compilation_stats["m"]
+            assert stats["cause"] == "unavailable: g++"
+            assert "make doctor" in stats["remedy"]
+        optimizer.model_compiler.force_recompile("m")
+        assert await asyncio.to_thread(optimizer.model_compiler.wait, 60)
+        state = optimizer.model_compiler.compilation_stats["m"]["state"]
+        await optimizer.close()
+        assert state == "promoted"
+
+    async def test_a_build_that_was_stopped_is_made_when_it_is_forced(
+        self, optimizer, model, batch, backend, monkeypatch
+    ) -> None:
+        def stopped(request: BuildRequest) -> NoReturn:
+            raise BuildError("The build was stopped.")
+
+        with monkeypatch.context() as ended:
+            ended.setattr(backend, "build", stopped)
+            await compiled(optimizer, model, batch, "m")
+        assert "stopped" in optimizer.model_compiler.compilation_stats["m"]["cause"]
+        optimizer.model_compiler.force_recompile("m")
+        assert await asyncio.to_thread(optimizer.model_compiler.wait, 60)
+        state = optimizer.model_compiler.compilation_stats["m"]["state"]
+        await optimizer.close()
+        assert state == "promoted"
+
+    async def test_a_build_that_is_not_faster_leaves_the_original(
+        self, optimizer, model, batch, backend
+    ) -> None:
+        backend.fault = BuildDeclinedError("The build is not faster.")
+        await compiled(optimizer, model, batch, "m")
+        stats = optimizer.model_compiler.compilation_stats["m"]
+        served = await optimizer.optimize_model_for_request(model, {"model_name": "m"})
+        with torch.no_grad():
+            assert torch.equal(served(batch), model(batch))
+        await optimizer.close()
+        assert stats["state"] == "declined"
+        assert "not faster" in stats["cause"]
+
     async def test_what_is_no_module_is_served_as_it_is(self, optimizer) -> None:
         await optimizer.start_optimization()
         assert await optimizer.optimize_model_for_request("weights", {"model_name": "m"}) == "weights"
@@ -151,6 +202,28 @@ class TestDegradation:
         name = optimizer.parameter_tuner.get_current_strategy().name
         await optimizer.close()
         assert name == "quality"
+
+    async def test_a_shorter_interval_holds_at_once(self, optimizer) -> None:
+        await OptimizationControl(optimizer).apply(Configure(changes={"tuning_interval_sec": 3600.0}))
+        await optimizer.start_optimization()
+        turned, turns = asyncio.Event(), optimizer.cycle.turns
+        optimizer.parameter_tuner.on_applied(
+            lambda _: turned.set() if optimizer.cycle.turns >= turns + 3 else None
+        )
+        await OptimizationControl(optimizer).apply(Configure(changes={"tuning_interval_sec": 0.05}))
+        async with asyncio.timeout(60):
+            await turned.wait()
+        await optimizer.close()
+
+    async def test_a_change_that_was_taken_back_stays_when_it_is_applied_again(self) -> None:
+        manager = DynamicModelManager()
+        manager.register("configuration", "good")
+        manager.record_performance("configuration", within_objectives=True)
+        manager.register("configuration", "mine")
+        manager.activate("configuration", "v2")
+        assert manager.record_performance("configuration", within_objectives=False) == "good"
+        manager.activate("configuration", "v2")
+        assert manager.record_performance("configuration", within_objectives=False) == "mine"
 
     async def test_stopped_requests_pass_untouched(self, optimizer, model) -> None:
         optimizer.ensemble_manager.add_model_to_ensemble("member", "weights")

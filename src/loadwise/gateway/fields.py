@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -24,11 +24,13 @@ ABSENT = Raw()
 # How grammars are asked for outside OpenAI's `response_format`.
 GRAMMARS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
+Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
+
 
 class Turn(Struct, gc=False):
     """One message; its content stays as the client wrote it."""
 
-    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
+    role: Role
     content: Raw = ABSENT
     tool_calls: Raw = ABSENT
 
@@ -172,7 +174,10 @@ def wrong_field(error: Exception, prefix: str = "") -> RequestError:
     if missing is not None:
         return RequestError(f"{where}: this field is required.", param=where)
     if where:
-        return RequestError(f"{where}: {place['what'] if place else text}.", param=where)
+        what = place["what"] if place else text
+        # The library names the values that are allowed for no kind of choice.
+        allowed = f" Allowed: {', '.join(get_args(Role))}." if where.endswith("].role") else ""
+        return RequestError(f"{where}: {what}.{allowed}", param=where)
     return RequestError(f"The request's body must be a JSON object: {text}.", code="invalid_json")
 
 
