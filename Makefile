@@ -16,6 +16,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 # Tests of compilers and runtimes have a process of their own, beside the others: what those leave in one can end it.
 NATIVE := tests/compiler tests/torch_engine tests/app/test_compiling.py
+# Whoever holds it may use the processor that the main tests leave free: native tests, then real engines.
+SPARE := $(if $(shell command -v flock),flock --no-fork $(VENV)/spare-processor.lock)
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test engines test-engines test-gateways coverage check lint types layers doctor format reference lock bench bench-compare bench-inside bench-engines bench-compile bench-gateways bench-monitoring demo screenshots bench-proof clean
@@ -48,7 +50,7 @@ screenshots: $(STAMP) ## take docs/images anew: the demonstration's page in Chro
 test: $(STAMP) ## run the tests (with coverage)
 	@rm -f .coverage .coverage.*
 ifeq ($(ARGS),)
-	@$(BIN)/python -m coverage run -m pytest $(NATIVE) > $(VENV)/native-tests.log 2>&1 & native=$$!; \
+	@$(SPARE) $(BIN)/python -m coverage run -m pytest $(NATIVE) > $(VENV)/native-tests.log 2>&1 & native=$$!; \
 	trap 'kill $$native 2>/dev/null' EXIT; \
 	$(BIN)/python -m coverage run -m pytest $(addprefix --ignore=,$(NATIVE)); others=$$?; \
 	wait $$native; ended=$$?; cat $(VENV)/native-tests.log; exit $$((others | ended))
@@ -60,7 +62,7 @@ engines: $(STAMP) ## build real engines for tests, once: 3 to 5 minutes and 4 GB
 	tools/engines/build.sh $(ENGINES)
 
 test-engines: engines ## one contract against real Aphrodite and vLLM, inside and in front, and the embedded engine
-	LOADWISE_ENGINES=$(ENGINES) $(BIN)/python -m pytest -m engines tests/real $(ARGS)
+	LOADWISE_ENGINES=$(ENGINES) $(SPARE) $(BIN)/python -m pytest -o cache_dir=.cache/pytest-engines -m engines tests/real $(ARGS)
 
 coverage: $(STAMP) ## after `make test`: hold the coverage of lines and branches against what is promised
 	@$(BIN)/python -m coverage combine --quiet 2>/dev/null || true

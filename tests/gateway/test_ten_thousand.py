@@ -118,6 +118,8 @@ DONE = b"data: [DONE]\n\n"
 class Pieces:
     """A response whose body comes in the given pieces."""
 
+    waits = False
+
     def __init__(self, *pieces: bytes) -> None:
         self._left = [piece for piece in pieces if piece]
 

@@ -58,9 +58,14 @@ class Response:
         """The first header of that lower-case name; empty where there is none."""
         return next((value for key, value in self.headers if key == name), "")
 
+    @property
+    def waits(self) -> bool:
+        """Whether `piece` would have to wait."""
+        return not self._pieces and not self.ended
+
     async def piece(self) -> bytes:
         """The part of the body that came since the last call; empty at the end. Raises `OSError`."""
-        while not self._pieces and not self.ended:
+        while self.waits:
             await self._news()
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces, self._size = [], 0

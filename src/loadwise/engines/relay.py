@@ -76,6 +76,9 @@ class UpstreamStream:
             self._end()
 
     async def _read(self, limit_s: float) -> bytes:
+        if not self._response.waits:
+            # What is there already needs no limit of time, which costs more than the taking.
+            return await self._response.piece()
         loop_s = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(min(loop_s + limit_s, self._deadline_s)):

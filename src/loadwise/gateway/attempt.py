@@ -14,11 +14,11 @@ from loadwise.ports import Answer, Clock, Director, Dispatch
 class Attempt:
     """Inside `with Attempt(...)` a dispatched request is served; leaving the block records how it went.
 
-    No exception: succeeded, unless the answer is an error (status 400 or more, or failed inside its
-    stream). Cancelled: abandoned. Any other exception: failed.
+    No exception, or one after `over()`: succeeded, unless the answer is an error (status 400 or more, or
+    failed inside its stream). Cancelled: abandoned. Any other exception: failed.
     """
 
-    __slots__ = ("_began_s", "_clock", "_director", "_since_s", "answer", "dispatch")
+    __slots__ = ("_began_s", "_clock", "_director", "_over_s", "_since_s", "answer", "dispatch")
 
     def __init__(
         self, director: Director, clock: Clock, dispatch: Dispatch, since_s: float | None = None
@@ -29,15 +29,20 @@ class Attempt:
         self._clock = clock
         self.dispatch = dispatch
         self.answer: Answer | None = None
+        self._over_s: float | None = None
 
     def __enter__(self) -> Attempt:
         self._began_s = self._clock.monotonic_s()
         return self
 
+    def over(self) -> None:
+        """The engine is done: what the client does from here on says nothing about it."""
+        self._over_s = self._clock.monotonic_s()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
+        if error is None or self._over_s is not None:
             ending = Ending.FAILED if self._answered_badly() else Ending.SUCCEEDED
         elif isinstance(error, asyncio.CancelledError | GeneratorExit):
             ending = Ending.ABANDONED
@@ -49,7 +54,7 @@ class Attempt:
         return self.answer is None or self.answer.status >= 400 or self.answer.progress.failed
 
     def _outcome(self, ending: Ending, error: BaseException | None) -> Outcome:
-        now_s = self._clock.monotonic_s()
+        now_s = self._clock.monotonic_s() if self._over_s is None else self._over_s
         dispatch, answer = self.dispatch, self.answer
         progress = None if answer is None else answer.progress
         seen_s = None if progress is None else progress.first_token_s

@@ -93,14 +93,14 @@ class Relay:
                     whole = b"".join([chunk async for chunk in answer.chunks])
             finally:
                 await _close(answer.chunks)
-        # The engine is done: what the client does from here on says nothing about it.
-        if streaming:
-            await exchange.send({"type": "http.response.body", "body": whole})
-            return None
-        tell = partial(_send_whole, exchange, answer, whole, said)
-        if answer.status in FAILURES:
-            return tell
-        await tell()
+            attempt.over()
+            if not streaming and answer.status not in FAILURES:
+                # The client need not wait until its outcome is recorded.
+                await _send_whole(exchange, answer, whole, said)
+                return None
+        if not streaming:
+            return partial(_send_whole, exchange, answer, whole, said)
+        await exchange.send({"type": "http.response.body", "body": b""})
         return None
 
 
