@@ -121,6 +121,8 @@ def test_keys_are_not_kept_in_the_command(stub: Any, tmp_path: Path, monkeypatch
         (["--workload", "poisson"], "needs --rate"),
         (["--rate", "1", "--model", "gpt"], "has no model 'gpt'. It serves: auto, fast"),
         (["--rate", "1", "--compare", "--find-capacity"], "Choose one"),
+        (["--rate", "1", "--ttft", "-1"], "--ttft must be above 0, not -1"),
+        (["--rate", "1", "--tpot", "nan"], "--tpot must be above 0, not nan"),
         (["--rate", "1", "--url", "ftp://x"], "must begin with http"),
         (["--rate", "1", "--url", "http://127.0.0.1:1"], "Is it running"),
         (["--rate", "1", "--tokenizer", "none.json"], "Cannot read the tokenizer"),
@@ -131,7 +133,11 @@ def test_wrong_options_are_refused_by_name(stub: Any, arguments: list[str], mess
         invoke(stub, *arguments)
 
 
-def test_a_folder_that_cannot_be_written_is_refused(stub: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [[], ["--compare"], ["--find-capacity"]])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_asked(
+    stub: Any, tmp_path: Path, kind: list[str]
+) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match="Cannot write"):
-        invoke(stub, *SHORT, "--out", str(tmp_path / "file"))
+    with pytest.raises(ConfigurationError, match="Cannot write into"):
+        invoke(stub, *SHORT, *kind, "--out", str(tmp_path / "file"))
+    assert not stub.headers

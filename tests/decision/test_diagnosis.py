@@ -14,6 +14,7 @@ from loadwise.decision.diagnosis import (
     PoolSight,
     Situation,
     Stage,
+    Traffic,
     diagnose,
 )
 
@@ -131,6 +132,16 @@ def test_failures_within_their_budget_do_not_hide_an_overloaded_pool() -> None:
     pool = PoolSight(pool_id="b", load=0.95)
     found = diagnose(Situation(burns=[burn(50), errors(1)], members=[GOOD, failing], pools=[pool]))
     assert (found.fault.culprit, found.fault.name) == (Culprit.POOL, "b")
+
+
+def test_refusals_that_no_member_answered_for_accuse_no_member() -> None:
+    pool = PoolSight(pool_id="local", load=0.2)
+    situation = Situation(
+        burns=[errors(90)], members=[GOOD, ALSO], pools=[pool], short=Traffic(ended=110, failed=0, refused=90)
+    )
+    fault = diagnose(situation).fault
+    assert (fault.culprit, fault.name) == (Culprit.POOL, "local")
+    assert "90 of 200 requests were refused" in fault.sentence
 
 
 def test_one_of_two_members_that_fail_alike_is_not_accused() -> None:

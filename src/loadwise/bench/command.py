@@ -89,6 +89,9 @@ def bench(
 
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(f"--url must begin with http:// or https://, not {url!r}.", field="--url")
+    for flag, limit_s in (("--ttft", ttft), ("--tpot", tpot)):
+        if not limit_s > 0:
+            raise ConfigurationError(f"{flag} must be above 0, not {limit_s:g}.", field=flag)
     if compare and find_capacity:
         raise ConfigurationError("Choose one of --compare and --find-capacity.")
     options = Options(

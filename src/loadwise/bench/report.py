@@ -10,6 +10,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryFile
 from typing import Any
 
 from rich.table import Table
@@ -73,6 +74,18 @@ def save_text(folder: Path, name: str, text: str) -> Path:
             f"Cannot write {folder / name}: {error.strerror or error}.", field="--out"
         ) from None
     return folder / name
+
+
+def require_folder(folder: Path) -> None:
+    """The folder is there and takes files; `ConfigurationError` before a run whose result would be lost."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot write into {folder}: {error.strerror or error}.", field="--out"
+        ) from None
 
 
 def save_json(folder: Path, name: str, values: Mapping[str, Any]) -> Path:

@@ -68,7 +68,7 @@ class Runner:
             self._made += 1
             [sample] = await self.client.replay(model, requests)
             if sample.error is not None:
-                raise EngineError(f"{self.client.target.url} cannot answer for {model!r}: {sample.error}.")
+                raise EngineError(f"{self.client.target.url} cannot answer for {model!r}: {sample.error}")
 
 
 async def server_models(client: Client) -> list[str]:
@@ -116,7 +116,7 @@ async def _count(client: Client, model: str, prompt: str | list[int]) -> int | N
     planned = Planned(t_s=0.0, body=body, input_tokens=CALIBRATION_TOKENS, output_tokens=1)
     [sample] = await client.replay(model, [planned])
     if sample.error is not None:
-        raise EngineError(f"{client.target.url} cannot answer for {model!r}: {sample.error}.")
+        raise EngineError(f"{client.target.url} cannot answer for {model!r}: {sample.error}")
     return sample.prompt_tokens
 
 

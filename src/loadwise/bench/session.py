@@ -128,7 +128,9 @@ async def probe(runner: Runner, source: Source, options: Options, rate_per_s: fl
 
 @asynccontextmanager
 async def open_runner(options: Options) -> AsyncIterator[Runner]:
-    """A runner for the server of these options; refuses a model that it does not list."""
+    """A runner for the server of these options; refuses a model that it does not list, and a lost result."""
+    if options.out is not None:
+        report.require_folder(options.out)
     async with Client(options.target) as client:
         models = await server_models(client)
         if models and options.model not in models:

@@ -173,7 +173,8 @@ def _out_in_part(situation: Situation) -> Fault | None:
 
 def _failing(situation: Situation) -> Fault | None:
     worst = max(situation.members, key=lambda m: _fraction(m.failed, m.requests), default=None)
-    if worst is None or worst.requests < ENOUGH:
+    if worst is None or worst.requests < ENOUGH or not worst.failed:
+        # What burns then was refused before an engine was asked.
         return None
     others = [m for m in situation.members if m is not worst]
     share, rest = _fraction(worst.failed, worst.requests), _fraction(*_sums(others, "failed", "requests"))
