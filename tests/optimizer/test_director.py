@@ -162,7 +162,7 @@ class TestEnding:
 
     async def test_failures_take_a_member_out_and_success_brings_it_back(self, make) -> None:
         server = await started(make)
-        for number in range(6):
+        for number in range(5):
             server.end(server.dispatch(number, model="accurate"), Ending.FAILED, status=500)
         assert server.optimizer.ensemble_manager.members_out() == ["accurate"]
         assert server.dispatch(9).member_id != "accurate"

@@ -59,6 +59,8 @@ async def test_a_failing_member_is_named_at_night_with_what_to_do(make):
     named = server.dispatch(99, model="fast")
     server.end(named, Ending.FAILED, status=500)
     for number in range(100, 115):
+        # Between them the probes that are let in where nobody answers.
+        server.clock.advance(6.0)
         server.end(server.dispatch(number, model="fast"), Ending.FAILED, status=500)
     said = situation.text(server.optimizer)
     assert "Member fast is at fault" in said.splitlines()[1]

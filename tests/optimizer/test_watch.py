@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -38,9 +39,11 @@ class Running:
 
     def ask(self) -> None:
         facts = {} if self.member is None else {"model": self.member}
-        dispatch = self.server.dispatch(self._number, **facts)
         self._number += 1
-        self.server.end(dispatch, self.ending, **self.facts)
+        # Where nobody answers, most are refused.
+        with suppress(RequestError):
+            dispatch = self.server.dispatch(self._number, **facts)
+            self.server.end(dispatch, self.ending, **self.facts)
 
     async def second(self, *, traffic: bool = True) -> None:
         self.server.clock.advance(1.0)

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import AsyncOpenAI
+from openai import APIStatusError, AsyncOpenAI
 
 from loadwise.testing.upstream import Received, StubUpstream
 
@@ -138,6 +138,46 @@ async def test_with_the_retries_of_every_layer_an_upstream_is_asked_a_fifth_more
             answers = await asyncio.gather(*(client.chat.completions.create(**CHAT) for _ in range(4)))
             assert all(answer.choices for answer in answers)
     assert asked <= site.attempts - before <= 1.2 * asked
+
+
+async def test_where_one_of_two_upstreams_fails_everybody_is_answered_by_a_fifth_more_at_most(
+    site: Site,
+) -> None:
+    site.upstreams[0].fails = 1
+    before, asked = site.attempts, 100
+    async with AsyncOpenAI(base_url=f"{site.proxy}/v1", api_key="none", max_retries=2) as client:
+        for _ in range(asked // 4):
+            answers = await asyncio.gather(*(client.chat.completions.create(**CHAT) for _ in range(4)))
+            assert all(answer.choices for answer in answers)
+    assert asked <= site.attempts - before <= 1.2 * asked
+
+
+async def test_where_every_upstream_fails_they_are_asked_a_fifth_more_at_most_and_answer_again_once_they_can(
+    site: Site,
+) -> None:
+    for upstream in site.upstreams:
+        upstream.fails = 1
+    before, asked = site.attempts, 40
+    async with AsyncOpenAI(base_url=f"{site.proxy}/v1", api_key="none", max_retries=2) as client:
+        for _ in range(asked // 4):
+            failures = await asyncio.gather(*(failure(client) for _ in range(4)))
+            assert None not in failures
+        assert site.attempts - before <= 1.2 * asked
+        for upstream in site.upstreams:
+            upstream.fails, upstream.behaviour.status = 0, 200
+        async with asyncio.timeout(30):
+            while await failure(client) is not None:
+                await asyncio.sleep(0.1)
+        assert [await failure(client) for _ in range(10)] == [None] * 10
+
+
+async def failure(client: AsyncOpenAI) -> int | None:
+    """The status that a client's request ends with after all its retries; None where it is answered."""
+    try:
+        await client.chat.completions.create(**CHAT)
+    except APIStatusError as error:
+        return error.status_code
+    return None
 
 
 async def test_what_we_refuse_ourselves_cools_down_no_deployment_and_reaches_no_upstream(site: Site) -> None:

@@ -205,6 +205,8 @@ class Belief(NamedTuple):
     passed: int = 0
     # By replica id where there are several; empty where the only one is the member.
     replicas: ByReplica = NO_REPLICAS
+    # When one of its replicas last failed.
+    failed_s: float = -inf
 
     @property
     def error_rate(self) -> float:

@@ -25,6 +25,7 @@ class RefusalReason(StrEnum):
     QUALITY_FLOOR = "quality_floor"
     NONE_LEFT = "none_left"
     NOT_ALLOWED = "not_allowed"
+    NOBODY_ANSWERS = "nobody_answers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,8 @@ class Refusal:
     message: str
     param: str | None = None
     code: str | None = None
+    # Seconds after which asking again makes sense; None where it does not, or nobody knows.
+    retry_after_s: float | None = None
 
 
 def candidates(

@@ -15,7 +15,8 @@ from loadwise.decision.beliefs import Belief, Health
 from loadwise.decision.candidates import Refusal, candidates
 from loadwise.decision.choices import Choice, ChoiceReason, Remembered, choice_of, drawn
 from loadwise.decision.facts import Member, MemberPressure, Policy, RequestFacts, Route, StrategyName
-from loadwise.decision.lineup import lineup_of
+from loadwise.decision.lineup import Lineup, lineup_of
+from loadwise.decision.outage import nobody_answers, probed, refusal
 from loadwise.decision.selection import distribution
 from loadwise.decision.strategy import Strategy
 from loadwise.decision.views import Scene
@@ -44,12 +45,18 @@ def select(
 
     `strategy` None means stopped: the default member answers. `excluded` are replica ids that just
     failed. `control` marks requests of an unoptimised block. Every route member needs a belief;
-    `pressures` may lack members whose queues are not known.
+    `pressures` may lack members whose queues are not known. Where all that could answer are known to fail,
+    a request is refused, or probes one of them (`outage`).
     """
     whole = lineup_of(route)
     able = candidates(whole, request, excluded)
     if isinstance(able, Refusal):
         return able
+    # Who asks without a word of what is in flight (the library, an engine around us) is never refused.
+    failing = _all_failing(whole, request, able, beliefs) if strategy is not None and pressures else None
+    refused = None if failing is None else refusal(request, failing, beliefs, pressures, now_s)
+    if refused is not None:
+        return refused
     if request.model != route.name:
         scene = Scene(whole, whole, request, beliefs, pressures, None, now_s)
         return _single(scene, able[0], ChoiceReason.NAMED, remembered)
@@ -57,6 +64,9 @@ def select(
     if fixed is not None or strategy is None:
         scene = Scene(whole, whole, request, beliefs, pressures, None, now_s)
         return _single(scene, _default(route, able, beliefs), fixed or ChoiceReason.STOPPED, remembered)
+    if failing is not None:
+        scene = Scene(whole, whole, request, beliefs, pressures, None, now_s)
+        return _single(scene, probed(able, beliefs, pressures), ChoiceReason.PROBING, remembered)
     wish, leads = wish_of(request, strategy, pressures), strategy.leads.get(route.name, _EMPTY)
     scene = Scene(whole, whole.among(able), request, beliefs, pressures, wish, now_s, leads)
     kept = _conversation(scene, strategy, remembered)
@@ -64,6 +74,16 @@ def select(
         return kept
     shares, reason, top = distribution(route.strategy, scene)
     return drawn(scene, shares, reason, top, draw, remembered)
+
+
+def _all_failing(
+    whole: Lineup, request: RequestFacts, able: Sequence[Member], beliefs: Mapping[str, Belief]
+) -> Sequence[Member] | None:
+    """All that could answer, also those that this request was tried on, where all are known to fail."""
+    if not nobody_answers(able, beliefs):
+        return None
+    everyone = candidates(whole, request)
+    return None if isinstance(everyone, Refusal) or not nobody_answers(everyone, beliefs) else everyone
 
 
 # --- what needs no comparison ------------------------------------------------------------------

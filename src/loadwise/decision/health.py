@@ -12,12 +12,13 @@ from typing import Final
 from loadwise.decision import replicas
 from loadwise.decision.beliefs import WELL, Belief, Health
 from loadwise.decision.facts import Policy
+from loadwise.decision.outage import fails
 from loadwise.decision.rotation import (
     FAULTS_IN_A_ROW,
     FAULTS_ON_RAMP,
-    PROBES_NEEDED,
     HealthReason,
     probe_after_s,
+    probes_needed,
     taken,
 )
 from loadwise.decision.silence import Silence, mute
@@ -47,8 +48,8 @@ def review(
 ) -> tuple[HealthChange, ...]:
     """Members of one route, and their replicas, to take out or bring back.
 
-    At most half of the members are out at once, never the last. Replicas come first: what one of them
-    does is not the member's fault.
+    At most half of the members are out at once, never the last: where nobody answers, `outage` says who is
+    asked. Replicas come first: what one of them does is not the member's fault.
     """
     moves = [move for belief in beliefs.values() for move in _moves(policy, belief, now_s, silences)]
     beliefs = {**beliefs, **{move.member_id: move.belief for move in moves}}
@@ -70,7 +71,11 @@ def _moves(
 def _members(
     policy: Policy, beliefs: Mapping[str, Belief], now_s: float, silences: Sequence[Silence]
 ) -> tuple[HealthChange, ...]:
-    changes = [change for belief in beliefs.values() if (change := _returning(belief, now_s)) is not None]
+    changes = [
+        change
+        for belief in beliefs.values()
+        if (change := _returning(belief, now_s, alone=_alone(beliefs, belief))) is not None
+    ]
     out = sum(belief.health is Health.OUT for belief in beliefs.values())
     out -= sum(change.health is Health.RAMPING for change in changes)
     room = len(beliefs) // 2 - out
@@ -83,6 +88,12 @@ def _members(
     )
     changes += [_removed(belief, why, now_s) for belief, why in suspects[: max(0, room)]]
     return tuple(changes)
+
+
+def _alone(beliefs: Mapping[str, Belief], belief: Belief) -> bool:
+    """Whether there are others, and none of them answers."""
+    others = [other for other in beliefs.values() if other is not belief]
+    return bool(others) and all(fails(other) for other in others)
 
 
 def ramp(belief: Belief, now_s: float) -> float:
@@ -119,8 +130,8 @@ def _removed(belief: Belief, reason: HealthReason, now_s: float) -> HealthChange
     return HealthChange(member_id=belief.member_id, health=Health.OUT, reason=reason, belief=belief)
 
 
-def _returning(belief: Belief, now_s: float) -> HealthChange | None:
-    if belief.health is Health.OUT and belief.passed >= PROBES_NEEDED:
+def _returning(belief: Belief, now_s: float, *, alone: bool) -> HealthChange | None:
+    if belief.health is Health.OUT and belief.passed >= probes_needed(alone=alone):
         health, reason, removals = Health.RAMPING, HealthReason.PROBES_PASSED, belief.removals
     elif belief.health is Health.RAMPING and ramp(belief, now_s) >= 1.0 and belief.faults_in_a_row == 0:
         health, reason, removals = Health.HEALTHY, HealthReason.RAMP_COMPLETE, 0

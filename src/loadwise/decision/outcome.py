@@ -118,10 +118,11 @@ def drifted(policy: Policy, belief: Belief, now_s: float) -> Belief:
 def _failed(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float, kept: float) -> Belief:
     recent = exp(-_LN2 * elapsed / TREND_HALF_LIFE_S)
     blamed = fault_of(outcome) is Fault.MEMBER
+    failed_s = max(belief.failed_s, outcome.finished_s) if blamed else belief.failed_s
     standings = replicas.heard(belief.replicas, outcome.replica_id, outcome.finished_s, fault=blamed)
     if replicas.is_out(belief.replicas, outcome.replica_id):
         # The others serve: what it fails at, and what hung there, is no longer the member's.
-        return belief._replace(replicas=standings)
+        return belief._replace(replicas=standings, failed_s=failed_s)
     fault = 1.0 if blamed else 0.0
     out = belief.health is Health.OUT
     return belief._replace(
@@ -142,6 +143,7 @@ def _failed(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float, ke
         if out and fault
         else belief.probe_at_s,
         replicas=standings,
+        failed_s=failed_s,
     )
 
 
@@ -175,6 +177,7 @@ def _succeeded(policy: Policy, belief: Belief, outcome: Outcome, elapsed: float,
         _answers(belief, outcome), belief.health, belief.health_since_s, belief.probe_at_s, belief.removals,
         0, belief.passed + 1,
         replicas.heard(belief.replicas, outcome.replica_id, outcome.finished_s, fault=False),
+        belief.failed_s,
     ))  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """One member's replicas: who fails or is silent beside others is left out, probed, and returns on a ramp.
 
 A member is judged by the replicas that serve. At most half of them are out at once, never the last, and none
-for silence where no other speaks: where all fail or fall silent, it is the member that leaves (`health`).
+where no other answers or speaks: where all fail or fall silent, it is the member that leaves (`health`).
+Where no other answers one that is out needs no more than one answered probe.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from typing import Final, NamedTuple
 from loadwise.decision.beliefs import NO_REPLICAS, WELL, Belief, ByReplica, Health, Standing
 from loadwise.decision.facts import Member, Policy, Replica
 from loadwise.decision.rotation import (
+    FAULTS_DOUBTED,
     FAULTS_IN_A_ROW,
     FAULTS_ON_RAMP,
     PROBE_SHARE,
-    PROBES_NEEDED,
     HealthReason,
     probe_after_s,
+    probes_needed,
     taken,
 )
 from loadwise.decision.silence import Silence, beyond_patience, spent
@@ -60,20 +62,41 @@ def outs(standings: ByReplica) -> tuple[str, ...]:
     return tuple([name for name, each in standings.items() if each.health is Health.OUT])
 
 
+def none_answers(standings: ByReplica) -> bool:
+    """Whether each of them failed at last, and more than once; True of none at all."""
+    return all(_answers_not(each) for each in standings.values())
+
+
+def _answers_not(standing: Standing) -> bool:
+    if standing.health is Health.OUT:
+        return not standing.passed
+    return standing.faults_in_a_row >= FAULTS_DOUBTED
+
+
 def review(policy: Policy, belief: Belief, now_s: float, silences: Sequence[Silence]) -> tuple[Moved, ...]:
     """Replicas of a member that serves to take out or bring back."""
     standings = belief.replicas
     if len(standings) < 2 or belief.health is Health.OUT:
         return ()
-    back = [found for name, each in standings.items() if (found := _returning(name, each, now_s)) is not None]
+    back = [
+        found
+        for name, each in standings.items()
+        if (found := _returning(name, each, now_s, alone=_alone(standings, name))) is not None
+    ]
     out = sum(each.health is Health.OUT for each in standings.values())
     out -= sum(found.standing.health is Health.RAMPING for found in back)
     room = max(0, len(standings) // 2 - out)
     leaving: dict[str, HealthReason] = {}
-    for name, why in (*_silent(policy, belief, silences), *_faulty(standings)):
+    faulty = () if none_answers(standings) else _faulty(standings)
+    for name, why in (*_silent(policy, belief, silences), *faulty):
         leaving.setdefault(name, why)
     gone = [_removed(name, why, standings[name], now_s) for name, why in leaving.items()]
     return (*back, *gone[:room])
+
+
+def _alone(standings: ByReplica, name: str) -> bool:
+    """Whether no other of them answers."""
+    return none_answers({other: each for other, each in standings.items() if other != name})
 
 
 def _silent(
@@ -108,8 +131,8 @@ def _removed(name: str, why: HealthReason, before: Standing, now_s: float) -> Mo
     return Moved(name, why, after)
 
 
-def _returning(name: str, before: Standing, now_s: float) -> Moved | None:
-    if before.health is Health.OUT and before.passed >= PROBES_NEEDED:
+def _returning(name: str, before: Standing, now_s: float, *, alone: bool) -> Moved | None:
+    if before.health is Health.OUT and before.passed >= probes_needed(alone=alone):
         after = Standing(Health.RAMPING, health_since_s=now_s, removals=before.removals)
         return Moved(name, HealthReason.PROBES_PASSED, after)
     whole = taken(before.health, before.health_since_s, now_s) >= 1.0
@@ -131,14 +154,19 @@ def pick_replica(
 ) -> str | None:
     """The replica with most room, by `draw` (0..1) among equals; None when all are excluded.
 
-    One that is out gets nothing but its probes, one at a time; one on its ramp a growing share.
+    One that is out gets nothing but its probes, one at a time; one on its ramp a growing share. Where none
+    answers they are asked one after the other.
     """
     if len(member.replicas) == 1 and not excluded:
         return member.replicas[0].replica_id
     left = [replica for replica in member.replicas if replica.replica_id not in excluded]
     if not left:
         return None
-    left, draw = _taking(left, in_flight, draw, standings, now_s)
+    if standings and none_answers(standings):
+        turn = sum([each.faults_in_a_row for each in standings.values()]) % len(left)
+        draw = (turn + 0.5) / len(left)
+    else:
+        left, draw = _taking(left, in_flight, draw, standings, now_s)
     loads = [in_flight.get(r.replica_id, 0) / (r.capacity_requests or 1) for r in left]
     least = min(loads)
     equal = [replica for replica, load in zip(left, loads, strict=True) if load == least]
@@ -148,7 +176,10 @@ def pick_replica(
 def _taking(
     left: list[Replica], in_flight: Mapping[str, int], draw: float, standings: ByReplica, now_s: float
 ) -> tuple[list[Replica], float]:
-    """Those that take this request, and what is left of the draw; all where nobody would."""
+    """Those that take this request, and what is left of the draw.
+
+    Where nobody would, those on a ramp; else all.
+    """
     unwell = [r for r in left if standings.get(r.replica_id, WELL).health is not Health.HEALTHY]
     serving = [replica for replica in left if replica not in unwell]
     for replica in unwell:
@@ -165,4 +196,5 @@ def _taking(
             serving.append(replica)
         else:
             draw = (draw - share) / (1.0 - share)
-    return serving or left, draw
+    ramping = [replica for replica in unwell if standings[replica.replica_id].health is Health.RAMPING]
+    return serving or ramping or left, draw

@@ -10,6 +10,8 @@ from loadwise.decision.beliefs import Health
 # Faults in a row that take a member, or a replica, out; fewer while it is on its ramp.
 FAULTS_IN_A_ROW: Final = 5
 FAULTS_ON_RAMP: Final = 2
+# Faults in a row after which a replica is no proof that another one's are its own.
+FAULTS_DOUBTED: Final = 2
 PROBE_AFTER_S: Final = 5.0
 PROBE_AFTER_MOST_S: Final = 120.0
 PROBES_NEEDED: Final = 3
@@ -32,6 +34,11 @@ class HealthReason(StrEnum):
 def probe_after_s(removals: int) -> float:
     """Seconds until who is out may be probed: doubling with each removal, to two minutes."""
     return min(PROBE_AFTER_MOST_S, PROBE_AFTER_S * 2.0 ** min(removals, 10))
+
+
+def probes_needed(*, alone: bool) -> int:
+    """Answered probes after which who is out returns: one where nobody else answers."""
+    return 1 if alone else PROBES_NEEDED
 
 
 def taken(health: Health, since_s: float, now_s: float) -> float:

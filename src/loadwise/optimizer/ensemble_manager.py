@@ -256,7 +256,8 @@ class ModelEnsembleManager:
         if ended.ending is Ending.SUCCEEDED and (ended.output_tokens or 0) > 1:
             self._counted.add(ended.member_id)
         self._failures[ended.member_id].append(ended.ending is Ending.FAILED)
-        if ended.ending is Ending.FAILED or learned.health is not Health.HEALTHY:
+        unwell = learned.health is not Health.HEALTHY or learned.replicas is not belief.replicas
+        if ended.ending is Ending.FAILED or unwell:
             self.review()
 
     def review(self) -> list[HealthChange]:

@@ -29,6 +29,7 @@ def refused(refusal: Refusal) -> RequestError:
         kind=_KINDS.get(refusal.status, "invalid_request_error"),
         param=refusal.param,
         code=refusal.code,
+        retry_after_s=refusal.retry_after_s,
     )
 
 
