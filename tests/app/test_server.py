@@ -188,9 +188,9 @@ async def test_an_alert_of_the_server_reaches_the_webhook_of_its_settings(
         # The watch looks once a second by itself.
         authorization, body = await asyncio.wait_for(heard.get(), 30)
         assert authorization == "Bearer of-the-operator"
-        assert (body["name"], body["severity"], body["subject"]) == ("objectives_burning", "page", "auto")
+        assert (body["name"], body["severity"], body["subject"]) == ("objectives_spent", "ticket", "auto")
         async with aiohttp.ClientSession() as client, client.get(address + "/metrics") as answer:
             assert (
-                'loadwise_alert_active{alert="objectives_burning",severity="page"} 1.0' in await answer.text()
+                'loadwise_alert_active{alert="objectives_spent",severity="ticket"} 1.0' in await answer.text()
             )
     await runner.cleanup()
