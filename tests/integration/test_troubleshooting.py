@@ -111,6 +111,8 @@ class TestCompilation:
             stats = optimizer.model_compiler.compilation_stats["m"]
             assert stats["cause"] == "unavailable: g++"
             assert "make doctor" in stats["remedy"]
+            answer = await OptimizationControl(optimizer).apply(Recompile(model_id="m"))
+            assert answer["reasons"]["m"].startswith("unavailable: g++. Install g++")
         optimizer.model_compiler.force_recompile("m")
         assert await asyncio.to_thread(optimizer.model_compiler.wait, 60)
         state = optimizer.model_compiler.compilation_stats["m"]["state"]

@@ -223,4 +223,5 @@ class OptimizationControl:
 
 def _why_not(stats: JsonObject) -> str:
     """Why a model is not rebuilt, with what to do about it."""
-    return " ".join(part for part in (stats["cause"], stats["remedy"]) if part)
+    said = [str(stats[name]).rstrip(".") + "." for name in ("cause", "remedy") if stats[name]]
+    return " ".join(said)
