@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from loadwise.app.members import Members
-from loadwise.app.server import Server, composed
+from loadwise.app.server import Server, addresses, composed
 from loadwise.clock import SystemClock
 from loadwise.errors import ConfigurationError
 from loadwise.gateway.server import Place
@@ -101,7 +101,9 @@ async def test_an_admin_port_moves_the_control_plane(stub: StubUpstream, tmp_pat
         serving(tmp_path, upstreams={"eu": {"url": stub.url}}, admin_port=0) as (server, address),
         aiohttp.ClientSession() as client,
     ):
-        admin = f"http://127.0.0.1:{server.listeners[1].port}"
+        admin = addresses(server)["admin_url"]
+        assert addresses(server)["url"] == address
+        assert admin not in (address, "http://127.0.0.1:0")
         async with client.get(address + "/v1/optimization/status") as answer:
             assert answer.status == 404
         async with client.get(admin + "/v1/optimization/status") as answer:

@@ -100,8 +100,8 @@ async def serve_forever(settings: Settings) -> None:
             await optimizer.start_optimization()
 
         def ready() -> None:
-            address = _url(settings.host, server.listeners[0].port)
-            log.info("serving", url=address, members=[card.model_id for card in optimizer.director.models()])
+            members = [card.model_id for card in optimizer.director.models()]
+            log.info("serving", **addresses(server), members=members)
 
         settle()
         await serve(server.listeners, ready)
@@ -117,6 +117,15 @@ def _workshop(settings: Settings) -> Workshop:
     wanted = settings.optimization
     store = PackageStore(settings.cache_dir / "builds", wanted.build_store_bytes)
     return Workshop.keeping(wanted.build_backends, store, settings.cache_dir / "building")
+
+
+def addresses(server: Server) -> dict[str, str]:
+    """Where the server really answers, also where it was asked for any free port."""
+    names = ("url", "admin_url")
+    return {
+        name: _url(listener.host, listener.port)
+        for name, listener in zip(names, server.listeners, strict=False)
+    }
 
 
 def _url(host: str, port: int) -> str:
