@@ -207,10 +207,14 @@ class HostSensor(Protocol):
 
 @fact(frozen=True, slots=True, kw_only=True)
 class PromptSize:
-    """Prompt length in tokens: exact where a tokenizer was at hand, and a bound never below it."""
+    """Prompt length in tokens: exact where a tokenizer was at hand, and a bound never below it.
+
+    `expected` is what a prompt is likely to be that nobody counted; None where that is not known.
+    """
 
     exact: int | None
     bound: int
+    expected: int | None = None
 
 
 class Advice(NamedTuple):

@@ -1,10 +1,15 @@
 """A prompt's length among members that count differently, or not at all."""
 
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
 import pytest
 
-from loadwise.decision.facts import Endpoint, Member, Replica
-from loadwise.optimizer.prompts import SMALL_BYTES, TEMPLATE_TOKENS, size_of
-from loadwise.ports import Call, PromptSize
+from loadwise.decision.facts import Endpoint, Member, Replica, RequestFacts
+from loadwise.optimizer.prompts import SMALL_BYTES, TEMPLATE_TOKENS, PromptLengths, size_of
+from loadwise.ports import Call, Dispatch, PromptSize
 
 
 class Counting:
@@ -31,5 +36,63 @@ async def measured(size_bytes: int, *tokens: int | None) -> PromptSize:
 @pytest.mark.parametrize("size_bytes", [100, SMALL_BYTES + 1])
 async def test_every_tokenizer_is_heard_whatever_the_size(size_bytes: int) -> None:
     assert await measured(size_bytes, 7, 7) == PromptSize(exact=7, bound=7)
-    assert await measured(size_bytes, 7, 9) == PromptSize(exact=None, bound=9)
+    assert await measured(size_bytes, 7, 9) == PromptSize(exact=None, bound=9, expected=9)
     assert await measured(size_bytes, 7, None) == PromptSize(exact=None, bound=size_bytes + TEMPLATE_TOKENS)
+
+
+def uncounted(lengths: PromptLengths, bound: int, model: str = "auto") -> RequestFacts:
+    size = lengths.expected(model, PromptSize(exact=None, bound=bound))
+    return RequestFacts(
+        request_id="r", model=model, prompt_tokens_bound=bound, prompt_tokens_expected=size.expected
+    )
+
+
+def test_a_prompt_that_nobody_counted_is_expected_to_be_what_others_turned_out_to_be() -> None:
+    lengths = PromptLengths()
+    assert uncounted(lengths, 4000).prompt_length == 1000
+    for _ in range(300):
+        lengths.learn(uncounted(lengths, 700), 70)
+    assert uncounted(lengths, 4000).prompt_length == pytest.approx(400, rel=0.05)
+    assert uncounted(lengths, 4000, model="other").prompt_length == 1000
+
+
+def test_counted_prompts_are_what_was_counted_and_teach_nothing() -> None:
+    lengths = PromptLengths()
+    for size in (PromptSize(exact=7, bound=7), PromptSize(exact=None, bound=9, expected=9)):
+        assert lengths.expected("auto", size) == size
+    lengths.learn(RequestFacts(request_id="r", prompt_tokens=5, prompt_tokens_bound=5), 5)
+    lengths.learn(RequestFacts(request_id="r", prompt_tokens_bound=9, prompt_tokens_expected=9), 9)
+    lengths.learn(uncounted(lengths, 4000), None)
+    assert uncounted(lengths, 4000).prompt_length == 1000
+
+
+async def test_an_idle_server_is_not_too_slow_for_a_prompt_of_many_bytes(make: Any) -> None:
+    server = make(embedded=False)
+    server.director.running = True
+    await server.turn()
+    for engine in server.engines.values():
+        engine.count_tokens = nobody_counts
+    call = Call(endpoint=Endpoint.CHAT, body=b"x" * 700, request_id="r")
+
+    async def asked(number: int) -> Dispatch:
+        size = await server.director.measure("auto", call)
+        return server.dispatch(
+            number,
+            prompt_tokens=size.exact,
+            prompt_tokens_bound=size.bound,
+            prompt_tokens_expected=size.expected,
+        )
+
+    # A fifth of a second for 100 tokens; were each byte one, more than a second and the objective.
+    members: Counter[str] = Counter()
+    for number in range(90):
+        dispatch = await asked(number)
+        members[dispatch.member_id] += 1
+        first_s = 0.2 if dispatch.member_id == "accurate" else 0.03
+        server.end(dispatch, prompt_tokens=100, time_to_first_token_s=first_s, total_s=0.6)
+        await server.turn(1.0)
+    assert members["accurate"] > 80
+
+
+async def nobody_counts(call: Call) -> None:
+    """A server without a tokenizer."""

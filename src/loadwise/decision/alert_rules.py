@@ -99,7 +99,8 @@ RULES: Final = (
         severity=Severity.TICKET,
         find=findings.spent,
         limit=lambda _: burn.SPENT.factor,
-        message="{subject} misses its objectives {value:.1f} times as fast as its budget allows, for days.",
+        message="{subject} missed its objectives {value:.1f} times as often as its budget allows, over three "
+        "days or since the start.",
         remedy="Add capacity, choose faster members, or set objectives that the members can meet.",
         undo=STOP,
         within_s=86_400.0,

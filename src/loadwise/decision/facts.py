@@ -218,6 +218,14 @@ class RequestFacts:
     # 0..1: how much quality and speed count for this client; None for no preference.
     quality_preference: float | None = None
     speed_preference: float | None = None
+    # Of a prompt that nobody counted: what such bounds turned out to be.
+    prompt_tokens_expected: int | None = None
+
+    @property
+    def prompt_length(self) -> int | None:
+        """The prompt's tokens as far as they are known: exact, else expected, else the bound."""
+        exact, expected = self.prompt_tokens, self.prompt_tokens_expected
+        return exact if exact is not None else expected if expected is not None else self.prompt_tokens_bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

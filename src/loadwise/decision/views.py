@@ -278,7 +278,7 @@ class Scene:
 
 
 def _prompt_tokens(request: RequestFacts) -> float:
-    prompt = request.prompt_tokens if request.prompt_tokens is not None else request.prompt_tokens_bound
+    prompt = request.prompt_length
     return UNKNOWN_PROMPT_TOKENS if prompt is None else prompt
 
 

@@ -81,6 +81,7 @@ def read_facts(
         off=_switched_off(exchange.header(b"x-loadwise")),
         quality_preference=_preference(exchange, b"x-loadwise-quality"),
         speed_preference=_preference(exchange, b"x-loadwise-speed"),
+        prompt_tokens_expected=None if size is None else size.expected,
     )
 
 

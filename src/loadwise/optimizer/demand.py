@@ -24,7 +24,7 @@ class Demand:
     def ask(self, request: RequestFacts, now_s: float) -> bool:
         """The request counts, under the name that it asked for; whether it is more than a lead bears."""
         name = request.model
-        prompt = request.prompt_tokens if request.prompt_tokens is not None else request.prompt_tokens_bound
+        prompt = request.prompt_length
         self._requests[name] = self._requests.get(name, 0) + 1
         self._prompt_tokens[name] = self._prompt_tokens.get(name, 0.0) + (prompt or 0.0)
         surging = False

@@ -41,7 +41,7 @@ from loadwise.optimizer.ensemble_manager import ModelEnsembleManager
 from loadwise.optimizer.in_flight import InFlight, Open
 from loadwise.optimizer.places import Places
 from loadwise.optimizer.pressures import Pressures
-from loadwise.optimizer.prompts import size_of
+from loadwise.optimizer.prompts import PromptLengths, size_of
 from loadwise.optimizer.recorder import Recorder
 from loadwise.optimizer.refusals import no_room, none_left, refused, unknown_model
 from loadwise.optimizer.terms import expected_tokens
@@ -78,6 +78,7 @@ class EnsembleDirector:
         self.places = Places()
         self._pressures = Pressures(ensemble, self.in_flight, self.places)
         self.demand = Demand()
+        self.prompts = PromptLengths()
         # Called when more is asked for than a lead bears, before the request is decided; set by the loop.
         self.on_surge: Callable[[], None] = lambda: None
         self.conversations = conversations or Conversations()
@@ -101,7 +102,8 @@ class EnsembleDirector:
         if route is None:
             return await size_of(call, [], {})
         members = [m for m in route.members if m.member_id == model] or route.members
-        return await size_of(call, members, self.ensemble.fleet.engines())
+        size = await size_of(call, members, self.ensemble.fleet.engines())
+        return self.prompts.expected(model, size)
 
     # --- deciding ---
 
@@ -331,6 +333,7 @@ class EnsembleDirector:
             return
         heard = self._heard(dispatch, entry, outcome)
         self.ensemble.learn(heard)
+        self.prompts.learn(dispatch.request, heard.prompt_tokens)
         self._charge(dispatch, heard, entry.expected_tokens)
         within = self.recorder.record(
             heard,

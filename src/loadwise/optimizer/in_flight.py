@@ -94,8 +94,7 @@ class InFlight:
         for dispatch in (entry.dispatch for entry in self._open.values()):
             if not of(dispatch):
                 continue
-            asked = dispatch.request
-            prompt = asked.prompt_tokens if asked.prompt_tokens is not None else asked.prompt_tokens_bound
+            prompt = dispatch.request.prompt_length
             replica = dispatch.member_id, dispatch.replica_id
             began_s, tokens = found.get(replica, (dispatch.started_s, 0))
             found[replica] = min(began_s, dispatch.started_s), max(tokens, prompt or 0)

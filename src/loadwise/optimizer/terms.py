@@ -128,5 +128,5 @@ class Terms:
 
 def expected_tokens(request: RequestFacts, usual_answer: float) -> int:
     """Whole tokens that a request is expected to need; a prompt of unknown length counts as none."""
-    prompt = request.prompt_tokens if request.prompt_tokens is not None else request.prompt_tokens_bound
+    prompt = request.prompt_length
     return (prompt or 0) + round(answer_tokens(request, usual_answer))

@@ -94,6 +94,7 @@ def _facts(request: RequestFacts) -> JsonObject:
         "tenant": request.principal.tenant,
         "prompt_tokens": request.prompt_tokens,
         "prompt_tokens_bound": request.prompt_tokens_bound,
+        "prompt_tokens_expected": request.prompt_tokens_expected,
         "explicit": dict(request.explicit),
         "features": sorted(request.features),
         "stream": request.stream,

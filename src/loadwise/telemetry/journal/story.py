@@ -62,7 +62,11 @@ def _prompt(facts: JsonObject) -> str:
     exact, bound = facts["prompt_tokens"], facts["prompt_tokens_bound"]
     if exact is not None:
         return f"a prompt of {exact} tokens"
-    return "a prompt of unknown length" if bound is None else f"a prompt of at most {bound} tokens"
+    if bound is None:
+        return "a prompt of unknown length"
+    expected = facts["prompt_tokens_expected"]
+    at_most = f"at most {bound}"
+    return f"a prompt of {at_most if expected is None else f'about {expected} ({at_most})'} tokens"
 
 
 def _ending_told(ended: JsonObject | None, choice: JsonObject) -> str:
