@@ -73,19 +73,23 @@ def _watch(
 ) -> None:
     family, duty, running = Family(process.pid), Duty(), True
     ran_s = had_s = 0.0
-    for look in count():
+    looks = count()
+    while True:
         if stop.is_set():
             raise BuildError("The build was stopped.", remedy="force_recompile starts it again.")
         if _ended(process):
             return
-        part, before_s = min(1.0, max(_LEAST_SHARE, share())), had_s
-        had_s = max(before_s, family.processor_s())
+        part, before_s, used = min(1.0, max(_LEAST_SHARE, share())), had_s, 0
+        if running:
+            # What is stopped uses nothing more, and looking at it would cost requests.
+            had_s = max(before_s, family.processor_s())
+            used = family.resident_bytes() if next(looks) % _MEMORY_EVERY == 0 else 0
         progress(had_s)
         # What it may have is its time, had or not: one that hangs ends, one that is kept from it does not.
         ran_s += min(_LOOK_EVERY_S, max(had_s - before_s, part * _LOOK_EVERY_S))
         running = _set_running(process, running, duty.may_run(_LOOK_EVERY_S, had_s - before_s, part))
         family.yield_to_all(part < 1.0 and not duty.starved)
-        _hold_to(limits, ran_s, family.resident_bytes() if look % _MEMORY_EVERY == 0 else 0)
+        _hold_to(limits, ran_s, used)
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:
