@@ -69,3 +69,4 @@ async def test_a_rollout_that_moves_is_in_the_changes_with_its_reason(make: Any)
     shown = changes(server.optimizer)[0]
     assert shown["what"] == "rollout of auto: 20% → 0% optimised"
     assert (shown["kind"], shown["reason"], shown["undo"]) == ("rollout", "errors_burning", None)
+    assert shown["rests"] == "nothing is optimised there now"

@@ -128,6 +128,7 @@ async def test_the_alert_the_diagnosis_the_metrics_and_the_page_name_it(site: Si
     assert shown["replicas"] == {"fast/0": "healthy", "fast/1": "out", "fast/2": "healthy"}
     told = [change for change in frame["changes"] if change["kind"] == "replica"]
     assert [(change["what"], change["undo"]) for change in told] == [("replica fast/1: serving → out", None)]
+    assert "      it comes back by itself" in text(site.server.optimizer).splitlines()
 
 
 async def test_it_comes_back_by_probes_on_a_ramp_once_its_requests_are_over(site: Site) -> None:

@@ -59,6 +59,19 @@ def test_the_report_has_grade_gain_trends_advice_members_builds_and_alerts() -> 
     assert page.count("<svg") == 5
 
 
+def test_a_change_that_no_command_undoes_says_why_none_need() -> None:
+    rests = {
+        "time": "t",
+        "what": "build of large: failed",
+        "reason": "g++",
+        "undo": None,
+        "rests": "it rests",
+    }
+    text = report.markdown({**FULL, "changes": [*FULL["changes"], rests]})
+    assert "| t | build of large: failed | g++ | it rests |" in text
+    assert "| t | strategy a → b | load | curl |" in text
+
+
 def test_the_report_runs_nothing_and_loads_nothing() -> None:
     assert not PLAIN.elements & {"script", "iframe", "object", "embed", "link", "img", "base", "form"}
     assert not {

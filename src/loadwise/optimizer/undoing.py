@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from loadwise.optimizer.server_side_optimizer import ServerSideOptimizer
 
 _KEY = '-H "x-loadwise-admin-key: $LOADWISE_ADMIN_KEY"'
+
+# What is said of a change that no command undoes.
+COMES_BACK: Final = "it comes back by itself"
+RESTS: Final = {
+    ChangeKind.BUILD: "nothing to undo: the original serves",
+    ChangeKind.ROLLOUT: "nothing is optimised there now",
+}
 
 
 class Told(NamedTuple):
@@ -33,7 +40,7 @@ class Told(NamedTuple):
 def changes(optimizer: ServerSideOptimizer, within_s: float | None = None) -> list[JsonObject]:
     """What was changed within the last `within_s` seconds (None: all that is known), newest first.
 
-    `undo` is None where what changed comes back by itself.
+    `undo` is None where no command undoes it; `rests` then says why none need.
     """
     now_s, newest = optimizer.clock.wall_s(), optimizer.chronicle.newest()
     recent = newest if within_s is None else takewhile(lambda c: c.at_s >= now_s - within_s, newest)
@@ -50,7 +57,8 @@ def told(found: Iterable[Change]) -> Iterator[Told]:
             "kind": change.kind.value,
             "what": line(change),
             "reason": change.reason,
-            "undo": command(change),
+            "undo": (undo := command(change)),
+            "rests": None if undo else RESTS.get(change.kind, COMES_BACK),
         }
         yield Told(change.at_s, row)
 

@@ -20,7 +20,7 @@ def text(
     builds: Sequence[str],
     changes: Sequence[JsonObject],
 ) -> str:
-    """The diagnosis in reading order; `changes` have `ago_s`, `what`, `reason` and `undo`."""
+    """The diagnosis in reading order; `changes` have `ago_s`, `what`, `reason`, `undo` and `rests`."""
     lines = [heading, diagnosis.fault.sentence, bypass, ""]
     lines += [f"Objectives (burn: share missed over the {1.0 - target:.0%} that may be):"]
     lines += _table([_burn(burn, target) for burn in diagnosis.burns], ("", "5 min", "1 h")) or [
@@ -65,7 +65,7 @@ def _change(change: JsonObject) -> list[str]:
     minutes = int(change["ago_s"] // 60)
     lines = [f"  {minutes} min ago: {change['what']} ({change['reason']})"]
     undo = change["undo"]
-    return [*lines, f"      undo: {undo}" if undo else "      it comes back by itself"]
+    return [*lines, f"      undo: {undo}" if undo else f"      {change['rests']}"]
 
 
 def _table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...]) -> list[str]:

@@ -71,7 +71,8 @@ def sections(report: JsonObject) -> list[tuple[str, Any]]:
     parts: list[tuple[str, Any]] = [("Summary", scalars)]
     parts.append(("Recommendations", report.get("recommendations") or ["None."]))
     parts += _measured(report)
-    parts += [(title, _rows(report.get(name), columns)) for title, name, columns in TABLES]
+    found = {**report, "changes": [_undone(row) for row in report.get("changes") or ()]}
+    parts += [(title, _rows(found.get(name), columns)) for title, name, columns in TABLES]
     parts.append(("Builds", _builds(report.get("compilation_stats") or {})))
     history = report.get("performance_history")
     parts.append((f"Newest {HISTORY_ROWS} requests", None if history is None else history[-HISTORY_ROWS:]))
@@ -87,6 +88,11 @@ def _rows(found: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
     """The rows' values in these columns; a mapping of the ensemble gives its models."""
     rows = found.get("models") if isinstance(found, Mapping) else found
     return [{name: row.get(name) for name in columns if name in row} for row in rows or []]
+
+
+def _undone(change: JsonObject) -> JsonObject:
+    """The change with how it is undone, or why it need not be."""
+    return {**change, "undo": change.get("undo") or change.get("rests")}
 
 
 def _builds(stats: Mapping[str, Any]) -> list[dict[str, Any]]:

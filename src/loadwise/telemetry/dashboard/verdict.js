@@ -3,9 +3,6 @@
 import { byId, command, h, nothing, say, show } from "./dom.js";
 import { ago, NONE, or, seconds, words } from "./format.js";
 
-// What is said of a change that no command takes back.
-const RESTING = { build: "nothing to undo: the original serves", rollout: "nothing is optimised there now" };
-
 export function verdict(frame) {
   const found = frame.diagnosis;
   byId("verdict").dataset.culprit = found.culprit;
@@ -48,7 +45,7 @@ function stages({ stages, slowest }) {
 
 function changes(rows) {
   if (!rows.length) return h("li", {}, nothing("Nothing.", "Strategy, configuration, members and builds are as they were."));
-  return grouped(rows).map((group) => h("li", {}, group.map(line), group[0].undo ? command(group[0].undo) : h("small", {}, RESTING[group[0].kind] ?? "comes back by itself")));
+  return grouped(rows).map((group) => h("li", {}, group.map(line), group[0].undo ? command(group[0].undo) : h("small", {}, group[0].rests)));
 }
 
 const line = (row) => h("div", {}, row.what, " ", h("time", { datetime: row.time }, `${words(row.reason)}, ${ago(row.ago_s)}`));
@@ -57,7 +54,8 @@ const line = (row) => h("div", {}, row.what, " ", h("time", { datetime: row.time
 function grouped(rows) {
   const groups = [];
   for (const row of rows) {
-    if (groups.at(-1)?.[0].undo === row.undo) groups.at(-1).push(row);
+    const before = groups.at(-1)?.[0];
+    if (before?.undo === row.undo && before?.rests === row.rests) groups.at(-1).push(row);
     else groups.push([row]);
   }
   return groups;
