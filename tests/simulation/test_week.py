@@ -34,6 +34,7 @@ def server(device: str, strategy: str, **faults: object) -> SimulatedServer:
     config = OptimizationConfig(
         ensemble_strategy=strategy,
         enable_torch_compile=False,
+        # A burst that is left unoptimised to measure the gain is no fault, but not served as well either.
         experiment={"block_share": 0.0, "conversation_share": 0.0},
     )
     return SimulatedServer(models, QUALITIES, config, seed=1)
