@@ -6,6 +6,7 @@ import json
 import pytest
 
 from loadwise.decision.facts import Endpoint
+from loadwise.engines import openai_http
 from loadwise.engines.openai_http import OpenAIEngine
 from loadwise.errors import EngineError
 from loadwise.settings import TimeoutSettings
@@ -206,6 +207,22 @@ async def test_metrics_are_read_where_they_are_offered(served, open_engine):
     stub.behaviour.metrics = "vllm:num_requests_running 4\nvllm:num_requests_waiting 2\n"
     read_ = await engine.observe()
     assert (read_.running_requests, read_.waiting_requests) == (4, 2)
+
+
+async def test_a_server_too_busy_to_tell_of_itself_is_read_by_our_requests(served, open_engine, monkeypatch):
+    stub, _ = served
+    engine = await open_engine()
+    monkeypatch.setattr(openai_http, "SCRAPE_S", 0.05)
+    stub.behaviour.hold = asyncio.Event()
+    with pytest.raises(EngineError, match="did not answer within"):
+        await engine.observe()
+    task = asyncio.create_task(engine.answer(make_call()))
+    async with asyncio.timeout(10):
+        while engine._accounting.in_flight == 0:
+            await asyncio.sleep(0)
+    assert (await engine.observe()).running_requests == 1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_tokens_are_not_guessed(open_engine):

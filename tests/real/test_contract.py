@@ -123,7 +123,9 @@ def test_clients_that_leave_free_their_places_within_a_second(rig: Any, client: 
         )
         for place in range(24 if rig.engine == "embedded" else 8)
     ]
-    holds(lambda: rig.engine_says()["running"] >= 4, 10)
+    # An engine that streams faster than its server can write says nothing of itself meanwhile: then we do.
+    front = rig.name.endswith("-front")
+    holds(lambda: (rig.view("status")["in_flight"] if front else rig.engine_says()["running"]) >= 4, 10)
     for stream in streams:
         stream.close()
     holds(lambda: rig.engine_says()["running"] == 0, 1.0)

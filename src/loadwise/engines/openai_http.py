@@ -174,6 +174,12 @@ class OpenAIEngine:
         """
         try:
             reading = await self._observed()
+        except _LateError:
+            if not self._accounting.in_flight:
+                self._standing.left()
+                raise
+            # It works for us, too busy to tell of itself; one that hangs is found out by its silence.
+            return self._accounting.own()
         except EngineError:
             self._standing.left()
             raise
@@ -280,7 +286,7 @@ class OpenAIEngine:
                 with closing(response):
                     return response.status, await read_whole(response, limit_bytes)
         except TimeoutError:
-            raise EngineError(f"{self.base}{path} did not answer within {limit_s:g} s.") from None
+            raise _LateError(f"{self.base}{path} did not answer within {limit_s:g} s.") from None
         except OSError as error:
             raise EngineError(f"{self.base} cannot be reached: {_reason(error)}") from None
 
@@ -295,6 +301,10 @@ class OpenAIEngine:
         if self._http is None:
             raise EngineError(f"The connection to {self.base} was not started, or is closed.")
         return self._http
+
+
+class _LateError(EngineError):
+    """The server took a request of ours and did not answer in time."""
 
 
 class _Ticket:
