@@ -116,8 +116,8 @@ class OptimizationConfig(Checked):
     # Good builds are kept for the next start, up to so much.
     build_store_bytes: Annotated[int, Field(ge=0)] = 4 * 1024**3
     # Share of time in which a build may compute while requests are being answered. Where two processors are
-    # one core, a build slows requests down by two thirds while it computes: a twelfth of that is 5 %.
-    build_share: Annotated[float, Field(ge=0.01, le=1.0, allow_inf_nan=False)] = 0.08
+    # one core, a build slows requests down by two thirds while it computes: an eighth of that is 8 %.
+    build_share: Annotated[float, Field(ge=0.01, le=1.0, allow_inf_nan=False)] = 0.125
 
     @model_validator(mode="after")
     def _consistent(self) -> OptimizationConfig:
