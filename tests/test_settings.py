@@ -78,6 +78,13 @@ def test_a_variable_that_is_no_setting_is_refused(
     assert "secret" not in str(caught.value)
 
 
+def test_variables_of_a_kubernetes_service_are_told_by_their_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOADWISE_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("LOADWISE_PORT", "tcp://10.0.0.1:2240")
+    with pytest.raises(ConfigurationError, match="enableServiceLinks: false"):
+        load_settings()
+
+
 @pytest.mark.parametrize("variable", ["LOADWISE_URL", "LOADWISE_ENGINES", "loadwise_log_level"])
 def test_variables_that_others_read_are_none_of_its_business(
     monkeypatch: pytest.MonkeyPatch, variable: str

@@ -76,6 +76,7 @@ def test_whole_weights_may_be_served(folder):
         WHOLE + b"x",
         b"version https://git-lfs.github.com/spec/v1\n",
         b"\xff" * 99,
+        (200_000).to_bytes(8, "little") + b"[" * 200_000,
     ],
 )
 def test_weights_that_are_not_whole_are_refused(folder, content):

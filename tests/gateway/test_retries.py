@@ -17,6 +17,21 @@ def endings(site) -> list[tuple[str, str]]:
     return [(outcome.member_id, outcome.ending.value) for outcome in site.director.outcomes]
 
 
+async def sent_by(site, seen) -> None:
+    """One request; `seen` is shown each message before it is sent."""
+    app = site.app
+
+    async def watched(scope, receive, send):
+        async def sending(message):
+            seen(message)
+            await send(message)
+
+        await app(scope, receive, sending)
+
+    site.app = watched
+    await site.ask("POST", "/v1/completions", BODY)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("late", [False, True])
 async def test_another_engine_answers_when_one_fails_before_its_first_byte(site_of, scripted, stream, late):
@@ -51,6 +66,30 @@ async def test_attempts_are_bounded(site_of, scripted):
     assert reply.status == 502
     assert reply.headers["x-loadwise-member"] == "c"
     assert len(site.director.outcomes) == 3
+
+
+async def test_a_client_has_its_whole_answer_before_its_outcome_is_recorded(site_of):
+    site, order = site_of(), []
+    finish = site.director.finish
+
+    def recording(dispatch, outcome):
+        order.append("recorded")
+        finish(dispatch, outcome)
+
+    site.director.finish = recording
+    await sent_by(site, lambda message: order.append(message["type"]))
+    assert order == ["http.response.start", "http.response.body", "recorded"]
+
+
+async def test_a_whole_answer_that_cannot_be_sent_says_nothing_about_its_engine(site_of):
+    site = site_of()
+
+    def gone(message):
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await sent_by(site, gone)
+    assert endings(site) == [("fast", "succeeded")]
 
 
 @pytest.mark.parametrize("stream", [False, True])

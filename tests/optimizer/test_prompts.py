@@ -56,6 +56,15 @@ def test_a_prompt_that_nobody_counted_is_expected_to_be_what_others_turned_out_t
     assert uncounted(lengths, 4000, model="other").prompt_length == 1000
 
 
+def test_bounds_that_seemed_true_for_a_while_are_learned_again() -> None:
+    lengths = PromptLengths()
+    for _ in range(2000):
+        lengths.learn(uncounted(lengths, 700), 10_000)
+    for _ in range(500):
+        lengths.learn(uncounted(lengths, 700), 70)
+    assert uncounted(lengths, 4000).prompt_length == pytest.approx(400, rel=0.1)
+
+
 def test_counted_prompts_are_what_was_counted_and_teach_nothing() -> None:
     lengths = PromptLengths()
     for size in (PromptSize(exact=7, bound=7), PromptSize(exact=None, bound=9, expected=9)):

@@ -129,27 +129,26 @@ async def test_shed_load_cools_down_no_deployment_for_others(site: Site) -> None
     assert others == [200] * 6
 
 
-async def test_with_the_retries_of_every_layer_an_upstream_is_asked_a_fifth_more_at_most(site: Site) -> None:
-    for upstream in site.upstreams:
-        upstream.fails = 10
+async def everybody_is_answered_by_a_fifth_more_at_most(site: Site) -> None:
     before, asked = site.attempts, 100
     async with AsyncOpenAI(base_url=f"{site.proxy}/v1", api_key="none", max_retries=2) as client:
         for _ in range(asked // 4):
             answers = await asyncio.gather(*(client.chat.completions.create(**CHAT) for _ in range(4)))
             assert all(answer.choices for answer in answers)
     assert asked <= site.attempts - before <= 1.2 * asked
+
+
+async def test_with_the_retries_of_every_layer_an_upstream_is_asked_a_fifth_more_at_most(site: Site) -> None:
+    for upstream in site.upstreams:
+        upstream.fails = 10
+    await everybody_is_answered_by_a_fifth_more_at_most(site)
 
 
 async def test_where_one_of_two_upstreams_fails_everybody_is_answered_by_a_fifth_more_at_most(
     site: Site,
 ) -> None:
     site.upstreams[0].fails = 1
-    before, asked = site.attempts, 100
-    async with AsyncOpenAI(base_url=f"{site.proxy}/v1", api_key="none", max_retries=2) as client:
-        for _ in range(asked // 4):
-            answers = await asyncio.gather(*(client.chat.completions.create(**CHAT) for _ in range(4)))
-            assert all(answer.choices for answer in answers)
-    assert asked <= site.attempts - before <= 1.2 * asked
+    await everybody_is_answered_by_a_fifth_more_at_most(site)
 
 
 async def test_where_every_upstream_fails_they_are_asked_a_fifth_more_at_most_and_answer_again_once_they_can(

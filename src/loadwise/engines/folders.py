@@ -150,7 +150,7 @@ def _whole(path: Path) -> bool:
             header = json.loads(file.read(min(length, HEADER_LIMIT_BYTES)))
         ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
         return path.stat().st_size == 8 + length + max(ends, default=0)
-    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         return False
 
 

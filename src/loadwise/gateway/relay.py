@@ -98,10 +98,10 @@ class Relay:
                 # The client need not wait until its outcome is recorded.
                 await _send_whole(exchange, answer, whole, said)
                 return None
-        if not streaming:
-            return partial(_send_whole, exchange, answer, whole, said)
-        await exchange.send({"type": "http.response.body", "body": b""})
-        return None
+        if streaming:
+            await exchange.send({"type": "http.response.body", "body": b""})
+            return None
+        return partial(_send_whole, exchange, answer, whole, said)
 
 
 async def _send_whole(exchange: Exchange, answer: Answer, body: bytes, said: RawHeaders) -> None:

@@ -61,7 +61,9 @@ class PromptLengths:
         if size.exact is not None or size.expected is not None:
             return size
         tokens, bounds = self._of(model)
-        return replace(size, expected=max(1, round(size.bound * tokens / bounds)))
+        # Below the bound, which is how `learn` knows that nobody counted.
+        expected = min(size.bound - 1, round(size.bound * tokens / bounds))
+        return replace(size, expected=max(1, expected))
 
     def learn(self, request: RequestFacts, prompt_tokens: int | None) -> None:
         """An answer told how long a prompt was that nobody had counted."""

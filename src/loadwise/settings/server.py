@@ -387,9 +387,15 @@ def _refuse_unknown_variables() -> None:
             near = get_close_matches(variable.upper(), sorted(known), n=1, cutoff=0.8)
             raise ConfigurationError(
                 f"{variable} is set in the environment, and there is no such setting"
-                f"{f' (there is {near[0]})' if near else ''}: unset it.",
+                f"{f' (there is {near[0]})' if near else ''}: {_unsetting(prefix)}.",
                 field=variable,
             )
+
+
+def _unsetting(prefix: str) -> str:
+    if f"{prefix}SERVICE_HOST" in os.environ:
+        return "Kubernetes sets such for a Service of this name; give the pod enableServiceLinks: false"
+    return "unset it"
 
 
 def explain_setting(name: str) -> dict[str, Any]:
