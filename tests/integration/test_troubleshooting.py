@@ -61,6 +61,15 @@ async def test_the_pages_python_runs(optimizer, model, batch, capsys) -> None:
     assert "Model problematic_model has a high error rate" in said
 
 
+async def rebuilt(optimizer, name: str) -> str:
+    """What became of a forced rebuild; the optimizer is closed."""
+    optimizer.model_compiler.force_recompile(name)
+    assert await asyncio.to_thread(optimizer.model_compiler.wait, 60)
+    state: str = optimizer.model_compiler.compilation_stats[name]["state"]
+    await optimizer.close()
+    return state
+
+
 class TestCompilation:
     async def test_a_failed_build_says_why_and_is_repaired_by_recompiling(
         self, optimizer, model, batch, backend
@@ -96,11 +105,7 @@ class TestCompilation:
         await compiled(optimizer, model, batch, "m")
         assert "training" in optimizer.model_compiler.compilation_stats["m"]["cause"]
         model.eval()
-        optimizer.model_compiler.force_recompile("m")
-        assert await asyncio.to_thread(optimizer.model_compiler.wait, 60)
-        state = optimizer.model_compiler.compilation_stats["m"]["state"]
-        await optimizer.close()
-        assert state == "promoted"
+        assert await rebuilt(optimizer, "m") == "promoted"
 
     async def test_a_compiler_that_was_missing_builds_once_it_is_there(
         self, optimizer, model, batch, backend, monkeypatch
@@ -113,11 +118,7 @@ class TestCompilation:
             assert "make doctor" in stats["remedy"]
             answer = await OptimizationControl(optimizer).apply(Recompile(model_id="m"))
             assert answer["reasons"]["m"].startswith("unavailable: g++. Install g++")
-        optimizer.model_compiler.force_recompile("m")
-        assert await asyncio.to_thread(optimizer.model_compiler.wait, 60)
-        state = optimizer.model_compiler.compilation_stats["m"]["state"]
-        await optimizer.close()
-        assert state == "promoted"
+        assert await rebuilt(optimizer, "m") == "promoted"
 
     async def test_a_build_that_was_stopped_is_made_when_it_is_forced(
         self, optimizer, model, batch, backend, monkeypatch
@@ -129,11 +130,7 @@ class TestCompilation:
             ended.setattr(backend, "build", stopped)
             await compiled(optimizer, model, batch, "m")
         assert "stopped" in optimizer.model_compiler.compilation_stats["m"]["cause"]
-        optimizer.model_compiler.force_recompile("m")
-        assert await asyncio.to_thread(optimizer.model_compiler.wait, 60)
-        state = optimizer.model_compiler.compilation_stats["m"]["state"]
-        await optimizer.close()
-        assert state == "promoted"
+        assert await rebuilt(optimizer, "m") == "promoted"
 
     async def test_a_build_that_is_not_faster_leaves_the_original(
         self, optimizer, model, batch, backend

@@ -7,6 +7,7 @@ counted, what the watch sees and tells. Only the clock, the engines and the host
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Final
 
@@ -164,32 +165,28 @@ class SimulatedServer:
 
 def _succeeded(dispatch: Dispatch, job: Job) -> Outcome:
     finished_s, first_s = job.finished_s or 0.0, job.first_token_s or 0.0
-    return Outcome(
-        request_id=dispatch.request.request_id,
-        member_id=dispatch.member_id,
-        replica_id=dispatch.replica_id,
-        route=dispatch.request.model,
-        ending=Ending.SUCCEEDED,
-        finished_s=finished_s,
+    return replace(
+        _ended(dispatch, Ending.SUCCEEDED, finished_s),
         total_s=finished_s - job.arrived_s,
         time_to_first_token_s=first_s - job.arrived_s,
         prompt_tokens=job.prompt_tokens,
         output_tokens=job.output_tokens,
         finish_reason="stop",
-        concurrency=dispatch.concurrency,
     )
 
 
 def _failed(dispatch: Dispatch, now_s: float) -> Outcome:
+    return replace(_ended(dispatch, Ending.FAILED, now_s), total_s=FAILURE_S, status=500)
+
+
+def _ended(dispatch: Dispatch, ending: Ending, finished_s: float) -> Outcome:
     return Outcome(
         request_id=dispatch.request.request_id,
         member_id=dispatch.member_id,
         replica_id=dispatch.replica_id,
         route=dispatch.request.model,
-        ending=Ending.FAILED,
-        finished_s=now_s,
-        total_s=FAILURE_S,
-        status=500,
+        ending=ending,
+        finished_s=finished_s,
         concurrency=dispatch.concurrency,
     )
 

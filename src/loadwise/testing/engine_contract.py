@@ -222,6 +222,8 @@ class BoundedQueueContract:
     async def test_what_was_given_up_holds_no_cache(self, engine: Engine) -> None:
         answer = await engine.answer(make_call(stream=True, **self.endless))
         await answer.chunks.__anext__()
+        # Where it tells of a cache, an answer on its way holds some.
+        await until(engine, lambda reading: reading.kv_cache_usage_fraction != 0.0)
         await answer.chunks.aclose()  # type: ignore[attr-defined]
         await until(engine, lambda reading: not reading.kv_cache_usage_fraction)
 
