@@ -327,3 +327,14 @@ async def test_a_body_that_comes_whole_after_its_answer_keeps_the_connection(sit
         writer.write(b"2GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         writer.close()
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/readiness", "/v1/models", "/metrics", "/dashboard"])
+async def test_head_is_answered_like_get_without_a_body(site_of, on_socket, path):
+    async with on_socket(site_of()) as site, httpx.AsyncClient(base_url=site.url) as client:
+        got = await client.get(path)
+        # The second finds the connection clean: no body followed the first.
+        heads = [await client.head(path) for _ in range(2)]
+    for head in heads:
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == got.headers["content-length"]

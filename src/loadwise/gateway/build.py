@@ -56,12 +56,12 @@ def build_gateway(
     data = DataPlane(settings, director, telemetry, clock, readiness, tracing)
     app = control_app(OptimizationServingMixin(control), guard, lambda: readiness.draining)
     table: dict[str, dict[str, tuple[Handler, str | None]]] = {}
-    for route in DATA_ROUTES:
+    for route in (*DATA_ROUTES, *PAGE_ROUTES):
         if route.plane in planes:
-            table.setdefault(route.path, {})[route.method] = (_handler(route, data, app), route.scope)
-    for route in PAGE_ROUTES:
-        if route.plane in planes:
-            table.setdefault(route.path, {})[route.method] = (dashboard_page, route.scope)
+            handler = dashboard_page if route in PAGE_ROUTES else _handler(route, data, app)
+            # The server leaves out the body of an answer to HEAD (RFC 9110, section 9.3.2).
+            for method in (route.method, "HEAD") if route.method == "GET" else (route.method,):
+                table.setdefault(route.path, {})[method] = (handler, route.scope)
     for route in CONTROL_ROUTES:
         if route.plane in planes:
             # The application's own dependency asks for the scope, as it does in a plugin.
