@@ -21,6 +21,21 @@ def test_the_member_of_highest_quality_is_the_default() -> None:
     assert fleet(default_member="fast").routes["auto"].default_member == "fast"
 
 
+def test_a_member_admitted_beside_one_of_unknown_quality_is_not_the_default() -> None:
+    made = Fleet(OptimizationConfig(max_ensemble_size=4))
+    for name, quality in {"upstream": None, "small": 0.4, "best of its family": 1.0}.items():
+        made.add(MemberParts(member=single(name, quality=quality, weight=1.0)))
+        assert made.routes["auto"].default_member == "upstream"
+    made.update("upstream", quality=0.9)
+    assert made.routes["auto"].default_member == "best of its family"
+
+
+def test_a_member_of_unknown_quality_replaces_no_default() -> None:
+    made = fleet(4)
+    made.add(MemberParts(member=single("unknown", quality=None, weight=1.0)))
+    assert made.routes["auto"].default_member == "accurate"
+
+
 def test_the_default_is_active_and_of_the_others_the_first_in_order() -> None:
     small = fleet(2)
     assert small.active() == ("fast", "accurate")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 from loadwise.decision.facts import EnsembleStrategy, Member, Objectives, Replica, Route
@@ -43,8 +44,7 @@ class _RouteBook:
         if wanted in self.order:
             return str(wanted)
         ready = [name for name in self.order if name not in self.waiting] or self.order
-        # The highest quality; among unknown or equal ones the first.
-        return max(ready, key=lambda name: parts[name].member.quality or 0.0)
+        return reduce(lambda best, name: name if _better(parts, name, best) else best, ready)
 
     def active(self, default: str, config: OptimizationConfig) -> list[str]:
         others = [name for name in self.order if name != default and name not in self.waiting]
@@ -216,6 +216,12 @@ class Fleet:
             allow_degrade=config.allow_degrade,
             price_weight=0.0 if settings is None else settings.price_weight,
         )
+
+
+def _better(parts: Mapping[str, MemberParts], name: str, other: str) -> bool:
+    """Whether a member is known to be of higher quality: of two that nobody compared, the first stays."""
+    quality, others = parts[name].member.quality, parts[other].member.quality
+    return quality is not None and others is not None and quality > others
 
 
 def _answers(route: RouteSettings, member_id: str, tags: frozenset[str]) -> bool:
