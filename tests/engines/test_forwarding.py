@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadwise.decision.facts import Endpoint
-from loadwise.engines.forwarding import asking_usage, request_headers, response_headers, with_model
+from loadwise.engines.forwarding import outgoing, request_headers, response_headers
 from loadwise.errors import RequestError
 from loadwise.ports import Call
 
@@ -23,14 +23,14 @@ BODIES = st.dictionaries(st.text(), VALUES, max_size=6)
 @given(body=BODIES, model=st.text())
 def test_only_the_model_s_name_changes(body, model):
     raw = json.dumps(body).encode("utf-8", "surrogatepass")
-    assert json.loads(with_model(raw, model)) == json.loads(raw) | {"model": model}
+    assert json.loads(outgoing(raw, model)[0]) == json.loads(raw) | {"model": model}
 
 
 @given(body=BODIES)
 def test_a_body_that_names_the_model_goes_byte_for_byte(body):
     raw = json.dumps(body | {"model": "m"}, indent=1).encode()
-    assert with_model(raw, "m") is raw
-    assert with_model(raw, None) is raw
+    assert outgoing(raw, "m") == (raw, False)
+    assert outgoing(raw, None) == (raw, False)
 
 
 @settings(max_examples=150)
@@ -39,21 +39,22 @@ def test_a_body_that_names_the_model_goes_byte_for_byte(body):
 )
 def test_usage_is_asked_for_beside_what_the_client_asked(body, options):
     raw = json.dumps(body | {"stream_options": options}).encode()
-    asked = asking_usage(raw)
-    assert asked is not None
+    asked, asking = outgoing(raw, None, usage=True)
+    assert asking
     expected = (options or {}) | {"include_usage": True}
     assert json.loads(asked) == json.loads(raw) | {"stream_options": json.loads(json.dumps(expected))}
 
 
 def test_who_asks_for_usage_is_not_asked_for():
-    assert asking_usage(b'{"stream_options": {"include_usage": true}}') is None
-    assert asking_usage(b'{"stream_options": 7}') is None
-    assert json.loads(asking_usage(b"{}")) == {"stream_options": {"include_usage": True}}
+    for raw in (b'{"stream_options": {"include_usage": true}}', b'{"stream_options": 7}'):
+        assert outgoing(raw, None, usage=True) == (raw, False)
+    asked, asking = outgoing(b"{}", "m", usage=True)
+    assert (json.loads(asked), asking) == ({"model": "m", "stream_options": {"include_usage": True}}, True)
 
 
 def test_huge_numbers_and_spellings_survive():
     raw = b'{"a": 123456789012345678901234567890, "b": 1.00, "c": 1e2, "d": "\\u00e9"}'
-    changed = with_model(raw, "m")
+    changed, _ = outgoing(raw, "m")
     assert b"123456789012345678901234567890" in changed
     assert b"1.00" in changed
     assert b"\\u00e9" in changed
@@ -62,7 +63,7 @@ def test_huge_numbers_and_spellings_survive():
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{", b'{"a":' + b"[" * 100_000])
 def test_no_object_is_no_request(raw):
     with pytest.raises(RequestError):
-        with_model(raw, "m")
+        outgoing(raw, "m")
 
 
 def test_the_client_s_key_and_connection_stay_here():

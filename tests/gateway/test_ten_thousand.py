@@ -13,12 +13,11 @@ import pytest
 
 from loadwise.clock import SystemClock
 from loadwise.decision.facts import Endpoint
-from loadwise.engines.dialects import reader_of
 from loadwise.engines.openai_http import OpenAIEngine
 from loadwise.engines.relay import UpstreamStream
 from loadwise.errors import EngineError
 from loadwise.ports import Progress
-from loadwise.testing import Behaviour, StubUpstream
+from loadwise.testing import Behaviour, FakeClock, StubUpstream
 
 BODIES = 10_000
 ALPHABET = 'ab"\\/\n\té\u2028東京\U0001f600\x7f'
@@ -123,7 +122,7 @@ class Pieces:
     def __init__(self, *pieces: bytes) -> None:
         self._left = [piece for piece in pieces if piece]
 
-    async def piece(self) -> bytes:
+    async def piece(self, until_s: float | None = None) -> bytes:
         return self._left.pop(0) if self._left else b""
 
     def close(self) -> None: ...
@@ -134,7 +133,8 @@ async def passed_on(*pieces: bytes, hide_usage: bool) -> bytes:
     stream = UpstreamStream(
         Pieces(*pieces),  # type: ignore[arg-type]
         progress,
-        reader_of(Endpoint.CHAT, progress, lambda: 1.0),
+        Endpoint.CHAT,
+        FakeClock(),
         hide_usage=hide_usage,
         idle_s=60.0,
         deadline_s=asyncio.get_running_loop().time() + 600.0,

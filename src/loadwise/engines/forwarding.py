@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from msgspec import Raw
@@ -71,20 +71,24 @@ def response_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]
     return [(name, value) for name, value in pairs if name not in dropped and not _UNSAFE.search(value)]
 
 
-def with_model(body: bytes, model: str | None) -> bytes:
-    """The body naming the upstream's model; byte for byte the same where it already does."""
-    if model is None:
-        return body
-    fields = _decode(body)
-    name = msgspec.json.encode(model)
-    if "model" in fields and bytes(fields["model"]) == name:
-        return body
-    return msgspec.json.encode(fields | {"model": Raw(name)})
+def outgoing(body: bytes, model: str | None, *, usage: bool = False) -> tuple[bytes, bool]:
+    """The body naming the upstream's model; with `usage`, asking for it where the client did not.
+
+    Whether it asks is the second value. Byte for byte the same where nothing changes.
+    """
+    if model is None and not usage:
+        return body, False
+    fields, changes = _decode(body), {}
+    if model is not None and bytes(fields.get("model", b"")) != (name := msgspec.json.encode(model)):
+        changes["model"] = Raw(name)
+    options = _asking(fields) if usage else None
+    if options is not None:
+        changes["stream_options"] = Raw(options)
+    return (msgspec.json.encode(fields | changes) if changes else body), options is not None
 
 
-def asking_usage(body: bytes) -> bytes | None:
-    """The streamed body with usage asked for, or None where the client asked for it itself."""
-    fields = _decode(body)
+def _asking(fields: Mapping[str, Raw]) -> bytes | None:
+    """The options of a stream that tell usage, or None where the client asked for it itself."""
     try:
         options = _options.decode(fields["stream_options"]) if "stream_options" in fields else {}
     except msgspec.MsgspecError:
@@ -94,8 +98,7 @@ def asking_usage(body: bytes) -> bytes | None:
         options = {}
     if bytes(options.get("include_usage", Raw(b"null"))) == b"true":
         return None
-    asked = options | {"include_usage": Raw(b"true")}
-    return msgspec.json.encode(fields | {"stream_options": Raw(msgspec.json.encode(asked))})
+    return msgspec.json.encode(options | {"include_usage": Raw(b"true")})
 
 
 def _decode(body: bytes) -> dict[str, Raw]:

@@ -38,22 +38,27 @@ class HttpClient:
         self._idle: deque[Connection] = deque()
 
     async def request(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes = b""
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        until_s: float | None = None,
     ) -> Response:
-        """The answer once its head is there.
+        """The answer once its head is there, at most until then by the loop's clock.
 
-        Raises `OSError` (`TimeoutError` where connecting takes too long), or `ValueError` for a header
-        that would end its line. Where a kept connection turns out to be closed, a new one is asked.
+        Raises `OSError` (`TimeoutError` where that, or connecting, takes too long), or `ValueError` for a
+        header that would end its line. Where a kept connection turns out to be closed, a new one is asked.
         """
         data = self._head(method, path, headers, len(body)) + body
         kept = self._kept()
         if kept is not None:
             try:
-                return await kept.ask(data)
+                return await kept.ask(data, until_s)
             except BrokenAnswerError:
                 if kept.heard:
                     raise
-        return await (await self._connected()).ask(data)
+        return await (await self._connected(until_s)).ask(data, until_s)
 
     async def close(self) -> None:
         """Every connection is closed; answers on their way break off."""
@@ -69,9 +74,10 @@ class HttpClient:
         sized = f"content-length: {length}\r\n\r\n" if length or method != "GET" else "\r\n"
         return f"{method} {self._path}{path}{self._common}{lines}{sized}".encode("latin-1")
 
-    async def _connected(self) -> Connection:
+    async def _connected(self, until_s: float | None) -> Connection:
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self._connect_s):
+        longest_s = loop.time() + self._connect_s
+        async with asyncio.timeout_at(longest_s if until_s is None else min(longest_s, until_s)):
             _, connection = await loop.create_connection(
                 lambda: Connection(self), self._host, self._port, ssl=self._ssl
             )

@@ -63,34 +63,42 @@ class Response:
         """Whether `piece` would have to wait."""
         return not self._pieces and not self.ended
 
-    async def piece(self) -> bytes:
-        """The part of the body that came since the last call; empty at the end. Raises `OSError`."""
+    async def piece(self, until_s: float | None = None) -> bytes:
+        """The part of the body that came since the last call; empty at the end.
+
+        Raises `OSError`: `TimeoutError` where nothing came until then, by the loop's clock.
+        """
         while self.waits:
-            await self._news()
+            await self._news(until_s)
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces, self._size = [], 0
         if not self.ended:
             self._connection.go_on()
         return data
 
-    async def head(self) -> None:
-        """Waits for the head; raises `OSError`."""
+    async def head(self, until_s: float | None = None) -> None:
+        """Waits for the head, at most until then; raises `OSError`."""
         while not self.status:
-            await self._news()
+            await self._news(until_s)
 
     def close(self) -> None:
         """Gives the connection up, unless it was kept already because the answer is whole."""
         if not self.ended:
             self._connection.abort()
 
-    async def _news(self) -> None:
+    async def _news(self, until_s: float | None) -> None:
         if self._error is not None:
             raise self._error
-        self._waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._waiter = waiter = loop.create_future()
+        # A timer alone is a third of what `asyncio.timeout` costs, which every wait would pay for.
+        timer = None if until_s is None else loop.call_at(until_s, _late, waiter)
         try:
-            await self._waiter
+            await waiter
         finally:
             self._waiter = None
+            if timer is not None:
+                timer.cancel()
 
     # --- what the connection tells it ---
 
@@ -135,13 +143,13 @@ class Connection(asyncio.Protocol):
         self.heard = False
         self.idle_since_s = 0.0
 
-    async def ask(self, data: bytes) -> Response:
+    async def ask(self, data: bytes, until_s: float | None = None) -> Response:
         """The answer to a request once its head is there; without one the connection is given up."""
         self._response = response = Response(self)
         self._bare_bytes, self.heard = 0, False
         self.transport.write(data)
         try:
-            await response.head()
+            await response.head(until_s)
         except BaseException:
             self.abort()
             raise
@@ -234,6 +242,11 @@ class Connection(asyncio.Protocol):
         else:
             self.abort()
         response.end()
+
+
+def _late(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError("nothing came in time"))
 
 
 def _until_closed(response: Response) -> bool:

@@ -13,7 +13,7 @@ from loadwise.decision.facts import COMPLETIONS, Capabilities, Endpoint, EngineR
 from loadwise.engines import forms
 from loadwise.engines.accounting import Accounting
 from loadwise.engines.dialects import reader_of
-from loadwise.engines.forwarding import asking_usage, request_headers, response_headers, with_model
+from loadwise.engines.forwarding import outgoing, request_headers, response_headers
 from loadwise.engines.http_client import HttpClient
 from loadwise.engines.http_connection import Response
 from loadwise.engines.listing import UpstreamModel, adapters_of, context_of, listed, misses
@@ -145,16 +145,16 @@ class OpenAIEngine:
         """
         if self.model is None:
             await self.discover()
-        body = _named(call, self.model)
         asks = call.stream and self._ask_usage and call.endpoint in COMPLETIONS
-        asking = asking_usage(body) if asks else None
+        body, asking = _outgoing(call, self.model, usage=asks)
         began_s = self._clock.monotonic_s()
         self._accounting.in_flight += 1
         ticket = _Ticket(self._accounting, Progress(), began_s)
         try:
-            answer = await self._answer(call, body if asking is None else asking, asking is not None, ticket)
-            if asking is not None and answer.status == 400 and await self._refuses_options(answer):
+            answer = await self._answer(call, body, asking, ticket)
+            if asking and answer.status == 400 and await self._refuses_options(answer):
                 self._ask_usage = False
+                body, _ = _outgoing(call, self.model, usage=False)
                 answer = await self._answer(call, body, False, ticket)
         except BaseException:
             ticket.end()
@@ -221,7 +221,8 @@ class OpenAIEngine:
         stream = UpstreamStream(
             response,
             progress,
-            reader_of(call.endpoint, progress, self._clock.monotonic_s),
+            call.endpoint,
+            self._clock,
             hide_usage=hide_usage,
             idle_s=self._timeouts.idle_s,
             deadline_s=deadline_s,
@@ -242,9 +243,9 @@ class OpenAIEngine:
     async def _post(self, call: Call, body: bytes) -> Response:
         """The response, once its head is there."""
         headers = request_headers(call, self._api_key)
+        until_s = asyncio.get_running_loop().time() + self._timeouts.first_byte_s
         try:
-            async with asyncio.timeout(self._timeouts.first_byte_s):
-                return await self._live.request("POST", call.endpoint.value, headers, body)
+            return await self._live.request("POST", call.endpoint, headers, body, until_s)
         except TimeoutError:
             raise EngineError(f"{self.base} did not answer in time.") from None
         except OSError as error:
@@ -325,11 +326,12 @@ class _Ticket:
             end(self.progress, self._began_s)
 
 
-def _named(call: Call, model: str | None) -> bytes:
-    """The call's body under the server's own name of the model."""
-    if call.content_type.lower().startswith(forms.CONTENT_TYPE):
-        return call.body if model is None else forms.with_field(call.body, call.content_type, "model", model)
-    return with_model(call.body, model)
+def _outgoing(call: Call, model: str | None, *, usage: bool) -> tuple[bytes, bool]:
+    """The call's body under the server's own name of the model, and whether it asks for usage."""
+    if not call.content_type.lower().startswith(forms.CONTENT_TYPE):
+        return outgoing(call.body, model, usage=usage)
+    body = call.body if model is None else forms.with_field(call.body, call.content_type, "model", model)
+    return body, False
 
 
 def _reason(error: BaseException) -> str:

@@ -5,25 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
-from loadwise.engines.dialects import Reader
+from loadwise.decision.facts import Endpoint
+from loadwise.engines.dialects import Reader, reader_of
 from loadwise.engines.events import Splitter
 from loadwise.engines.http_connection import Response
 from loadwise.errors import EngineError, RequestError
-from loadwise.ports import Progress
+from loadwise.ports import Clock, Progress
+
+# What no event without usage of its own holds.
+_USAGE: Final = b'"usage"'
 
 
 class UpstreamStream:
     """Chunks of a streamed answer; closing it closes the upstream's connection.
 
-    With `hide_usage`, the usage chunk that we asked for (and the client did not) is left out.
+    With `hide_usage`, the usage chunk that we asked for (and the client did not) is left out. Events are
+    read once their bytes went on: `progress` tells of all that came before the chunk asked for last.
     """
 
     def __init__(
         self,
         response: Response,
         progress: Progress,
-        reader: Reader,
+        endpoint: Endpoint,
+        clock: Clock,
         *,
         hide_usage: bool,
         idle_s: float,
@@ -36,8 +43,12 @@ class UpstreamStream:
         self._idle_s = idle_s
         self._deadline_s = deadline_s
         self._on_end = on_end
+        self._clock = clock
         self._splitter = Splitter()
-        self._reader = reader
+        # When the bytes came that are read now.
+        self._came_s = 0.0
+        self._reader: Reader = reader_of(endpoint, progress, lambda: self._came_s)
+        self._unread: list[bytes] = []
         self._ready: deque[bytes] = deque()
         self._line_open = False
         self._ended = False
@@ -47,6 +58,7 @@ class UpstreamStream:
 
     async def __anext__(self) -> bytes:
         while not self._ready:
+            self._catch_up()
             if self._ended:
                 raise StopAsyncIteration
             await self._advance()
@@ -55,6 +67,7 @@ class UpstreamStream:
     async def aclose(self) -> None:
         """Gives the connection up; the upstream sees its client leave. May be called twice."""
         self._ready.clear()
+        self._catch_up()
         self._finish()
 
     async def begin(self, first_byte_s: float) -> None:
@@ -76,28 +89,35 @@ class UpstreamStream:
             self._end()
 
     async def _read(self, limit_s: float) -> bytes:
-        if not self._response.waits:
-            # What is there already needs no limit of time, which costs more than the taking.
-            return await self._response.piece()
-        loop_s = asyncio.get_running_loop().time()
+        until_s = min(asyncio.get_running_loop().time() + limit_s, self._deadline_s)
         try:
-            async with asyncio.timeout_at(min(loop_s + limit_s, self._deadline_s)):
-                return await self._response.piece()
+            return await self._response.piece(until_s)
         except TimeoutError:
             raise EngineError(f"The upstream was silent for {limit_s:g} s.") from None
         except OSError as error:
             raise EngineError(f"The upstream broke off: {error or type(error).__name__}") from None
 
     def _pass_on(self, data: bytes) -> None:
+        self._came_s = self._clock.monotonic_s()
         events = self._splitter.feed(data)
-        if self._hide_usage:
-            kept = [event for event in events if not self._reader.event(event)]
-            if kept:
-                self._send(b"".join(kept))
-            return
+        if not self._hide_usage:
+            self._unread = events
+            self._send(data)
+        elif kept := [event for event in events if not self._hidden(event)]:
+            self._send(b"".join(kept))
+
+    def _hidden(self, event: bytes) -> bool:
+        """Whether the client is not to see it; what must be read to know that is read now."""
+        self._unread.append(event)
+        return _USAGE in event and self._catch_up()
+
+    def _catch_up(self) -> bool:
+        """All events that came are read; whether the last one is usage alone."""
+        events, self._unread = self._unread, []
+        alone = False
         for event in events:
-            self._reader.event(event)
-        self._send(data)
+            alone = self._reader.event(event)
+        return alone
 
     def _send(self, data: bytes) -> None:
         self._line_open = not data.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))

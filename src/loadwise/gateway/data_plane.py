@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Protocol
 
@@ -91,8 +90,11 @@ class DataPlane:
             )
             call, fields = await passed_call(endpoint, exchange, body, self._clock.monotonic_s())
             async with Departure(exchange.receive):
-                with self._promised(exchange, fields):
+                try:
                     facts = read_facts(endpoint, fields, exchange, None)
+                except Exception as error:
+                    self._unread(exchange, fields, error)
+                    raise
                 await self._relay.serve(exchange, facts, call, fields)
 
         return handle
@@ -113,21 +115,19 @@ class DataPlane:
             received_s=received_s,
         )
         async with Departure(receive):
-            with self._promised(exchange, fields):
+            try:
                 size = await self._director.measure(fields.model, call)
                 facts = read_facts(endpoint, fields, exchange, size)
+            except Exception as error:
+                self._unread(exchange, fields, error)
+                raise
             await self._relay.serve(exchange, facts, call, fields)
 
-    @contextmanager
-    def _promised(self, exchange: Exchange, fields: Fields) -> Iterator[None]:
-        """What fails inside by our doing is counted as a request that was refused."""
-        try:
-            yield
-        except Exception as error:
-            status = status_of(error)
-            if ours(status):
-                self._director.refused(exchange.request_id, fields.model, status)
-            raise
+    def _unread(self, exchange: Exchange, fields: Fields, error: Exception) -> None:
+        """A request that failed before it could be decided is counted as refused where that is our doing."""
+        status = status_of(error)
+        if ours(status):
+            self._director.refused(exchange.request_id, fields.model, status)
 
     async def models(self, exchange: Exchange) -> None:
         """GET /v1/models: those that the key may ask."""

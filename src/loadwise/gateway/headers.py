@@ -50,11 +50,17 @@ def to_engine(scope: Scope) -> dict[str, str]:
 
 def from_engine(headers: Sequence[tuple[str, str]]) -> RawHeaders:
     """An engine's headers that go on to the client: end to end ones, well formed, none of ours."""
+    return [*_relayed(tuple(headers))]
+
+
+# Nearly all answers of one engine carry the same.
+@lru_cache(256)
+def _relayed(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[bytes, bytes], ...]:
     lowered = [(name.lower(), value) for name, value in headers]
     named = {
         part.strip() for name, value in lowered if name == "connection" for part in value.lower().split(",")
     }
-    return [
+    return tuple(
         (name.encode("ascii"), value.encode("latin-1"))
         for name, value in lowered
         if name not in _NOT_RELAYED
@@ -62,7 +68,7 @@ def from_engine(headers: Sequence[tuple[str, str]]) -> RawHeaders:
         and not name.startswith("x-loadwise-")
         and _NAME.fullmatch(name)
         and _VALUE.fullmatch(value)
-    ]
+    )
 
 
 def of_dispatch(dispatch: Dispatch) -> RawHeaders:

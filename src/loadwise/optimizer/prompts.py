@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 from loadwise.decision.facts import Member, RequestFacts
@@ -63,7 +62,7 @@ class PromptLengths:
         tokens, bounds = self._of(model)
         # Below the bound, which is how `learn` knows that nobody counted.
         expected = min(size.bound - 1, round(size.bound * tokens / bounds))
-        return replace(size, expected=max(1, expected))
+        return PromptSize(exact=None, bound=size.bound, expected=max(1, expected))
 
     def learn(self, request: RequestFacts, prompt_tokens: int | None) -> None:
         """An answer told how long a prompt was that nobody had counted."""
