@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from loadwise.decision.facts import COMPLETIONS, Endpoint, Feature, Member, RequestFacts, Route
 from loadwise.decision.lineup import Lineup
 from loadwise.decision.tags import ANY_TAGS
 
 _EMPTY: frozenset[str] = frozenset()
+# Named once: on its enumeration each look-up costs as much as the step around it.
+_CHAT: Final = Endpoint.CHAT
 # What means something else to another tokenizer.
 TOKENIZER_BOUND = frozenset({Feature.TOKEN_IDS, Feature.LOGIT_BIAS, Feature.STOP_TOKEN_IDS})
 
@@ -64,7 +67,7 @@ def candidates(
         members = [m for m in members if m.quality is None or m.quality >= route.quality_floor]
         if not members:
             return _below_floor(route)
-    if request.endpoint not in COMPLETIONS:
+    if request.endpoint is not _CHAT and request.endpoint not in COMPLETIONS:
         members = [member for member in members if _serves(member, request.endpoint)]
         if not members:
             return _no_endpoint(request)

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from loadwise.decision.limits import NO_LIMITS, Limits
 from loadwise.decision.price import Price
-from loadwise.decision.quick import fact
+from loadwise.decision.quick import Word, fact
 from loadwise.decision.tags import ANY_TAGS, TagRule
 
 Number = int | float
 
 
-class StrategyName(StrEnum):
+class StrategyName(Word):
     """How a pool is run at its present load."""
 
     PERFORMANCE = "performance"
@@ -27,7 +26,7 @@ class StrategyName(StrEnum):
     QUALITY = "quality"
 
 
-class EnsembleStrategy(StrEnum):
+class EnsembleStrategy(Word):
     """How a member is selected among those that can answer."""
 
     WEIGHTED_VOTING = "weighted_voting"
@@ -35,7 +34,7 @@ class EnsembleStrategy(StrEnum):
     ADAPTIVE = "adaptive"
 
 
-class Feature(StrEnum):
+class Feature(Word):
     """What a request may need of an engine; the value is the request's field that asks for it."""
 
     # Tools that the model may call or not; calls that are required, named or forbidden; calls in a stream.
@@ -72,7 +71,7 @@ class Feature(StrEnum):
     PRIORITY = "priority"
 
 
-class Endpoint(StrEnum):
+class Endpoint(Word):
     """The data-plane operation that a request uses; the value is its path, ours and the engine's."""
 
     CHAT = "/v1/chat/completions"
@@ -93,7 +92,7 @@ COMPLETIONS = frozenset({Endpoint.CHAT, Endpoint.COMPLETION})
 GENERATED = COMPLETIONS | {Endpoint.RESPONSES, Endpoint.MESSAGES}
 
 
-class Ending(StrEnum):
+class Ending(Word):
     """How a request ended; every request ends exactly once."""
 
     SUCCEEDED = "succeeded"
@@ -320,7 +319,7 @@ class Outcome:
     # Of the work, that of other members' requests on the same device; above 0 also where some ran at its end.
     beside: float = 0.0
     load_score: float | None = None
-    # False: the answer is no generated text, so its times say nothing of the member's speed.
+    # False: no generated text, or not by the member's usual engine: its times say nothing of that one's.
     generated: bool = True
     # HTTP status where there was one; a 4xx other than 429 is the client's, not the member's.
     status: int | None = None

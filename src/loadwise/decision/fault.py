@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Final
 
 from loadwise.decision.facts import Ending, Outcome
+from loadwise.decision.quick import Word
 
 # Named once: on its enumeration each look-up costs as much as the step around it.
 _FAILED: Final = Ending.FAILED
 
 
-class Fault(StrEnum):
+class Fault(Word):
     """Who failed, if anybody did."""
 
     NOBODY = "nobody"

@@ -33,6 +33,8 @@ THINKING: Final = frozenset(
 SAMPLING: Final = ("temperature", "top_k")
 # Named once: on its enumeration each look-up costs as much as the step around it.
 _TOP_K: Final = Feature.TOP_K
+_CHAT: Final = Endpoint.CHAT
+_N: Final = Feature.N
 
 
 class TuningReason(StrEnum):
@@ -76,7 +78,7 @@ def tune(
 
 def as_bound(policy: Policy, request: RequestFacts) -> RequestFacts:
     """The request with what a ceiling makes of it: sampling that becomes greedy is another need."""
-    if Feature.N not in request.features or not greedy(_ceilings(policy, request)):
+    if _N not in request.features or not greedy(_ceilings(policy, request)):
         return request
     return replace(request, features=request.features | {Feature.GREEDY_CHOICES})
 
@@ -86,7 +88,8 @@ def _untouched(policy: Policy, strategy: Strategy | None, request: RequestFacts)
         return TuningReason.OFF
     if strategy is None or not policy.enable_dynamic_tuning:
         return TuningReason.STOPPED
-    return None if request.endpoint in COMPLETIONS else TuningReason.NOTHING_SAFE
+    known = request.endpoint is _CHAT or request.endpoint in COMPLETIONS
+    return None if known else TuningReason.NOTHING_SAFE
 
 
 def _tuning(lowered: Mapping[str, Number], supplied: Mapping[str, Number], otherwise: TuningReason) -> Tuning:
@@ -165,7 +168,7 @@ def _max_tokens(
     policy: Policy, wanted: int, request: RequestFacts, member: Member, answers: LengthSketch
 ) -> int | None:
     """A limit that no answer of this kind would have met, or None where none may be supplied."""
-    if request.endpoint is not Endpoint.CHAT or "max_tokens" in request.explicit:
+    if request.endpoint is not _CHAT or "max_tokens" in request.explicit:
         return None
     if "max_completion_tokens" in request.explicit or not _plain_answer(request, member):
         return None
@@ -186,8 +189,9 @@ def _plain_answer(request: RequestFacts, member: Member) -> bool:
     """Whether an answer may end early without harm: no tools, no schema, one choice, no hidden thinking."""
     if request.n > 1 or (request.features and request.features & SHAPED):
         return False
-    thinks = THINKING & (request.features | member.capabilities.features)
-    return not thinks or any(name in request.explicit for name in THINKING_BUDGETS)
+    if THINKING.isdisjoint(member.capabilities.features) and THINKING.isdisjoint(request.features):
+        return True
+    return bool(request.explicit) and any(name in request.explicit for name in THINKING_BUDGETS)
 
 
 def _context_left(request: RequestFacts, member: Member) -> int | None:

@@ -83,14 +83,7 @@ def adaptive(scene: Scene) -> Distribution:
     merits = _merits(scene)
     ranked = _ranked(scene, merits)
     order = _led(scene, ranked) if scene.leads and not scene.wish.preferred else ranked
-    roomy, settled = [], False
-    for at in order:
-        if scene.has_room(at):
-            roomy.append(at)
-            settled = settles(scene, at)
-            if settled:
-                # Whoever comes after one that takes all would get nothing.
-                break
+    roomy, settled = _roomy(scene, order)
     roomy = tested_first(scene, roomy)
     top = roomy + ([] if settled else _by_harm(scene, [at for at in order if at not in roomy]))
     spent = not roomy or merits[top[0]] < merits[ranked[0]]
@@ -139,7 +132,8 @@ def _ranked(scene: Scene, merits: list[float]) -> list[int]:
     if found is not None:
         return found
     ids, default = scene.lineup.ids, scene.whole.route.default_member
-    keys = [(-merit, ids[at] != default, scene.busy_s(at), at) for at, merit in enumerate(merits)]
+    busy = scene.busy()
+    keys = [(-merit, ids[at] != default, busy[at], at) for at, merit in enumerate(merits)]
     return [at for _, _, _, at in sorted(keys)]
 
 
@@ -156,11 +150,33 @@ def _led(scene: Scene, order: list[int]) -> list[int]:
     return left
 
 
+def _roomy(scene: Scene, order: Sequence[int]) -> tuple[list[int], bool]:
+    """Those of the places in their order that have room, up to the first that takes all, if there is one."""
+    pools, ids, leads = scene.lineup.pools, scene.lineup.ids, scene.leads
+    found: list[int] = []
+    full: set[str] = set()
+    for at in order:
+        pool = pools[at]
+        if pool in full and ids[at] not in leads:
+            continue
+        if scene.has_room(at):
+            found.append(at)
+            if settles(scene, at):
+                # Whoever comes after one that takes all would get nothing.
+                return found, True
+        elif scene.full(pool):
+            full.add(pool)
+    return found, False
+
+
 def _by_harm(scene: Scene, places: Sequence[int]) -> list[int]:
     """Places by what a request does where there is no room: on a shared device everyone pays its cost."""
-    keys, fills, reliable = [], scene.fills(), scene.standings.reliable
-    for at in places:
-        squared = scene.busy_s(at) ** 2 if scene.lineup.pools[at] in scene.whole.shared else 1.0
-        keys.append((fills[at] / reliable[at] * squared, at))
-    keys.sort()
-    return [at for _, at in keys]
+    fills, busy, reliable, shared = scene.fills(), scene.busy(), scene.standings.reliable, scene.whole.shared
+    pools = scene.lineup.pools
+    harms = [
+        fill / reliable[at] * (busy[at] ** 2 if pools[at] in shared else 1.0) for at, fill in enumerate(fills)
+    ]
+    if scene.takes is scene.lineup.everyone:
+        # The first takes all.
+        return [min(sorted(places), key=harms.__getitem__)] if places else []
+    return sorted(sorted(places), key=harms.__getitem__)

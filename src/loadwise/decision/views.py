@@ -178,12 +178,6 @@ class Scene:
         """Whether enough was heard of a member to trust it with more than a small share."""
         return self.known[at].outcomes >= MEASURED_OUTCOMES
 
-    def busy_s(self, at: int) -> float:
-        """Seconds of its device that the request would take of the member at full load: what it costs."""
-        pressure = self.pressed[at]
-        places = None if pressure is None else pressure.capacity_requests
-        return busy_s(self.known[at], places or UNKNOWN_PLACES, self.tokens - FIRST_TOKEN_OVERHEAD_TOKENS)
-
     def stale(self, at: int) -> bool:
         """Whether a member was not measured lately."""
         return self.now_s >= self.known[at].stale_at_s
@@ -223,6 +217,15 @@ class Scene:
         """The worse of both shares of each."""
         return [first if first > each else each for first, each in self.shares()]
 
+    def busy(self) -> list[float]:
+        """Seconds of its device that the request would take of each at full load: what it costs."""
+        prompt, pressed, found = self.tokens - FIRST_TOKEN_OVERHEAD_TOKENS, self.pressed, []
+        for at, belief in enumerate(self.known):
+            pressure = pressed[at]
+            places = None if pressure is None else pressure.capacity_requests
+            found.append(busy_s(belief, places or UNKNOWN_PLACES, prompt))
+        return found
+
     def priced(self, worths: list[float]) -> list[float]:
         """Worths (0..1) with thrift beside them, as much as the route says."""
         weight = self.whole.route.price_weight
@@ -252,10 +255,13 @@ class Scene:
             return self._filled(at) <= self.wish.target
         pool = self.lineup.pools[at]
         crowd = self.crowds.crowd(pool, self.wish.target)
-        # Where those in flight are too many already, nobody's times need be worked out.
-        if self.crowds.work(pool) > crowd.room or self.known[at].cost > crowd.pressed_cost:
+        if self.full(pool) or self.known[at].cost > crowd.pressed_cost:
             return False
         return self.look(at).work <= crowd.room and self._filled(at) / crowd.care <= self.wish.target
+
+    def full(self, pool: str) -> bool:
+        """Whether those in flight are too many already, so that nobody's times there need be worked out."""
+        return self.crowds.work(pool) > self.crowds.crowd(pool, self.wish.target).room
 
     def fill(self, at: int) -> float:
         """How much of what adaptive allows is used (1: all), with care where answers were late lately."""
