@@ -80,6 +80,8 @@ class TokenEvent:
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = None
     # "stop" (end-of-sequence or a stop token id, not included in token_ids), "length", or None.
     finish_reason: str | None = None
+    # Seconds for which the sequence waited for a place, with its first token if it is known at all.
+    queued_s: float | None = field(default=None, compare=False)
 
 
 class TokenStream(Protocol):
@@ -145,9 +147,13 @@ class Progress:
     output_tokens: int | None = None
     # The engine's clock (monotonic) when the first token came.
     first_token_s: float | None = None
+    # Seconds for which its sequence waited for a place; None where the engine does not tell.
+    queued_s: float | None = None
     finish_reason: str | None = None
     # An error event was sent inside a stream that had already begun.
     failed: bool = False
+    # Another engine than the member's usual one made it: its times say nothing of the member's.
+    aside: bool = False
 
 
 @dataclass(slots=True)

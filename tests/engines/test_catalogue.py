@@ -137,9 +137,32 @@ async def test_torch_needs_weights(catalogue, folder):
 
 async def test_the_form_in_the_folder_is_served_by_openvino(catalogue, openvino_folder):
     opened = await catalogue.open_model("fast", ModelSettings(path=openvino_folder))
-    assert (opened.kind, opened.reason) == ("openvino", "OpenVINO form in the folder")
+    assert opened.kind == "openvino"
+    assert opened.reason.startswith("OpenVINO form in the folder")
     assert (await ask(opened.engine))["choices"][0]["text"]
     await opened.engine.close()
+
+
+async def test_torch_beside_openvino_tells_the_most_likely_tokens(catalogue, openvino_folder):
+    pytest.importorskip("torch")
+    opened = await catalogue.open_model("fast", ModelSettings(path=openvino_folder))
+    assert "torch beside it for top_logprobs" in opened.reason
+    asked = {"logprobs": True, "max_tokens": 4}
+    plain = (await ask(opened.engine, Endpoint.CHAT, **asked))["choices"][0]
+    most = (await ask(opened.engine, Endpoint.CHAT, **asked, top_logprobs=2))["choices"][0]
+    assert text_of(plain) == text_of(most)
+    for one, other in zip(plain["logprobs"]["content"], most["logprobs"]["content"], strict=True):
+        assert one["token"] == other["token"] == other["top_logprobs"][0]["token"]
+    await opened.engine.close()
+
+
+async def test_beside_a_form_that_is_named_nothing_is_opened(catalogue, openvino_folder, monkeypatch):
+    async def served(*_):
+        return FakeTokenEngine(), "in the folder"
+
+    monkeypatch.setattr(Catalogue, "_openvino", served)
+    opened = await catalogue.open_model("fast", ModelSettings(path=openvino_folder, form="openvino/int8"))
+    assert opened.reason == "openvino/int8, as the settings say"
 
 
 async def test_members_of_one_vocabulary_share_its_tokenizer(catalogue, folder, tmp_path, torch_engine):

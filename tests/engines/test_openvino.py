@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from loadwise.engines.openvino import OpenVinoEngine
 from loadwise.engines.openvino import engine as engine_module
-from loadwise.engines.openvino.engine import read_configs
+from loadwise.engines.openvino.configs import read_configs
 from loadwise.engines.openvino.wire import (
     GOES_ON,
     LOST,

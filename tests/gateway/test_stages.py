@@ -76,4 +76,4 @@ async def test_the_page_and_the_stories_tell_the_same_of_a_queue(
     assert all(one["stages"]["gateway_s"] > 0.0 for one in ended)
     said = told(stories[0])
     assert "Of its time: gateway" in said
-    assert "the queue's is estimated" in said
+    assert "the queue's is estimated where its engine does not tell it" in said

@@ -56,6 +56,17 @@ def test_stop_token_ends_the_answer_unless_it_is_to_be_ignored() -> None:
     assert sorted(runner.forgotten) == [1, 2]
 
 
+def test_sequence_says_how_long_it_waited_for_a_place() -> None:
+    clock = FakeClock()
+    engine, _ = make(clock, places=1)
+    first, second = (engine.submit([7], Sampling(max_tokens=3, ignore_eos=True)) for _ in range(2))
+    assert second.queued_s is None
+    while engine.busy:
+        engine.step()
+    assert first.queued_s == 0.0
+    assert second.queued_s == pytest.approx(0.3)
+
+
 def test_statistics_tell_times_and_speeds_of_the_last_seconds() -> None:
     clock = FakeClock()
     engine, _ = make(clock, places=1)

@@ -19,8 +19,8 @@ class Shares(NamedTuple):
 def queued_s(first_s: float | None, wait_s: float, read_s: float | None) -> float | None:
     """How long a place was waited for: what the first token took beyond reading the prompt.
 
-    An estimate, for engines do not tell it per request. `wait_s` is the wait that was expected at dispatch,
-    0 where a place was free; `read_s` what reading was expected to take, None where places are not known.
+    An estimate, for engines that do not tell it. `wait_s` is the wait that was expected at dispatch, 0 where
+    a place was free; `read_s` what reading was expected to take, None where places are not known.
     """
     if first_s is None or read_s is None:
         return None

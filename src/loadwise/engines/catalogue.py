@@ -8,12 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from loadwise.decision.facts import Feature
 from loadwise.engines.chosen import Choice, recall
 from loadwise.engines.exporter import Exporter
 from loadwise.engines.folders import ModelFolder, inspect
 from loadwise.engines.openai_http import OpenAIEngine
 from loadwise.engines.openvino.precision import PRECISIONS
 from loadwise.engines.rendering import RenderedEngine
+from loadwise.engines.rendering.aside import Aside
 from loadwise.engines.tokenizer import Tokenizer
 from loadwise.errors import ConfigurationError, EngineError, LoadwiseError, MissingExtraError
 from loadwise.logs import get_logger
@@ -61,8 +63,18 @@ class Catalogue:
         folder = inspect(model.path)
         tokenizer = self._tokenizer(folder.path)
         token_engine, kind, reason = await self._token_engine(name, folder, model)
-        engine = RenderedEngine(token_engine, tokenizer, name, replica_id or f"{name}-0", self._clock)
+        # Who names a form wants its numbers and no others.
+        aside = self._aside(name, folder) if kind == "openvino" and model.form is None else None
+        if aside is not None:
+            reason += f"; torch beside it for {', '.join(aside.features)}"
+        engine = RenderedEngine(token_engine, tokenizer, name, replica_id or f"{name}-0", self._clock, aside)
         return OpenedModel(engine=engine, kind=kind, reason=reason)
+
+    def _aside(self, name: str, folder: ModelFolder) -> Aside | None:
+        """Torch for what OpenVINO's pipeline does not tell; None where the folder or torch is lacking."""
+        if not folder.has_safetensors or find_spec("torch") is None:
+            return None
+        return Aside(frozenset({Feature.TOP_LOGPROBS}), lambda: self._torch(name, folder, "cpu", plain=True))
 
     def open_upstream(
         self, name: str, upstream: UpstreamSettings, api_key: str | None = None
@@ -155,8 +167,15 @@ class Catalogue:
         return engine, reason
 
     async def _torch(
-        self, name: str, folder: ModelFolder, device: str, weights: str | None = None
+        self,
+        name: str,
+        folder: ModelFolder,
+        device: str,
+        weights: str | None = None,
+        *,
+        plain: bool = False,
     ) -> TokenEngine:
+        """`plain`: without builds."""
         if not folder.has_safetensors:
             raise ConfigurationError(
                 f"{folder.path} has no weights (*.safetensors) for torch.", field="engine"
@@ -173,7 +192,7 @@ class Catalogue:
             max_running=settings.max_running,
             queue_limit=settings.queue_limit,
             kv_cache_bytes=settings.kv_cache_bytes,
-            compile_step=self._compile_step,
+            compile_step=None if plain else self._compile_step,
             prompts=settings.build_prompts,
             device=device,
             weights=weights,

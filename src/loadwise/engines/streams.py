@@ -70,6 +70,7 @@ class QueuedStream:
                 else tuple(top for event in events for top in event.top_logprobs or ())
             ),
             finish_reason=events[-1].finish_reason,
+            queued_s=first.queued_s,
         )
 
     def _wake(self) -> None:

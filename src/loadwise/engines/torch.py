@@ -272,4 +272,5 @@ def _event(output: Output) -> TokenEvent:
         logprobs=logprobs or None,
         top_logprobs=tops or None,
         finish_reason=None if output.finish is None else output.finish.value,
+        queued_s=output.sequence.queued_s,
     )

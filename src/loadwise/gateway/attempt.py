@@ -8,7 +8,7 @@ from types import TracebackType
 from loadwise.decision.facts import GENERATED, Ending, Outcome
 from loadwise.decision.stages import queued_s
 from loadwise.errors import RequestError
-from loadwise.ports import Answer, Clock, Director, Dispatch
+from loadwise.ports import Answer, Clock, Director, Dispatch, Progress
 
 
 class Attempt:
@@ -70,7 +70,7 @@ class Attempt:
             total_s=now_s - self._began_s,
             time_to_first_token_s=first_s,
             gateway_s=None if self._since_s is None else max(0.0, self._began_s - self._since_s),
-            queue_s=queued_s(first_s, dispatch.wait_s, dispatch.read_s),
+            queue_s=_queue_s(progress, first_s, dispatch),
             prompt_tokens=None if progress is None else progress.prompt_tokens,
             cached_tokens=0 if progress is None else progress.cached_tokens,
             output_tokens=None if progress is None else progress.output_tokens,
@@ -80,7 +80,14 @@ class Attempt:
             wait_s=dispatch.wait_s,
             beside=dispatch.beside,
             load_score=dispatch.load_score,
-            generated=dispatch.request.endpoint in GENERATED,
+            generated=dispatch.request.endpoint in GENERATED and not (progress and progress.aside),
             status=status if answer is None else answer.status,
             control=dispatch.control,
         )
+
+
+def _queue_s(progress: Progress | None, first_s: float | None, dispatch: Dispatch) -> float | None:
+    """What the engine told, else an estimate."""
+    if progress is not None and progress.queued_s is not None and first_s is not None:
+        return min(progress.queued_s, first_s)
+    return queued_s(first_s, dispatch.wait_s, dispatch.read_s)

@@ -81,6 +81,10 @@ class Engine:
         with self._lock:
             outputs = self._drop_cancelled()
             plan = self._scheduler.schedule()
+            now_s = self._now()
+            for chunk in plan.chunks:
+                if not chunk.start:
+                    chunk.sequence.placed_s = now_s
         sampled = self._runner.run(plan) if plan else []
         with self._lock:
             return outputs + self._postprocess(plan, sampled)

@@ -54,6 +54,8 @@ class Sequence:
     place: int | None = None
     # Tokens whose keys and values are in the cache.
     computed: int = 0
+    # When it had a place and its prompt began to be read.
+    placed_s: float | None = None
     first_token_s: float | None = None
     last_token_s: float | None = None
     finish: Finish | None = None
@@ -62,6 +64,11 @@ class Sequence:
     def prefilled(self) -> bool:
         """Whether the whole prompt is in the cache."""
         return self.computed >= len(self.prompt)
+
+    @property
+    def queued_s(self) -> float | None:
+        """Seconds for which it waited for a place; None while it does."""
+        return None if self.placed_s is None else max(0.0, self.placed_s - self.arrived_s)
 
     @property
     def length(self) -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from loadwise.decision.facts import Capabilities, EngineReading, Feature
 from loadwise.engines.openvino.child import Child
+from loadwise.engines.openvino.configs import read_configs
 from loadwise.engines.openvino.precision import PRECISIONS
+from loadwise.engines.openvino.turns import Turns
 from loadwise.engines.openvino.wire import (
     GOES_ON,
     LOST,
@@ -102,6 +102,7 @@ class OpenVinoEngine:
             str(folder), max_running, kv_cache_bytes, context or 2048, threads, _properties(precision)
         )
         self._entries: dict[int, _Entry] = {}
+        self._turns = Turns(max_running)
         self._keys = itertools.count(1)
         self._statistics = Statistics()
         self._held_tokens = 0
@@ -117,9 +118,10 @@ class OpenVinoEngine:
             raise EngineError(self._down or "The engine is closed.")
         if len(self._entries) >= self._max_running + self._queue_limit:
             raise _queue_full(self._retry_after_s())
-        key = next(self._keys)
+        key, now_s = next(self._keys), self._clock.monotonic_s()
         stream = QueuedStream(lambda: self._cancel(key))
-        self._entries[key] = _Entry(stream, len(prompt_ids), self._clock.monotonic_s())
+        self._entries[key] = _Entry(stream, len(prompt_ids), now_s)
+        self._turns.joined(key, now_s)
         ends = () if sampling.ignore_eos else self._eos_ids
         self._child.send(Submit(key, tuple(prompt_ids), (*sampling.stop_token_ids, *ends), sampling))
         return stream
@@ -199,9 +201,9 @@ class OpenVinoEngine:
             entry = entries.get(event.key)
             if entry is None:
                 continue
-            count = len(event.token_ids)
+            count, queued_s = len(event.token_ids), None
             if count and entry.first:
-                entry.first = False
+                entry.first, queued_s = False, self._turns.waited_s(event.key)
                 statistics.prompt(now_s, entry.prompt_tokens)
                 statistics.first_token_s.add(now_s, now_s - entry.since_s)
             elif count:
@@ -211,7 +213,8 @@ class OpenVinoEngine:
             tokens += count
             if event.ending != GOES_ON:
                 del entries[event.key]
-            entry.stream.push(_translated(event))
+                self._turns.left(event.key, now_s)
+            entry.stream.push(_translated(event, queued_s))
         if tokens:
             statistics.output_tokens.add(now_s, float(tokens))
         if later:
@@ -246,12 +249,16 @@ class OpenVinoEngine:
 
     def _drop(self, message: str) -> None:
         entries, self._entries = self._entries, {}
+        self._turns.clear()
         self._held_tokens = 0
         for entry in entries.values():
             entry.stream.push(EngineError(message))
 
     def _cancel(self, key: int) -> None:
-        if self._entries.pop(key, None) is not None and self._child is not None:
+        if self._entries.pop(key, None) is None:
+            return
+        self._turns.left(key, self._clock.monotonic_s())
+        if self._child is not None:
             self._child.send(Cancel(key))
 
     def _cache_usage(self) -> float | None:
@@ -263,31 +270,13 @@ class OpenVinoEngine:
         return max(1.0, min(mean_s or 1.0, 120.0))
 
 
-def read_configs(folder: Path) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """The folder's `config.json` and its end-of-sequence ids (`generation_config.json` first)."""
-    config = _json(folder / "config.json")
-    generation = (
-        _json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
-    )
-    eos = generation.get("eos_token_id", config.get("eos_token_id"))
-    return config, tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}", field="path") from None
-    if not isinstance(value, dict):
-        raise ConfigurationError(f"{path} must hold a JSON object.", field="path")
-    return value
-
-
-def _translated(event: Event) -> TokenEvent | EngineError:
+def _translated(event: Event, queued_s: float | None = None) -> TokenEvent | EngineError:
     if event.ending == LOST:
         return EngineError("The sequence did not fit into the engine's cache: raise kv_cache_bytes.")
     reason = None if event.ending == GOES_ON else "stop" if event.ending == STOPPED else "length"
-    return TokenEvent(token_ids=event.token_ids, logprobs=event.logprobs, finish_reason=reason)
+    return TokenEvent(
+        token_ids=event.token_ids, logprobs=event.logprobs, finish_reason=reason, queued_s=queued_s
+    )
 
 
 def _queue_full(retry_after_s: float) -> RequestError:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from loadwise.decision.facts import Capabilities, Endpoint, EngineReading, Feature
+from loadwise.engines.rendering.aside import Aside
 from loadwise.engines.rendering.bodies import decode_chat, decode_completion
 from loadwise.engines.rendering.frames import STREAM_HEADERS, Frames, failure
 from loadwise.engines.rendering.job import Job, Prepared
@@ -26,7 +27,10 @@ INLINE_BODY_BYTES = 4096
 
 
 class RenderedEngine:
-    """An `Engine` over a `TokenEngine` in this process: text in, text out, in OpenAI's shapes."""
+    """An `Engine` over a `TokenEngine` in this process: text in, text out, in OpenAI's shapes.
+
+    `aside` answers what needs the features that it adds.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class RenderedEngine:
         model_id: str,
         replica_id: str,
         clock: Clock,
+        aside: Aside | None = None,
     ) -> None:
         tokenizer = (
             Tokenizer.load(tokenizer_folder) if isinstance(tokenizer_folder, Path) else tokenizer_folder
@@ -43,6 +48,7 @@ class RenderedEngine:
         self.model_id = model_id
         self.replica_id = replica_id
         self._engine = token_engine
+        self._aside = aside
         self._clock = clock
         self._template = (
             ChatTemplate(None, {}, clock)
@@ -58,6 +64,8 @@ class RenderedEngine:
         added = {Feature.N, Feature.GREEDY_CHOICES, Feature.ECHO, Feature.TOKEN_IDS}
         if Feature.LOGPROBS in inner.features:
             added.add(Feature.BEST_OF)
+        if self._aside is not None:
+            added |= self._aside.features
         return replace(
             inner,
             features=inner.features | added,
@@ -89,8 +97,15 @@ class RenderedEngine:
         return max(len(ids) for ids in prepared.prompt_ids)
 
     async def observe(self) -> EngineReading:
-        """The token engine's reading under this replica's name."""
-        return replace(self._engine.reading(), replica_id=self.replica_id)
+        """The token engine's reading under this replica's name, with the requests of the one beside it."""
+        own, beside = self._engine.reading(), None if self._aside is None else self._aside.reading()
+        if beside is not None:
+            own = replace(
+                own,
+                running_requests=_sum(own.running_requests, beside.running_requests),
+                waiting_requests=_sum(own.waiting_requests, beside.waiting_requests),
+            )
+        return replace(own, replica_id=self.replica_id)
 
     async def start(self) -> None:
         """Starts the token engine."""
@@ -98,6 +113,8 @@ class RenderedEngine:
 
     async def close(self) -> None:
         """Closes the token engine; streams in flight end with an error event."""
+        if self._aside is not None:
+            await self._aside.close()
         await self._engine.close()
 
     async def _submitted(self, call: Call) -> Job:
@@ -112,8 +129,17 @@ class RenderedEngine:
             tokenizer=self.tokenizer,
         )
         job = Job(prepared, frames, self.tokenizer, self._clock)
-        job.submit(self._engine, self._engine.capabilities.context_tokens)
+        engine = await self._engine_for(prepared.plan)
+        job.progress.aside = engine is not self._engine
+        job.submit(engine, engine.capabilities.context_tokens)
         return job
+
+    async def _engine_for(self, plan: Plan) -> TokenEngine:
+        """The member's own engine where it can."""
+        offered = self._engine.capabilities.features
+        if self._aside is None or not plan.top_logprobs or Feature.TOP_LOGPROBS in offered:
+            return self._engine
+        return await self._aside.engine("top_logprobs" if plan.endpoint is Endpoint.CHAT else "logprobs")
 
     def _check_places(self, prepared: Prepared) -> None:
         """Refuses what could not be queued on an idle engine either: trying again would not help."""
@@ -237,6 +263,10 @@ async def _streaming(job: Job) -> Answer:
         chunks=StreamBody(first, rest, job.progress),
         progress=job.progress,
     )
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:

@@ -138,6 +138,7 @@ class Job:
         progress.output_tokens = (progress.output_tokens or 0) + len(event.token_ids)
         if progress.first_token_s is None and event.token_ids:
             progress.first_token_s = self._clock.monotonic_s()
+            progress.queued_s = event.queued_s
 
     def _opening(self, index: int) -> bytes:
         """What a choice says before its first token: its role, the echoed prompt, or an empty end."""

@@ -85,7 +85,7 @@ def _ending_told(ended: JsonObject | None, choice: JsonObject) -> str:
 def _stages_told(stages: JsonObject) -> str:
     """Where the time went; what could not be told apart says so."""
     told = [f"{stage.removesuffix('_s')} {_seconds(value)}" for stage, value in stages.items()]
-    return f"Of its time: {', '.join(told)} (the queue's is estimated)."
+    return f"Of its time: {', '.join(told)} (the queue's is estimated where its engine does not tell it)."
 
 
 def _seconds(value: float | None) -> str:
