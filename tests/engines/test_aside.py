@@ -97,6 +97,7 @@ async def test_one_that_cannot_be_opened_is_told_by_the_field(tokenizer_folder, 
     beside = Beside(ConfigurationError("no room"))
     beside.may_open.set()
     engine = RenderedEngine(without_top(), tokenizer_folder, "t", "t-0", clock, Aside(TOP, beside.open))
+    await engine.start()
     answer = await engine.answer(make_call(**fields))
     error = msgspec.json.decode(b"".join([chunk async for chunk in answer.chunks]))["error"]
     assert (answer.status, error["param"]) == (400, param)
