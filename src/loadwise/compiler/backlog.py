@@ -1,9 +1,9 @@
-"""Work waits in line and is done one at a time on one thread."""
+"""Work waits in line and is done one at a time, each on a thread of its own."""
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,10 +20,15 @@ class Job:
 
 
 class Backlog:
-    """Runs jobs in order; the thread starts with the first of them."""
+    """Runs jobs in order, each on a thread that ends with it.
+
+    A thread that computed with torch keeps a pool of OpenMP threads for as long as it lives. Where such
+    threads are more than the processors, libgomp waits without spinning, and every step of a model that is
+    served by several of them becomes slower: in a loop of small products on two cores, twice as slow.
+    """
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._waiting: deque[Job] = deque()
         self._pending: dict[tuple[str, str], Job] = {}
         self._idle = threading.Condition()
         self._worker: threading.Thread | None = None
@@ -36,10 +41,9 @@ class Backlog:
                 known.forced |= job.forced
                 return False
             self._pending[job.name] = job
-            self._jobs.put(job)
+            self._waiting.append(job)
             if self._worker is None:
-                self._worker = threading.Thread(target=self._run, name="model-compiler", daemon=True)
-                self._worker.start()
+                self._start_next()
             return True
 
     def stop(self, *, forced: bool = True) -> None:
@@ -55,18 +59,23 @@ class Backlog:
             return self._idle.wait_for(lambda: not self._pending, timeout_s)
 
     def close(self) -> None:
-        """Pending jobs have ended, and the thread with them."""
+        """Pending jobs have ended, and their threads with them."""
         self.stop()
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            self._jobs.put(None)
+        while (worker := self._worker) is not None:
             worker.join()
 
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            try:
-                job.run(job.stop)
-            finally:
-                with self._idle:
-                    del self._pending[job.name]
-                    self._idle.notify_all()
+    def _start_next(self) -> None:
+        job = self._waiting.popleft()
+        self._worker = threading.Thread(target=self._run, args=(job,), name="model-compiler", daemon=True)
+        self._worker.start()
+
+    def _run(self, job: Job) -> None:
+        try:
+            job.run(job.stop)
+        finally:
+            with self._idle:
+                del self._pending[job.name]
+                self._worker = None
+                if self._waiting:
+                    self._start_next()
+                self._idle.notify_all()

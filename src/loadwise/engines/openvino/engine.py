@@ -51,7 +51,7 @@ RESTART_MOST_S = 30.0
 
 
 def _properties(precision: str | None) -> dict[str, str]:
-    """None leaves it to OpenVINO."""
+    """None leaves it to the child, which sees what suits the processor."""
     if precision is None:
         return {}
     if precision not in PRECISIONS:

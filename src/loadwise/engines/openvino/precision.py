@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from types import MappingProxyType
 
@@ -28,10 +29,19 @@ class Precision:
         """What this processor lacks to compute so, in words; None when it can."""
         if self.computes_in != "bf16" or self.quantised or find_spec("openvino") is None:
             return None
-        import openvino
+        return None if _computes_in_bfloat16() else "this processor does not compute in bfloat16"
 
-        able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        return None if "BF16" in able else "this processor does not compute in bfloat16"
+
+@cache
+def _computes_in_bfloat16() -> bool:
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def native() -> str:
+    """The form that nobody chose: bfloat16 where the processor computes in it, else fp16."""
+    return "bf16" if _computes_in_bfloat16() else "fp16"
 
 
 # A cache of eight bits would be a quantisation that nobody asked for, so every form says its own.

@@ -21,7 +21,7 @@ class Load(msgspec.Struct, array_like=True, tag=0):
     kv_cache_bytes: int
     context_tokens: int
     threads: int | None
-    # Of the device, by OpenVINO's names.
+    # Of the device, by OpenVINO's names; none: those of the precision that suits the processor.
     properties: dict[str, str] = {}
 
 

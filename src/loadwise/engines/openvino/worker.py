@@ -11,6 +11,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from loadwise.engines.openvino.precision import PRECISIONS, native
 from loadwise.engines.openvino.wire import (
     GOES_ON,
     LOST,
@@ -126,10 +127,11 @@ class Pipeline:
         self._genai = openvino_genai
         self._tensor, self._array, self._integer = openvino.Tensor, np.array, np.int64
         # The cache's numbers have two bytes unless they are asked to be whole.
-        share = 2 if load.properties.get("KV_CACHE_PRECISION") == "f32" else 1
+        asked = load.properties or PRECISIONS[native()].properties
+        share = 2 if asked["KV_CACHE_PRECISION"] == "f32" else 1
         blocks = kv_blocks(Path(load.folder), load.kv_cache_bytes // share, load.context_tokens)
         self.cache_tokens = blocks * BLOCK_TOKENS
-        properties: dict[str, Any] = dict(load.properties)
+        properties: dict[str, Any] = dict(asked)
         if load.threads is not None:
             properties["INFERENCE_NUM_THREADS"] = load.threads
         self._pipe = openvino_genai.ContinuousBatchingPipeline(
@@ -217,7 +219,7 @@ def kv_blocks(folder: Path, budget_bytes: int, context_tokens: int) -> int:
     heads = config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
     head_size = config.get("head_dim") or config["hidden_size"] // heads
-    # Keys and values, two bytes each (float16, the device's default).
+    # Keys and values, two bytes each.
     token_bytes = 2 * 2 * config["num_hidden_layers"] * kv_heads * head_size
     needed = -(-context_tokens // BLOCK_TOKENS) + 1
     return int(max(budget_bytes // (token_bytes * BLOCK_TOKENS), needed))
