@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from tests.real.crowds import Crowd, holds
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 
@@ -17,6 +18,9 @@ VIEWS = ("status", "metrics", "ensemble", "report", "dashboard")
 COMMANDS = ("start", "stop", "configure", "force_recompile", "ensemble/add_model?model_id=x")
 # More requests than the engines run at once here (8 inside and in front, 32 embedded).
 BURST = 64
+LONG = 900
+# Load that stays is followed within this.
+FOLLOWS_S = 10.0
 QUICK = {
     "tuning_interval_sec": 1.0,
     "dwell_sec": 0.0,
@@ -43,19 +47,8 @@ def quick(rig: Any) -> Iterator[None]:
     )
 
 
-def holds(condition: Callable[[], Any], within_s: float) -> Any:
-    """What the condition returns once it is true; fails with its last value after `within_s`."""
-    deadline_s = time.monotonic() + within_s
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < deadline_s, f"not within {within_s:g} s: {found!r}"
-        time.sleep(0.05)
-
-
-async def burst(rig: Any, number: int, tokens: int, *, seen: Callable[[], None] | None = None) -> list[Any]:
-    """So many answers at once, each of exactly `tokens`; `seen` is called all the while."""
+async def burst(rig: Any, number: int, tokens: int) -> list[Any]:
+    """So many answers at once, each of exactly `tokens`."""
     async with openai.AsyncOpenAI(
         base_url=rig.url + "/v1", api_key="none", max_retries=0, timeout=240
     ) as asking:
@@ -68,11 +61,7 @@ async def burst(rig: Any, number: int, tokens: int, *, seen: Callable[[], None] 
                 extra_body={"ignore_eos": True},
             )
 
-        tasks = [asyncio.create_task(one(place)) for place in range(number)]
-        while seen is not None and not all(task.done() for task in tasks):
-            await asyncio.to_thread(seen)
-            await asyncio.sleep(0.2)
-        return await asyncio.gather(*tasks)
+        return await asyncio.gather(*(one(place) for place in range(number)))
 
 
 def test_every_route_is_there_and_changes_need_the_key(rig: Any) -> None:
@@ -110,25 +99,20 @@ def test_a_chat_stream_ends_with_usage_where_it_was_asked_for(rig: Any, client: 
     assert any(choice.delta.content for event in events for choice in event.choices)
 
 
-def test_clients_that_leave_free_their_places_within_a_second(rig: Any, client: openai.OpenAI) -> None:
-    holds(lambda: rig.engine_says()["running"] == 0, 30)
-    # As many as run at once, so that without leaving they would take longer than a second.
-    streams = [
-        client.completions.create(
-            model=rig.model,
-            prompt=f"def f{place}(",
-            max_tokens=900,
-            stream=True,
-            extra_body={"ignore_eos": True},
-        )
-        for place in range(24 if rig.engine == "embedded" else 8)
-    ]
-    # An engine that streams faster than its server can write says nothing of itself meanwhile: then we do.
-    front = rig.name.endswith("-front")
-    holds(lambda: (rig.view("status")["in_flight"] if front else rig.engine_says()["running"]) >= 4, 10)
-    for stream in streams:
-        stream.close()
-    holds(lambda: rig.engine_says()["running"] == 0, 1.0)
+def test_clients_that_leave_free_their_places_within_a_second(rig: Any) -> None:
+    def idle() -> bool:
+        said = rig.engine_says()
+        return said["running"] == 0 and not said.get("waiting")
+
+    holds(idle, 30)
+    with Crowd(rig, BURST, LONG, stream=True) as crowd:
+        holds(lambda: rig.engine_says()["running"] >= 8, 30)
+        # What is asked for now is the work of many seconds.
+        before = rig.engine_says().get("output_tokens", 0)
+        crowd.leave()
+        holds(idle, 1.0)
+    after = rig.engine_says().get("output_tokens", 0)
+    assert after - before < BURST * LONG / 2
 
 
 def test_what_the_operator_holds_down_arrives_in_the_engine(rig: Any, client: openai.OpenAI) -> None:
@@ -147,19 +131,11 @@ def test_what_the_operator_holds_down_arrives_in_the_engine(rig: Any, client: op
 @pytest.mark.usefixtures("quick")
 def test_load_follows_a_burst_and_the_strategy_with_it(rig: Any) -> None:
     holds(lambda: rig.view("status")["current_strategy"] == "quality", 60)
-    strategies, active, scores = set(), [], []
-
-    def look() -> None:
-        metrics = rig.view("metrics")
-        active.append(metrics["active_requests"] or 0)
-        scores.append(metrics["overall_load_score"])
-        strategies.add(rig.view("status")["current_strategy"])
-
-    # The embedded engine is faster on such small models.
-    asyncio.run(burst(rig, BURST, 900 if rig.engine == "embedded" else 400, seen=look))
-    assert max(active) >= 8
-    assert max(scores) > 0.5
-    assert "performance" in strategies
+    # As long as it takes to be seen, which must be soon.
+    with Crowd(rig, BURST, LONG if rig.engine == "embedded" else 400):
+        holds(lambda: (rig.view("metrics")["active_requests"] or 0) >= 8, FOLLOWS_S)
+        holds(lambda: (rig.view("metrics")["overall_load_score"] or 0) > 0.5, FOLLOWS_S)
+        holds(lambda: rig.view("status")["current_strategy"] == "performance", FOLLOWS_S)
     # Times to first token of the burst are remembered for a minute.
     holds(lambda: rig.view("status")["current_strategy"] == "quality", 240)
     assert rig.view("metrics")["active_requests"] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from safetensors.numpy import save_file
+from tests.real.adapters import write_adapter
 
 from loadwise.clock import SystemClock
 from loadwise.decision.facts import Endpoint, Feature
@@ -63,8 +64,14 @@ class Kind:
     environment: tuple[tuple[str, str], ...] = ()
     has: frozenset[Feature] = frozenset()
     adapters: frozenset[str] = frozenset()
+    # Whether its model thinks before it answers.
+    thinks: bool = False
 
 
+_THINKING = " --reasoning-parser deepseek_r1 --enable-auto-tool-choice --tool-call-parser hermes"
+_THINKER = frozenset(
+    {Feature.THINKING_TOKEN_BUDGET, Feature.TOOLS, Feature.TOOL_CHOICE, Feature.STREAMED_TOOLS}
+)
 KINDS = {
     "vllm": Kind("vllm"),
     "aphrodite": Kind("aphrodite"),
@@ -77,31 +84,44 @@ KINDS = {
         frozenset({Feature.TOOLS, Feature.TOOL_CHOICE, Feature.STREAMED_TOOLS, Feature.PRIORITY}),
         frozenset({"sql"}),
     ),
+    "vllm-thinking": Kind("vllm", _THINKING, has=_THINKER, thinks=True),
+    "aphrodite-thinking": Kind("aphrodite", _THINKING, has=_THINKER, thinks=True),
 }
 
 
 @pytest.fixture(scope="module")
 def adapter(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter of the demo model that changes nothing: its second factor is zero."""
-    numpy = pytest.importorskip("numpy")
-    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
-    folder, hidden = tmp_path_factory.mktemp("sql"), config["hidden_size"]
-    tensors = {}
-    for layer in range(config["num_hidden_layers"]):
-        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
-        tensors[f"{name}.lora_A.weight"] = numpy.ones((8, hidden), dtype=numpy.float32)
-        tensors[f"{name}.lora_B.weight"] = numpy.zeros((hidden, 8), dtype=numpy.float32)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    said = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
-    (folder / "adapter_config.json").write_text(json.dumps({**said, "task_type": "CAUSAL_LM"}))
+    return write_adapter(tmp_path_factory.mktemp("lora") / "sql", model_folder)
+
+
+@pytest.fixture(scope="module")
+def thinker(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model as one that thinks: its template opens a thought, which it closes only when made to."""
+    folder = tmp_path_factory.mktemp("thinker") / "model"
+    shutil.copytree(model_folder, folder, ignore=shutil.ignore_patterns("openvino*"))
+    tokens = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    # The rarest two words of its vocabulary become the marks.
+    words = tokens["model"]["vocab"]
+    marks = {"<think>": len(words) - 2, "</think>": len(words) - 1}
+    tokens["model"]["vocab"] = {word: place for word, place in words.items() if place < len(words) - 2}
+    tokens["model"]["merges"] = tokens["model"]["merges"][:-2]
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    tokens["added_tokens"] += [{"id": place, "content": mark, **plain} for mark, place in marks.items()]
+    settings["chat_template"] += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    (folder / "tokenizer.json").write_text(json.dumps(tokens), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return folder
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest, start: Any, adapter: Path) -> Iterator[tuple[Kind, Any]]:
+def server(
+    request: pytest.FixtureRequest, start: Any, adapter: Path, thinker: Path
+) -> Iterator[tuple[Kind, Any]]:
     kind = KINDS[request.param]
     more = kind.more.format(adapter=adapter)
-    with start(kind.engine, inside=False, more=more, **dict(kind.environment)) as running:
+    environment = {**dict(kind.environment), **({"MODEL": str(thinker)} if kind.thinks else {})}
+    with start(kind.engine, inside=False, more=more, **environment) as running:
         yield kind, running
 
 

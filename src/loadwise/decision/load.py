@@ -9,7 +9,8 @@ grows with its reading from 0 (idle) to 1 (the saturation point stated in `SATUR
 - kv_cache: blocks in use. What waits shows that places are taken, so neither this nor work in flight
   counts below the queue.
 - time_to_first_token: the recent average against the objective.
-- cpu, gpu, error_rate: the reading; memory only above 80 %, since resident models are no load.
+- cpu, gpu, error_rate: the reading; memory only above 80 %, since resident models are no load. Failures
+  alone are no score: a server that refuses everything may be idle.
 """
 
 from __future__ import annotations
@@ -102,6 +103,10 @@ class LoadScore:
     absent: tuple[str, ...]
 
 
+# Components that add to a load and show none by themselves.
+_TELLING_NOTHING_ALONE: Final = frozenset({"error_rate"})
+
+
 def measure(
     engines: Sequence[EngineReading],
     host: HostReading | None,
@@ -151,8 +156,9 @@ def score(
             parts[name] = max(parts[name], parts["queue"])
     total = sum(getattr(weights, name) for name in parts)
     mean = sum(getattr(weights, name) * part for name, part in parts.items())
+    told = total > 0 and not _TELLING_NOTHING_ALONE.issuperset(parts)
     return LoadScore(
-        value=min(1.0, max(0.0, mean / total)) if total > 0 else None,
+        value=min(1.0, max(0.0, mean / total)) if told else None,
         parts=parts,
         absent=tuple(name for name in COMPONENTS if name not in parts),
     )

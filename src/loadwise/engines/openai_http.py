@@ -24,7 +24,8 @@ from loadwise.errors import EngineError
 from loadwise.ports import Answer, Call, Clock, Progress
 from loadwise.settings import TimeoutSettings
 
-SCRAPE_S = 2.0
+# Sooner than whoever asks how an engine is gives up (2 s): what is late is then read by our own requests.
+SCRAPE_S = 1.0
 # A probing request generates a few tokens, perhaps on a busy server.
 PROBE_S = 30.0
 # A server without metrics is asked again after this long.
