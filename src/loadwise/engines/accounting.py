@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from loadwise.decision.facts import EngineReading
 from loadwise.engines.upstream_metrics import Scrape
 from loadwise.ports import Clock, Progress
@@ -23,6 +25,8 @@ class Accounting:
         self._prompt_tokens = Window(SPAN_S)
         self._output_tokens = Window(SPAN_S)
         self._before: tuple[float, Scrape] | None = None
+        # How many ran when others last waited, by the server's own words: its places then.
+        self._places: int | None = None
         # Our answers that are being read, by identity; their tokens and the ended ones' at the last look.
         self._open: dict[int, Progress] = {}
         self._ended_tokens = 0
@@ -71,6 +75,14 @@ class Accounting:
             time_per_output_token_s=self._per_token_s.mean(now_s),
         )
 
+    def late(self) -> EngineReading:
+        """A reading of a server that is too busy to tell of itself: our requests, in the places it spoke of."""
+        reading = self.own()
+        if self._places is None:
+            return reading
+        running = min(self.in_flight, self._places)
+        return replace(reading, running_requests=running, waiting_requests=self.in_flight - running)
+
     def scraped(self, scrape: Scrape) -> EngineReading:
         """A reading from the server's metrics; speeds need the scrape before this one."""
         now_s = self._clock.monotonic_s()
@@ -78,6 +90,8 @@ class Accounting:
         gauges = scrape.gauges
         running, waiting = gauges.get("running"), gauges.get("waiting")
         usage, counted = gauges.get("kv_cache_usage"), "output_tokens" in scrape.counters
+        if waiting and running:
+            self._places = round(running)
         speed = _rate(before, scrape, "output_tokens", now_s)
         own_s = self._last_token(now_s)
         return EngineReading(

@@ -180,7 +180,7 @@ class OpenAIEngine:
                 self._standing.left()
                 raise
             # It works for us, too busy to tell of itself; one that hangs is found out by its silence.
-            return self._accounting.own()
+            return self._accounting.late()
         except EngineError:
             self._standing.left()
             raise
