@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import httpx
@@ -84,8 +85,8 @@ class Crowd:
         self._asked = {"model": rig.model, "max_tokens": tokens, "ignore_eos": True, "stream": stream}
         self._enough = False
         self._failure: BaseException | None = None
-        self._loop = asyncio.new_event_loop()
-        self._clients: asyncio.Task[None] | None = None
+        # The task of all clients, and where it runs, once it does.
+        self._clients: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self._thread = threading.Thread(target=self._run, name="crowd")
 
     def __enter__(self) -> Crowd:
@@ -106,22 +107,24 @@ class Crowd:
         self._thread.join()
 
     def _hang_up(self) -> None:
-        clients = self._clients
-        if clients is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(clients.cancel)
+        if self._clients is not None and self._thread.is_alive():
+            loop, task = self._clients
+            # The last of them may go by itself now.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(task.cancel)
 
     def _run(self) -> None:
-        self._clients = self._loop.create_task(self._all())
         try:
-            self._loop.run_until_complete(self._clients)
+            asyncio.run(self._all())
         except asyncio.CancelledError:
             pass
         except BaseException as error:
             self._failure = error
-        finally:
-            self._loop.close()
 
     async def _all(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients = asyncio.get_running_loop(), task
         limits = httpx.Limits(max_connections=None)
         async with (
             httpx.AsyncClient(timeout=240, trust_env=False, verify=False, limits=limits) as client,
