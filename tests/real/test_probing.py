@@ -85,7 +85,6 @@ KINDS = {
         frozenset({"sql"}),
     ),
     "vllm-thinking": Kind("vllm", _THINKING, has=_THINKER, thinks=True),
-    "aphrodite-thinking": Kind("aphrodite", _THINKING, has=_THINKER, thinks=True),
 }
 
 

@@ -103,10 +103,6 @@ class LoadScore:
     absent: tuple[str, ...]
 
 
-# Components that add to a load and show none by themselves.
-_TELLING_NOTHING_ALONE: Final = frozenset({"error_rate"})
-
-
 def measure(
     engines: Sequence[EngineReading],
     host: HostReading | None,
@@ -156,7 +152,8 @@ def score(
             parts[name] = max(parts[name], parts["queue"])
     total = sum(getattr(weights, name) for name in parts)
     mean = sum(getattr(weights, name) * part for name, part in parts.items())
-    told = total > 0 and not _TELLING_NOTHING_ALONE.issuperset(parts)
+    # Failures add to a load and show none by themselves.
+    told = total > 0 and not (parts.get("error_rate") and len(parts) == 1)
     return LoadScore(
         value=min(1.0, max(0.0, mean / total)) if told else None,
         parts=parts,
