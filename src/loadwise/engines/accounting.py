@@ -76,7 +76,7 @@ class Accounting:
         )
 
     def late(self) -> EngineReading:
-        """A reading of a server that is too busy to tell of itself: our requests, in the places it spoke of."""
+        """A reading of a server too busy to tell of itself: our requests, in the places it spoke of."""
         reading = self.own()
         if self._places is None:
             return reading
