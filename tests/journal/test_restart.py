@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 
+from loadwise.decision.beliefs import Health
 from loadwise.decision.facts import Ending
 from loadwise.ports import Configure, Feedback
 
@@ -119,3 +122,48 @@ async def test_feedback_survives_a_restart(make):
     assert belief.quality == pytest.approx(told["quality"])
     repeated = await again.made.control.apply(given)
     assert repeated["status"] == "already_recorded"
+
+
+def speeds(house):
+    """Seconds per token on the member's device with some work, as believed."""
+    return {name: b.output_fit.at(10.0) for name, b in house.made.optimizer.ensemble_manager.beliefs.items()}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_what_is_believed_of_members_survives_a_restart_and_a_kill(make, killed):
+    house = await make()
+    unmeasured = speeds(house)
+    await house.busy(400)
+    house.clock.advance(11.0)
+    await house.made.optimizer.cycle.probe()
+    learned, beliefs = speeds(house), house.made.optimizer.ensemble_manager.beliefs
+    folder = house.left_behind() if killed else house.folder.parent
+    if not killed:
+        await house.close()
+    house.clock.advance(5.0)
+    again = await make(clock=house.clock, folder=folder)
+    after = again.made.optimizer.ensemble_manager.beliefs
+    for name, belief in beliefs.items():
+        assert after[name].outcomes == belief.outcomes > 0
+        far = abs(unmeasured[name] - learned[name])
+        assert abs(speeds(again)[name] - learned[name]) < max(0.3 * far, 0.1 * learned[name])
+        assert after[name].health is Health.HEALTHY
+    await again.busy(50)
+    assert (await again.replayed()).exact
+
+
+async def test_a_member_that_is_another_now_and_one_that_cannot_be_read_begin_anew(make):
+    house = await make()
+    await house.busy(200)
+    house.clock.advance(11.0)
+    await house.made.optimizer.cycle.probe()
+    folder = house.left_behind()
+    with sqlite3.connect(folder / "journal" / "journal.sqlite3") as file:
+        file.execute("INSERT OR REPLACE INTO kept VALUES ('belief/fast', X'00')")
+    again = await make(clock=house.clock, folder=folder)
+    beliefs = again.made.optimizer.ensemble_manager.beliefs
+    assert beliefs["fast"].outcomes == 0
+    assert "beliefs of fast" in again.chronicle.as_json()["begun_anew"]
+    assert beliefs["accurate"].outcomes > 0
+    other = await make(clock=house.clock, folder=again.left_behind(), replicas=2)
+    assert other.made.optimizer.ensemble_manager.beliefs["accurate"].outcomes == 0

@@ -15,6 +15,8 @@ from loadwise.logs import get_logger
 from loadwise.optimizer.continuity import PREFIX, Continuity
 from loadwise.optimizer.entries import Entry, ended, turned_away
 from loadwise.optimizer.milestones import Milestones
+from loadwise.optimizer.resumption import PREFIX as BELIEF
+from loadwise.optimizer.resumption import Resumption
 from loadwise.optimizer.trust import Trust
 from loadwise.ports import Feedback, JsonObject
 from loadwise.settings import OptimizationConfig
@@ -57,6 +59,7 @@ class Chronicle:
         # Events that the journal had lost at the last look, and when more were.
         self._lost, self._lost_s = 0, float("-inf")
         optimizer.telemetry.count(names.JOURNAL_DROPPED, by=0.0)
+        self._resumption = Resumption(optimizer.ensemble_manager, optimizer.clock)
         self._continuity = Continuity(optimizer.recorder.experiments)
         self.trust = Trust(optimizer.ensemble_manager, optimizer.clock, self._continuity.scored)
         self._milestones = Milestones(optimizer.model_compiler, optimizer.recorder.experiments.rollouts)
@@ -77,6 +80,8 @@ class Chronicle:
         """Everything that happened is on disk; nothing happens without a journal."""
         self._optimizer.ensemble_manager.witness = None
         self._checkpoint()
+        if self.journal is not None:
+            self.journal.keep(self._resumption.news(now=True))
         journal, self.journal = self.journal, None
         if journal is not None:
             await asyncio.to_thread(journal.close)
@@ -87,11 +92,12 @@ class Chronicle:
                 journal.keep(self._continuity.take_up(reader.kept_under(PREFIX), self._clock.monotonic_s()))
                 entries = _entries(reader, self._optimizer.config.metrics_history_size)
                 changes, said = reader.changes()[-KEPT:], reader.feedback()
-                checkpoints = _checkpoints(reader)
+                checkpoints, beliefs = _checkpoints(reader), reader.kept_under(BELIEF)
         except (UnreadableError, msgspec.MsgspecError, ConfigurationError) as error:
             # The journal says itself what is wrong with it; serving begins with an empty history.
             log.warning("history_not_restored", reason=str(error))
             return
+        self._resumption.take_up(beliefs)
         self._take_up(entries, changes, said)
         if checkpoints is not None:
             self._optimizer.configurations.recall(*checkpoints)
@@ -110,7 +116,7 @@ class Chronicle:
             if self.journal.taken_over:
                 self._take_over(self.journal)
             self.keep()
-            self.journal.keep(self._applied())
+            self.journal.keep({**self._applied(), **self._resumption.news()})
 
     def keep(self) -> None:
         """What experiments and rollouts know now outlives the process."""
@@ -159,8 +165,11 @@ class Chronicle:
         # Where nothing could be read all of ours is kept.
         aside = self._continuity.take_over(kept, now_s)
         self._measured, self._version = None, None
+        self._resumption.renew()
         opened = self._optimizer.director.in_flight.by_block()
-        journal.replace({**aside, **self._continuity.news(opened, now_s), **self._applied()})
+        journal.replace(
+            {**aside, **self._continuity.news(opened, now_s), **self._applied(), **self._resumption.news()}
+        )
         log.info("journal_taken_over", path=str(journal.folder))
 
     def _heard(self, event: Event) -> None:
@@ -223,7 +232,10 @@ class Chronicle:
         """The journal's own state; None where none is kept."""
         if self.journal is None:
             return None
-        return {**self.journal.as_json(), "begun_anew": dict(self._continuity.set_aside)}
+        return {
+            **self.journal.as_json(),
+            "begun_anew": {**self._continuity.set_aside, **self._resumption.begun_anew},
+        }
 
 
 def _entries(reader: Reader, most: int) -> list[Entry]:

@@ -260,6 +260,12 @@ class ModelEnsembleManager:
         if ended.ending is Ending.FAILED or unwell:
             self.review()
 
+    def resume(self, belief: Belief) -> None:
+        """The member is believed to be what an earlier process found."""
+        self.beliefs[belief.member_id] = belief
+        if belief.output_line.weight > 0.0:
+            self._counted.add(belief.member_id)
+
     def review(self) -> list[HealthChange]:
         """Members that failed are out and those that recovered are back, on every route."""
         now_s = self._clock.monotonic_s()
