@@ -15,6 +15,8 @@ from loadwise.optimizer.tallies import Measure
 from loadwise.ports import Configure
 
 HALF = {"block_share": 0.5, "block_sec": 10.0, "burn_in_sec": 2.0, "conversation_share": 0.0}
+# Half of all requests are late here: under a target of 99 % that would end each block.
+PATIENT = {"experiment": HALF, "alert_objective_target": 0.1}
 TALK = {"block_share": 0.0, "conversation_share": 0.5}
 RAMP = {"mode": "ramp", "steps": [0.2, 0.6, 1.0], "step_sec": 60.0, "step_requests": 50}
 
@@ -79,15 +81,15 @@ class TestBlocks:
 
     async def test_evidence_adds_up_over_many_kills_to_what_one_process_would_have(self, make) -> None:
         """Each kill is at a block's beginning, whose burn-in nobody counts: nothing is lost."""
-        whole = await make(experiment=HALF)
-        house = await make(experiment=HALF, folder=whole.folder.parent / "killed")
+        whole = await make(**PATIENT)
+        house = await make(**PATIENT, folder=whole.folder.parent / "killed")
         for each in (whole, house):
             into_block(each)
         for _ in range(3):
             for each in (whole, house):
                 each.clock.advance(10.0 - each.clock.wall_s() % 10.0 - 1.0)
                 await serve(each, 100)
-            house = await killed(house, make, experiment=HALF)
+            house = await killed(house, make, **PATIENT)
         found = experiments(house).gains()
         assert found.goodput is not None
         assert found == experiments(whole).gains()
@@ -119,13 +121,13 @@ class TestBlocks:
         assert hurt.goodput.value <= unhurt.goodput.value
 
     async def test_the_rest_of_a_block_counts_again_after_a_burn_in(self, make) -> None:
-        house = await make(experiment=HALF)
+        house = await make(**PATIENT)
         into_block(house)
         await serve(house, 60)
         into_block(house, control=True)
         house.end(house.dispatch())
         await house.made.optimizer.cycle.probe()
-        again = await killed(house, make, experiment=HALF)
+        again = await killed(house, make, **PATIENT)
         counted = lambda: experiments(again).switchback.errors(again.clock.wall_s())[1]  # noqa: E731
         dispatch = again.dispatch()
         assert dispatch.control

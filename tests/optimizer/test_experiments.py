@@ -168,6 +168,24 @@ class TestSuspension:
         await server.optimizer.cycle.probe()
         assert experiments(server).now()["suspended"] == "error_budget_burning"
 
+    async def test_late_answers_end_it_before_they_are_a_page(self, make) -> None:
+        server = await started(make, experiment=HALF)
+        into_block(server, control=False)
+        for number in range(40):
+            server.end(server.dispatch(number))
+        into_block(server, control=True)
+        for number in range(20):
+            dispatch = server.dispatch(number)
+            server.end(dispatch, total_s=30.0, time_to_first_token_s=9.0)
+            if not dispatch.control:
+                break
+            await server.optimizer.cycle.probe()
+            server.optimizer.watch.evaluate()
+        assert experiments(server).now()["suspended"] == "objectives_burning"
+        server.clock.advance(70.0)
+        server.optimizer.watch.evaluate()
+        assert "objectives_burning" not in [alert.name for alert in server.optimizer.alerts.active()]
+
     async def test_a_refusal_counts_as_missed_and_suspends(self, make) -> None:
         server = make(capacity=1, queue_limit=0, experiment=HALF)
         await server.optimizer.cycle.tune()

@@ -26,7 +26,12 @@ DEVICES = {
 }
 
 
-def server(device: str, strategy: str, **faults: object) -> SimulatedServer:
+NO_EXPERIMENT = {"block_share": 0.0, "conversation_share": 0.0}
+
+
+def server(
+    device: str, strategy: str, experiment: dict[str, float] = NO_EXPERIMENT, **faults: object
+) -> SimulatedServer:
     models = {
         name: replace(MemberModel(member_id=name, step_s=step_s, request_s=each_s), **faults)
         for name, (step_s, each_s) in DEVICES[device].items()
@@ -34,8 +39,7 @@ def server(device: str, strategy: str, **faults: object) -> SimulatedServer:
     config = OptimizationConfig(
         ensemble_strategy=strategy,
         enable_torch_compile=False,
-        # A burst that is left unoptimised to measure the gain is no fault, but not served as well either.
-        experiment={"block_share": 0.0, "conversation_share": 0.0},
+        experiment=experiment,
     )
     return SimulatedServer(models, QUALITIES, config, seed=1)
 
@@ -76,6 +80,25 @@ async def test_a_week_without_faults_pages_at_most_once(
     assert served.requests > 3000
     # The first burst after a cold start is one that nobody was measured for.
     assert [alert.name for alert in pages(served.alerts)] in ([], ["objectives_burning"])
+    assert not served.optimizer.cycle.errors
+
+
+@pytest.mark.parametrize(
+    ("device", "strategy", "burst_per_s", "seed"),
+    [
+        ("tokens", "adaptive", 4.0, 11),
+        ("waiting", "adaptive", 6.0, 13),
+        ("waiting", "best_of_n", 3.0, 15),
+    ],
+)
+async def test_nor_does_a_week_with_experiments(
+    device: str, strategy: str, burst_per_s: float, seed: int
+) -> None:
+    """With the experiments' defaults: a burst that falls into an unoptimised block ends it."""
+    served = server(device, strategy, {"seed": seed})
+    await served.serve(week(seed, 0.004, burst_per_s))
+    await served.until(WEEK_S)
+    assert len(pages(served.alerts)) <= 1
     assert not served.optimizer.cycle.errors
 
 

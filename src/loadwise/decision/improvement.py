@@ -130,8 +130,9 @@ def gains(blocks: Sequence[Block]) -> Gains:
 def improvement(blocks: Sequence[Block]) -> Improvement | None:
     """The gain in goodput over the blocks so far; None before the first look."""
     lost = any(block.lost for block in blocks)
-    ends = [differences(blocks, end) for end in (_LOST_ENDS if lost else ())]
-    return joined(differences(blocks, _missed), differences(blocks, _met), requests_of(blocks), ends)
+    missed, met = (differences(blocks, end) for end in SUSPENDED_ENDS)
+    ends = [differences(blocks, end) for end in (LOST_ENDS if lost else ())]
+    return joined(missed, met, requests_of(blocks), ends)
 
 
 def joined(
@@ -276,7 +277,9 @@ def _most(block: Block) -> Amount:
     return block.within.plus(Amount(unseen, 0.0 if block.control else float(unseen)))
 
 
-_LOST_ENDS: Final = (_least, _most)
+# What of a block is compared at the extremes of its suspended requests, and of its lost ones.
+SUSPENDED_ENDS: Final = (_missed, _met)
+LOST_ENDS: Final = (_least, _most)
 
 
 def _filled(amount: Callable[[Block], Amount], mean: float) -> Callable[[Block], Amount]:

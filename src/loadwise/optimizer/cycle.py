@@ -272,9 +272,16 @@ class Cycle:
             self.parts.director.strategies = self.parts.tuner.safe(now_s)
 
     def _experiment(self) -> None:
-        experiments = self.parts.recorder.experiments
-        experiments.watch(None if self.decision is None else self.decision.worst.score.value)
-        experiments.turn()
+        recorder, flights, now_s = (
+            self.parts.recorder,
+            self.parts.director.in_flight,
+            self._clock.monotonic_s(),
+        )
+        score = None if self.decision is None else self.decision.worst.score.value
+        recorder.experiments.watch(
+            score, lambda: recorder.objective_counts.windows(now_s), flights.left_alone
+        )
+        recorder.experiments.turn()
 
     async def _apply_strategy(self) -> None:
         strategy = self.parts.tuner.get_current_strategy()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
 
+from loadwise.decision.burn import FAST, SLOW, Share
 from loadwise.decision.facts import Ending, Outcome, RequestFacts
 from loadwise.decision.fault import Fault, fault_of
 from loadwise.decision.improvement import Gains, Improvement
-from loadwise.decision.suspension import SuspendReason, suspension
+from loadwise.decision.suspension import Burning, SuspendReason, suspension
 from loadwise.logs import get_logger
 from loadwise.optimizer.assignment import UNASSIGNED, Assignment, Held, unit_of
 from loadwise.optimizer.rollouts import Rollouts
@@ -21,9 +22,13 @@ from loadwise.optimizer.switchback import Switchback, Tally
 from loadwise.optimizer.tallies import Measure, Tallies
 from loadwise.ports import Clock, Enrolled, JsonObject
 from loadwise.settings import OptimizationConfig
+from loadwise.telemetry.objectives import ObjectiveCounts
 
 log = get_logger(__name__)
 NO_ROOM: Final = frozenset({429, 503})
+# Burn rates that are a page look no further back.
+LOOKS_BACK_S: Final = max(FAST.long_s, SLOW.long_s)
+Windows = Mapping[str, Mapping[float, Share]]
 
 
 class Experiments:
@@ -40,6 +45,8 @@ class Experiments:
         self.settings = _fingerprint(config)
         self.switchback = self._blocks(config)
         self.rollouts = Rollouts(config)
+        # Requests of unoptimised blocks, by route, whatever they are compared with.
+        self._left_alone = ObjectiveCounts(keep_s=LOOKS_BACK_S)
         # What conversations showed, and the number of that comparison, which no other has.
         self._by_route: dict[str, Tallies] = {}
         self.number = secrets.randbits(62)
@@ -143,6 +150,8 @@ class Experiments:
         if outcome.ending is Ending.ABANDONED or fault is Fault.CLIENT:
             return
         failed = fault is not Fault.NOBODY
+        if assignment.held is Held.CONTROL_BLOCK and assignment.route:
+            self._left_alone.note(assignment.route, within, outcome.finished_s)
         if assignment.block is not None:
             if assignment.suspended:
                 self.switchback.cut(assignment.block)
@@ -165,10 +174,19 @@ class Experiments:
 
     # --- the loop ---
 
-    def watch(self, load_score: float | None) -> None:
-        """An unoptimised block that would do harm is suspended."""
-        at_s = self._clock.monotonic_s() + self._epoch_s
-        if not self.switchback.control(at_s) or self.switchback.suspended(at_s):
+    def watch(
+        self,
+        load_score: float | None,
+        objectives: Callable[[], Windows] = dict,
+        opened: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        """An unoptimised block that would do harm is suspended.
+
+        `objectives` are each route's requests in `burn.WINDOWS_S`; `opened` are unoptimised ones in flight.
+        """
+        now_s = self._clock.monotonic_s()
+        at_s = now_s + self._epoch_s
+        if self._in_control(now_s) is None:
             return
         errors, answers = self.switchback.errors(at_s)
         reason = suspension(
@@ -177,9 +195,17 @@ class Experiments:
             errors=errors,
             answers=answers,
             error_budget=self._config.alert_error_rate,
+            routes=self._burning(objectives(), opened(), now_s),
+            target=self._config.alert_objective_target,
         )
         if reason is not None:
             self._suspend(reason)
+
+    def _burning(self, objectives: Windows, opened: Mapping[str, int], now_s: float) -> Iterable[Burning]:
+        alone = self._left_alone
+        for route, windows in objectives.items():
+            own = {span: alone.over(route, span, now_s) for span in windows}
+            yield Burning(everyone=windows, unoptimised=own, open=opened.get(route, 0))
 
     def turn(self) -> None:
         """Rollouts move where the evidence lets them; blocks then compare what is new."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from loadwise.decision.facts import GENERATED, Member, Objectives
 from loadwise.decision.quick import fact
-from loadwise.optimizer.assignment import Assignment
+from loadwise.optimizer.assignment import Assignment, Held
 from loadwise.ports import Dispatch
 
 # Times of waiting that are remembered for each replica.
@@ -112,6 +112,11 @@ class InFlight:
         """Open requests by the block of time that they will count in."""
         found = (entry.assignment for entry in self._open.values())
         return Counter(each.block for each in found if each.block is not None and not each.suspended)
+
+    def left_alone(self) -> Counter[str]:
+        """Open requests of unoptimised blocks by route."""
+        found = (entry.assignment for entry in self._open.values())
+        return Counter(each.route for each in found if each.held is Held.CONTROL_BLOCK and each.route)
 
     def of_replicas(self, member: Member) -> dict[str, int]:
         """Requests in flight on each of a member's replicas."""
