@@ -10,7 +10,7 @@ grows with its reading from 0 (idle) to 1 (the saturation point stated in `SATUR
   counts below the queue.
 - time_to_first_token: the recent average against the objective.
 - cpu, gpu, error_rate: the reading; memory only above 80 %, since resident models are no load. Failures
-  alone are no score: a server that refuses everything may be idle.
+  alone show little load at most: a server that refuses everything may be idle.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ SATURATION: Final[Mapping[str, float]] = MappingProxyType(
         "error_rate": 0.25,  # fraction
     }
 )
+
+
+# What failures count for at most where nothing else can be read.
+FAILURES_ALONE: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +154,12 @@ def score(
     for name in ("kv_cache", "in_flight"):
         if name in parts and "queue" in parts:
             parts[name] = max(parts[name], parts["queue"])
+    if parts.keys() == {"error_rate"}:
+        parts["error_rate"] = min(parts["error_rate"], FAILURES_ALONE)
     total = sum(getattr(weights, name) for name in parts)
     mean = sum(getattr(weights, name) * part for name, part in parts.items())
-    # Failures add to a load and show none by themselves.
-    told = total > 0 and not (parts.get("error_rate") and len(parts) == 1)
     return LoadScore(
-        value=min(1.0, max(0.0, mean / total)) if told else None,
+        value=min(1.0, max(0.0, mean / total)) if total > 0 else None,
         parts=parts,
         absent=tuple(name for name in COMPONENTS if name not in parts),
     )
