@@ -171,9 +171,10 @@ async def test_a_stream_without_a_whole_call_shows_none(events: list[bytes]) -> 
 class Thinker:
     """A server whose model thinks until its budget ends, and answers what is asked after that."""
 
-    def __init__(self, *budgets: str, refused: bool = False) -> None:
+    def __init__(self, *budgets: str, refused: bool = False, passed_over: bool = False) -> None:
         self.budgets = budgets
         self.refused = refused
+        self.passed_over = passed_over
         self.asked: list[dict[str, Any]] = []
 
     async def __call__(self, method: str, path: str, body: Any) -> tuple[int, bytes]:
@@ -189,6 +190,8 @@ class Thinker:
         given = [name for name in self.budgets if name in body]
         if given and self.refused:
             return 400, {"error": {"message": f"{given[0]} is set but reasoning is not configured."}}
+        if self.passed_over:
+            given = []
         message: dict[str, Any] = {"reasoning": "hm"}
         if given and "response_format" in body:
             message["content"] = '{"k": "zq"}'
@@ -217,6 +220,13 @@ async def test_a_model_that_thinks_is_given_a_budget_so_that_its_answer_is_seen(
 
 async def test_a_budget_that_is_refused_is_asked_for_once() -> None:
     server = Thinker("thinking_token_budget", refused=True)
+    assert (await Prober(server, "m").probe()).features == {Feature.REASONING_EFFORT}
+    assert sum("thinking_token_budget" in body for body in server.asked) == 1
+
+
+async def test_a_budget_that_is_taken_and_changes_nothing_is_none() -> None:
+    # So answers Aphrodite 0.24.1 on a processor.
+    server = Thinker("thinking_token_budget", passed_over=True)
     assert (await Prober(server, "m").probe()).features == {Feature.REASONING_EFFORT}
     assert sum("thinking_token_budget" in body for body in server.asked) == 1
 

@@ -53,6 +53,11 @@ class Reply(NamedTuple):
             bool(self.message.get(name)) for name in _THOUGHTS
         )
 
+    @property
+    def only_thought(self) -> bool:
+        """Whether the first choice ended at its limit before it said anything but thoughts."""
+        return self.reasoned and self.cut and not self.called and not self.message.get("content")
+
     def usage(self, name: str) -> int | None:
         """A count of tokens; None where the server does not say."""
         found = _object(self.body.get("usage")).get(name)

@@ -57,7 +57,7 @@ class Prober:
         self._paths: frozenset[str] = frozenset()
         # Tokens of the prompt that most requests send.
         self._plain_prompt: int | None = None
-        # Whether any answer showed that the model reasons, and budgets of it that were refused.
+        # Whether any answer showed that the model reasons; budgets of that which were refused or passed over.
         self._reasoned = False
         self._refused_budgets: set[str] = set()
         # Whether exact lengths were seen to hold.
@@ -235,8 +235,10 @@ class Prober:
         if budgets and reply.status != 200 and reply.names(budgets):
             self._refused_budgets |= reply.names(budgets)
             return await self._briefly(tokens, **fields)
-        for name in budgets if reply.status == 200 else ():
-            self._saw(ask.TYPED[name][0], True)
+        if reply.only_thought:
+            self._refused_budgets.update(budgets)
+        elif reply.status == 200:
+            self.seen.features.update(ask.TYPED[name][0] for name in budgets)
         thought = reply.reasoned and reply.cut and not budgets
         return await self._briefly(tokens, **fields) if thought and self._budgets() else reply
 
