@@ -40,10 +40,16 @@ def test_equal_policies_show_no_gain_and_a_true_one_is_covered(proof: ModuleType
 
 def test_the_published_figures_keep_what_was_promised() -> None:
     published = json.loads((BENCHMARKS / "results" / "proof.json").read_text(encoding="utf-8"))
-    equal, known, ten_points, bare, bare_known = published["scenarios"]
+    found = {scenario["name"]: scenario for scenario in published["scenarios"]}
     assert min(scenario["weeks"] for scenario in published["scenarios"]) >= 1000
-    assert max(each["gain_shown_at_some_look"] for each in (equal, bare)) <= 0.05
-    assert min(each["truth_covered_at_every_look"] for each in (known, bare, bare_known)) >= 0.93
+    equal = [each for name, each in found.items() if name.startswith("equal policies")]
+    assert len(equal) == 4
+    assert max(each["gain_shown_at_some_look"] for each in equal) <= 0.05
+    assert min(each["truth_covered_at_every_look"] for each in found.values()) >= 0.93
+    ten_points = found["a gain of ten points, a fifth of blocks"]
+    dying = found["a gain of ten points, two deaths a day"]
+    assert dying["deaths_per_week"] == pytest.approx(14.0, rel=0.1)
+    assert dying["gain_shown_at_some_look"] >= 0.8
     assert ten_points["control_share"] == 0.2
     assert ten_points["true_gain"] <= 0.105
     assert ten_points["gain_shown_at_some_look"] >= 0.8
