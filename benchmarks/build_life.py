@@ -5,11 +5,12 @@
 The torch engine serves the model in this process. First its default build is made on the idle engine; then
 the engine starts again and opens what was kept. Last, requests arrive by chance at 70 % of the capacity
 measured: alone, then for as long as a forced `max-autotune` rebuild takes (at most `--limit` seconds), then
-alone again, served by the default build throughout. In the whole: five minutes, and twice the rebuild.
+alone again, served by the default build throughout. In the whole: five minutes, and half as long again as the
+rebuild takes.
 
 The slowest hundredth of requests are those that came in a crowd, so the same arrivals, half a minute of them,
 come again and again in all three parts. A machine's neighbours may be louder for minutes, so that beside the
-rebuild every second half minute holds it still (a hundredth of its time, the least there is): what it costs
+rebuild every third half minute holds it still (a hundredth of its time, the least there is): what it costs
 requests is told from its neighbours, by a bootstrap over half minutes, and beside it from the parts alone.
 """
 
@@ -24,7 +25,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -43,13 +44,13 @@ from loadwise.settings import OptimizationConfig
 PLACES, PROMPT, OUTPUT, SHARE = 8, 16, 48, 0.7
 # Seconds after which the same arrivals come again, and resamplings of such stretches.
 CYCLE_S, RESAMPLINGS = 30.0, 2000
-LEAST_SHARE = 0.01
+LEAST_SHARE, HELD_EVERY = 0.01, 3
 # What was promised: no gap beyond it, and at most this rise of the p99 time per token.
 LONGEST_GAP_S, MOST_RISE = 0.050, 0.10
 CLOCK = SystemClock()
 
 
-@dataclass
+@dataclass(eq=False)
 class Seen:
     """What requests saw: seconds per output token of each, every gap between tokens, and failures."""
 
@@ -130,7 +131,7 @@ class Bed:
     def hold(self, held: bool, share: float) -> None:
         """The build has its share of the time, or as good as none."""
         self.held = held
-        self.compiler.config = replace(self.compiler.config, build_share=LEAST_SHARE if held else share)
+        self.compiler.config = self.compiler.config.changed({"build_share": LEAST_SHARE if held else share})
 
     async def ask(self, seen: Seen) -> None:
         """One request, from arrival to its last token."""
@@ -221,13 +222,14 @@ async def beside_rebuild(bed: Bed, per_s: float, limit_s: float) -> tuple[Stretc
         return {"finished": finished, "rebuild_s": took_s}
 
     facts, seen = await asyncio.gather(
-        watch(), bed.load(per_s, ends, lambda cycle: bed.hold(cycle % 2 == 1, share))
+        watch(), bed.load(per_s, ends, lambda cycle: bed.hold(cycle % HELD_EVERY == HELD_EVERY - 1, share))
     )
     bed.hold(False, share)
-    facts["held_s"] = CYCLE_S * (len(seen.cycles) // 2)
+    held = seen.cycles[HELD_EVERY - 1 :: HELD_EVERY]
+    facts["held_s"] = CYCLE_S * len(held)
     build = bed.compiler.compilation_stats[bed.name]["builds"]["max-autotune"]
     facts |= {name: build[name] for name in ("state", "cause", "build_time_s", "speedup")}
-    return Stretch(seen.cycles[::2]), Stretch(seen.cycles[1::2]), facts
+    return Stretch([cycle for cycle in seen.cycles if cycle not in held]), Stretch(held), facts
 
 
 async def disturbance(bed: Bed, seconds: float, limit_s: float) -> dict[str, Any]:
