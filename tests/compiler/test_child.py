@@ -12,7 +12,7 @@ import pytest
 
 from loadwise.compiler.backends.exported import JOB, PROGRAM, RESULT
 from loadwise.compiler.backends.family import MOST_OWED_S, Duty, descendants, resident_bytes
-from loadwise.compiler.backends.watch import Ending, Limits, run_limited
+from loadwise.compiler.backends.watch import Limits, ProcessEnd, run_limited
 from loadwise.errors import BuildError
 
 JOB_VALUES = {
@@ -173,7 +173,7 @@ def test_end_of_a_process_is_seen_with_and_without_the_system_s_help(
     if not told:
         monkeypatch.delattr(os, "pidfd_open", raising=False)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        with Ending(process) as ending:
+        with ProcessEnd(process) as ending:
             assert not ending.within(0.05)
             process.communicate(b"\n")
             assert ending.within(60.0)

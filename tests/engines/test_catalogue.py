@@ -136,9 +136,8 @@ async def test_torch_needs_weights(catalogue, folder):
 
 
 async def test_the_form_in_the_folder_is_served_by_openvino(catalogue, openvino_folder):
-    opened = await catalogue.open_model("fast", ModelSettings(path=openvino_folder))
-    assert opened.kind == "openvino"
-    assert opened.reason.startswith("OpenVINO form in the folder")
+    opened = await catalogue.open_model("fast", ModelSettings(path=openvino_folder, engine="openvino"))
+    assert (opened.kind, opened.reason) == ("openvino", "OpenVINO form in the folder")
     assert (await ask(opened.engine))["choices"][0]["text"]
     await opened.engine.close()
 
@@ -146,7 +145,7 @@ async def test_the_form_in_the_folder_is_served_by_openvino(catalogue, openvino_
 async def test_torch_beside_openvino_tells_the_most_likely_tokens(catalogue, openvino_folder):
     pytest.importorskip("torch")
     opened = await catalogue.open_model("fast", ModelSettings(path=openvino_folder))
-    assert "torch beside it for top_logprobs" in opened.reason
+    assert opened.reason == "OpenVINO form in the folder; torch beside it for top_logprobs"
     asked = {"logprobs": True, "max_tokens": 4}
     plain = (await ask(opened.engine, Endpoint.CHAT, **asked))["choices"][0]
     most = (await ask(opened.engine, Endpoint.CHAT, **asked, top_logprobs=2))["choices"][0]

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.real.adapters import write_adapter
+from tests.real.crowds import holds
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 ADAPTER = "tuned"
@@ -22,7 +23,10 @@ def pair(rig_type: Any, start: Any, model_folder: Path, tmp_path_factory: Any) -
     adapter = write_adapter(tmp_path_factory.mktemp("lora") / ADAPTER, model_folder)
     more = f" --api-server-count 2 --enable-lora --lora-modules {ADAPTER}={adapter}"
     with start("vllm", inside=True, more=more, LOADWISE_ENGINE_MEMBERS=json.dumps(MEMBERS)) as server:
-        yield rig_type("vllm-inside", server.url, server.url, "vllm")
+        rig = rig_type("vllm-inside", server.url, server.url, "vllm")
+        # The first process that answers has started; the other may not yet.
+        holds(lambda: all(len(rig.view("status")["inside"]["processes"]) == 2 for _ in range(8)), 30.0)
+        yield rig
 
 
 def complete(rig: Any, **changes: Any) -> httpx.Response:
@@ -64,13 +68,22 @@ def test_every_request_of_either_process_has_one_outcome(pair: Any) -> None:
     def outcomes() -> int:
         return sum(model["outcomes"] for model in pair.view("ensemble")["models"])
 
-    before = outcomes()
+    def settled() -> int:
+        """The count once every view of every process has been renewed twice without a change."""
+        seen = [(time.monotonic(), outcomes())]
+        while seen[-1][0] - seen[0][0] < 2.0:
+            time.sleep(0.1)
+            now = time.monotonic(), outcomes()
+            seen = [*seen, now] if now[1] == seen[0][1] else [now]
+        return seen[0][1]
+
+    before = settled()
     for _ in range(20):
         complete(pair)
     deadline_s = time.monotonic() + 10
     while outcomes() - before < 20 and time.monotonic() < deadline_s:
         time.sleep(0.1)
-    assert outcomes() - before == 20
+    assert settled() - before == 20
 
 
 def test_adapters_are_members_and_auto_chooses_among_them(pair: Any) -> None:

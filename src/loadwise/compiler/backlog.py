@@ -75,7 +75,9 @@ class Backlog:
         finally:
             with self._idle:
                 del self._pending[job.name]
-                self._worker = None
+                # Never None in between: whoever closes would take it for the end.
                 if self._waiting:
                     self._start_next()
+                else:
+                    self._worker = None
                 self._idle.notify_all()

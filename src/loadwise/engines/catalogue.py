@@ -63,8 +63,9 @@ class Catalogue:
         folder = inspect(model.path)
         tokenizer = self._tokenizer(folder.path)
         token_engine, kind, reason = await self._token_engine(name, folder, model)
-        # Who names a form wants its numbers and no others.
-        aside = self._aside(name, folder) if kind == "openvino" and model.form is None else None
+        # Who names the engine or a form wants that one's numbers, and its memory, and no others.
+        free = model.engine == "auto" and model.form is None
+        aside = self._aside(name, folder) if free and kind == "openvino" else None
         if aside is not None:
             reason += f"; torch beside it for {', '.join(aside.features)}"
         engine = RenderedEngine(token_engine, tokenizer, name, replica_id or f"{name}-0", self._clock, aside)

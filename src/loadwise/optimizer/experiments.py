@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 
-from loadwise.decision.burn import FAST, SLOW, Share
+from loadwise.decision.burn import Share
 from loadwise.decision.facts import Ending, Outcome, RequestFacts
 from loadwise.decision.fault import Fault, fault_of
 from loadwise.decision.improvement import Gains, Improvement
-from loadwise.decision.suspension import Burning, SuspendReason, suspension
+from loadwise.decision.suspension import PAGED, Burning, SuspendReason, suspension
 from loadwise.logs import get_logger
 from loadwise.optimizer.assignment import UNASSIGNED, Assignment, Held, unit_of
 from loadwise.optimizer.rollouts import Rollouts
@@ -27,7 +27,7 @@ from loadwise.telemetry.objectives import ObjectiveCounts
 log = get_logger(__name__)
 NO_ROOM: Final = frozenset({429, 503})
 # Burn rates that are a page look no further back.
-LOOKS_BACK_S: Final = max(FAST.long_s, SLOW.long_s)
+LOOKS_BACK_S: Final = max(pair.long_s for pair in PAGED)
 Windows = Mapping[str, Mapping[float, Share]]
 
 

@@ -58,15 +58,15 @@ def run_limited(
             start_new_session=True,
         )
         try:
-            with Ending(process) as ending:
-                _watch(process, ending, limits, stop, share, progress)
+            with ProcessEnd(process) as end:
+                _watch(process, end, limits, stop, share, progress)
         finally:
             _end(process)
         errors.seek(0)
         return process.returncode, errors.read().decode(errors="replace")
 
 
-class Ending:
+class ProcessEnd:
     """The end of a process, waited for without a look in between where the system can say it (Linux)."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -74,7 +74,7 @@ class Ending:
         self._handle: int | None = None
         self._poll: Callable[[float], object] | None = None
 
-    def __enter__(self) -> Ending:
+    def __enter__(self) -> ProcessEnd:
         # `Popen.wait` with a timeout looks again after 0.5, 1, 2, 4... ms, each time taking the interpreter
         # from whoever answers requests.
         with contextlib.suppress(AttributeError, OSError):
@@ -102,7 +102,7 @@ class Ending:
 
 def _watch(
     process: subprocess.Popen[bytes],
-    ending: Ending,
+    end: ProcessEnd,
     limits: Limits,
     stop: threading.Event,
     share: Callable[[], float],
@@ -114,7 +114,7 @@ def _watch(
     while True:
         if stop.is_set():
             raise BuildError("The build was stopped.", remedy="force_recompile starts it again.")
-        if ending.within(_LOOK_EVERY_S):
+        if end.within(_LOOK_EVERY_S):
             return
         part, before_s, used = min(1.0, max(_LEAST_SHARE, share())), had_s, 0
         if running:
